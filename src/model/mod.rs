@@ -1,0 +1,17 @@
+//! The vocabulary that every other module shares: names and addresses that were validated, what HAProxy reports, what
+//! is asked of it, and what Nomad has registered.
+//!
+//! Only plain values live here: no I/O, no clock, no decision. Terms are Nomad's and HAProxy's own.
+
+mod capabilities;
+mod haproxy;
+mod name;
+mod nomad;
+
+pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
+pub use haproxy::{
+    AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
+    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
+};
+pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
+pub use nomad::{NomadEvent, Registration, ServiceKey};
