@@ -189,10 +189,16 @@ impl ServerState {
         })
     }
 
+    /// UP, whatever its administrative state.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.oper, OperState::Running | OperState::Starting)
+    }
+
     /// READY and UP: it is given traffic.
     #[must_use]
     pub fn in_rotation(&self) -> bool {
-        self.admin.is_ready() && matches!(self.oper, OperState::Running | OperState::Starting)
+        self.admin.is_ready() && self.is_up()
     }
 }
 

@@ -1,0 +1,305 @@
+//! One backend in the core: what is wanted there, what was seen, what is remembered, and when to look next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::model::{
+    Address, BackendName, Command, Outcome, Request, ServerName, ServerState, Version,
+};
+
+use super::{
+    Backoff, Policy,
+    desired::{DesiredServer, Rejection},
+    plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
+};
+
+/// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
+const MAX_STEPS: usize = 2_000;
+/// From so many servers on `add server` keeps HAProxy busy for long: one command at a time.
+const BIG_BACKEND: usize = 1_000;
+
+/// What the core holds of one backend.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+#[derive(Clone, Debug)]
+pub(super) struct Backend {
+    /// What cannot be read from HAProxy.
+    pub(super) memory: Memory,
+    /// What was seen last.
+    pub(super) observed: Option<ObservedBackend>,
+    /// `observed` was not planned on yet.
+    pub(super) fresh: bool,
+    /// Has to be observed as soon as possible.
+    pub(super) dirty: bool,
+    /// Is observed at this time.
+    pub(super) due: Option<Duration>,
+    /// A batch of it is under way.
+    pub(super) busy: bool,
+    /// Left alone until then, after a batch that failed.
+    pub(super) paused_until: Option<Duration>,
+    /// Batches of commands in a row without an end.
+    pub(super) rounds: u32,
+    /// The next observation needs session counters.
+    pub(super) wants_stat: bool,
+    /// Everything was applied, since HAProxy was connected.
+    pub(super) settled: bool,
+    /// Commands sent since it was settled last, by reason.
+    pub(super) sent: BTreeMap<Why, u32>,
+    /// When the change began that is being applied.
+    pub(super) changing_since: Option<Duration>,
+    /// What is in the way.
+    pub(super) hindrances: BTreeSet<Hindrance>,
+    /// Tags without effect, and registrations that share an address.
+    pub(super) notes: BTreeSet<Rejection>,
+    /// Failed batches.
+    pub(super) failures: Backoff,
+    /// Refusals.
+    pub(super) refusals: Backoff,
+    /// In observing mode: what was told last.
+    pub(super) would: Vec<plan::Step>,
+}
+
+impl Backend {
+    pub(super) fn new() -> Self {
+        Self {
+            memory: Memory::default(),
+            observed: None,
+            fresh: false,
+            dirty: true,
+            due: None,
+            busy: false,
+            paused_until: None,
+            rounds: 0,
+            wants_stat: false,
+            settled: false,
+            sent: BTreeMap::new(),
+            changing_since: None,
+            hindrances: BTreeSet::new(),
+            notes: BTreeSet::new(),
+            failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
+            would: Vec::new(),
+        }
+    }
+
+    /// Another HAProxy process is there: only what was in rotation is worth remembering.
+    pub(super) fn forget_process(&mut self, desired: &[&DesiredServer], policy: &Policy) {
+        let mut memory = Memory::default();
+        let states = self.states(policy);
+        for server in desired {
+            if states.of(server).is_some_and(ServerState::in_rotation) {
+                memory
+                    .put_back
+                    .insert((server.registration.clone(), server.address));
+            }
+        }
+        // A second restart before everything was put back must not forget the first.
+        memory.put_back.append(&mut self.memory.put_back);
+        self.memory = memory;
+        self.would.clear();
+        self.failures.reset();
+        self.refusals.reset();
+    }
+
+    /// The connection is gone: nothing is known any more.
+    pub(super) fn disconnect(&mut self) {
+        self.busy = false;
+        self.fresh = false;
+        self.dirty = true;
+        self.settled = false;
+        self.due = None;
+    }
+
+    /// The rows of the last observation, to be found by desired server.
+    pub(super) fn states(&self, policy: &Policy) -> States<'_> {
+        let servers = self
+            .observed
+            .as_ref()
+            .map_or(&[][..], |observed| &observed.servers);
+        let kind = plan::kind(servers, policy);
+        let mut states = States {
+            kind,
+            by_name: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+        };
+        for state in servers
+            .iter()
+            .filter(|state| plan::is_owned(state, kind, policy))
+        {
+            if let Some(name) = &state.name {
+                states.by_name.insert(name, state);
+            }
+            if let Some(address) = state.address().filter(|_| !state.admin.in_maintenance()) {
+                states.by_address.insert(address, state);
+            }
+        }
+        states
+    }
+
+    /// Takes in what was read.
+    pub(super) fn observe(&mut self, now: Duration, observed: ObservedBackend) {
+        self.memory.observe(now, &observed);
+        self.observed = Some(observed);
+        self.fresh = true;
+        self.dirty = false;
+        self.due = None;
+    }
+
+    /// Whether it is to be looked at.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        !self.busy
+            && self.paused_until.is_none_or(|until| until <= now)
+            && (self.fresh || self.dirty || self.due.is_some_and(|due| due <= now))
+    }
+
+    /// When it will be due by the passing of time.
+    pub(super) fn next_timeout(&self) -> Option<Duration> {
+        if self.busy {
+            None
+        } else {
+            self.due.max(self.paused_until)
+        }
+    }
+
+    /// The readings that the next plan needs. After a change of the catalog everything is read that a plan could need.
+    pub(super) fn readings(&self, name: &BackendName) -> Vec<Request> {
+        let mut requests = vec![Request::ServersState(Some(name.clone()))];
+        if self.dirty || self.wants_stat {
+            requests.push(Request::Stat(name.clone()));
+        }
+        requests
+    }
+
+    /// Plans on the last observation.
+    pub(super) fn plan(
+        &mut self,
+        now: Duration,
+        name: &BackendName,
+        desired: &[&DesiredServer],
+        version: Version,
+        policy: &Policy,
+    ) -> Plan {
+        let Some(observed) = &self.observed else {
+            return Plan::default();
+        };
+        let situation = Situation {
+            backend: name,
+            observed,
+            memory: &self.memory,
+            version,
+            policy,
+            now,
+        };
+        let mut plan = plan::plan(desired, &situation);
+        plan.steps.truncate(boundary(&plan.steps));
+        self.wants_stat = plan.wants_stat;
+        self.fresh = false;
+        plan
+    }
+
+    /// Remembers that the steps of `plan` are being sent, and gives the requests of their batch.
+    pub(super) fn send(&mut self, now: Duration, name: &BackendName, plan: &Plan) -> Vec<Request> {
+        self.rounds += 1;
+        self.memory.changed_at = Some(now);
+        self.changing_since.get_or_insert(now);
+        for step in &plan.steps {
+            *self.sent.entry(step.why).or_default() += 1;
+            if let Command::SetAddress(server, address) = &step.command {
+                self.memory
+                    .sent
+                    .insert(server.server.clone(), (*address, now));
+            }
+        }
+        let mut requests: Vec<_> = plan
+            .steps
+            .iter()
+            .map(|step| Request::Change(step.command.clone()))
+            .collect();
+        requests.extend(self.readings(name));
+        requests
+    }
+
+    /// Whether its commands go one at a time.
+    pub(super) fn lock_step(&self, version: Version) -> bool {
+        let servers = self
+            .observed
+            .as_ref()
+            .map_or(0, |observed| observed.servers.len());
+        servers > BIG_BACKEND && version.has(crate::model::Defect::SlowInBigBackends)
+    }
+
+    /// Takes in what HAProxy said to a command. A server that it refuses is left alone for a while.
+    pub(super) fn answered(
+        &mut self,
+        now: Duration,
+        command: &Command,
+        outcome: &Outcome,
+        random: u64,
+    ) {
+        let text = match outcome {
+            Outcome::Done | Outcome::Notice(_) => return,
+            Outcome::Refused(_) if matches!(command, Command::SetWeight(..)) => {
+                self.memory.static_weights = true;
+                return;
+            }
+            Outcome::RetryLater(text) | Outcome::Refused(text) => text,
+        };
+        let server = &command.server().server;
+        self.memory.sent.remove(server);
+        let mut delay = self.refusals.next_delay(random);
+        if matches!(outcome, Outcome::Refused(_)) {
+            delay = delay.max(Duration::from_secs(5));
+        }
+        self.memory
+            .suspended
+            .insert(server.clone(), (now + delay, text.clone()));
+    }
+
+    /// The earliest time at which a suspended server may be tried again.
+    pub(super) fn next_resumption(&self) -> Option<Duration> {
+        self.memory
+            .suspended
+            .values()
+            .map(|(until, _)| *until)
+            .min()
+    }
+
+    /// Whether it counts as done: nothing more can be done now, and what HAProxy refused, it refused for good.
+    pub(super) fn is_done(&self) -> bool {
+        self.memory.sent.is_empty()
+            && (self.memory.suspended.is_empty() || self.refusals.tries() >= 3)
+    }
+}
+
+/// Rows of `show servers state` by what identifies a server in its kind of backend.
+pub(super) struct States<'a> {
+    kind: Kind,
+    by_name: BTreeMap<&'a ServerName, &'a ServerState>,
+    by_address: BTreeMap<Address, &'a ServerState>,
+}
+
+impl<'a> States<'a> {
+    /// The row of a desired server, if it has one that is not free.
+    pub(super) fn of(&self, desired: &DesiredServer) -> Option<&'a ServerState> {
+        match self.kind {
+            Kind::Slots => self.by_address.get(&desired.address).copied(),
+            Kind::Dynamic => self.by_name.get(&desired.name).copied(),
+        }
+    }
+}
+
+/// Where to cut a long list of steps: never between two commands of one server.
+fn boundary(steps: &[plan::Step]) -> usize {
+    let Some(last) = steps.get(MAX_STEPS) else {
+        return steps.len();
+    };
+    let server = last.command.server();
+    steps[..MAX_STEPS]
+        .iter()
+        .rposition(|step| step.command.server() != server)
+        .map_or(MAX_STEPS, |at| at + 1)
+}

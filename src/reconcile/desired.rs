@@ -1,0 +1,578 @@
+//! From registrations to the servers that should be in HAProxy: which backend, which address, which keywords. Whatever
+//! cannot be used is rejected alone, with a reason an operator can read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    num::NonZeroU16,
+    sync::Arc,
+};
+
+use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
+
+use super::{
+    Policy,
+    tags::{self, FixedTags, TagProblem, Tags},
+};
+
+/// A server that should be in HAProxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredServer {
+    /// The registration's ID, unique in its namespace.
+    pub registration: Arc<str>,
+    /// The service it belongs to.
+    pub service: ServiceKey,
+    /// Where it listens.
+    pub address: Address,
+    /// The name that it has as a dynamic server.
+    pub name: ServerName,
+    /// The tag `weight`.
+    pub weight: Option<u16>,
+    /// The tag `maxconn`.
+    pub maxconn: Option<u32>,
+    /// The tags that cannot be changed on a server that exists.
+    pub fixed: FixedTags,
+    /// The registration's `CreateIndex`: of two with one address, the younger is served.
+    pub create_index: u64,
+}
+
+/// A registration that is not served, or not as its tags ask.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejection {
+    /// The registration's ID.
+    pub registration: Arc<str>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a registration is not served, or not as its tags ask.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Its address is empty.
+    NoAddress,
+    /// Its address is not an IP address; HAProxy resolves no names at runtime.
+    NotAnIpAddress(String),
+    /// Its port is 0 or no port at all.
+    NoPort(i64),
+    /// Tags with unusable values.
+    Tags(Vec<TagProblem>),
+    /// No backend of any of these names is in HAProxy.
+    NoSuchBackend(Vec<String>),
+    /// The service's name cannot name a backend.
+    Name(String),
+    /// Another namespace's service asks for a backend of its own choice.
+    ForeignNamespace(BackendName),
+    /// Another registration of the same backend has this address and is younger.
+    SameAddress(Address, Arc<str>),
+    /// Served, but a tag has no effect.
+    Note(TagProblem),
+    /// Served, but a slot cannot do what the tag asks.
+    NotWithSlots(&'static str),
+}
+
+impl Reason {
+    /// Whether the registration is served all the same.
+    #[must_use]
+    pub fn is_note(&self) -> bool {
+        matches!(
+            self,
+            Self::Note(_) | Self::NotWithSlots(_) | Self::SameAddress(..)
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => {
+                f.write_str("it has no address: give the service a port label, or an address")
+            }
+            Self::NotAnIpAddress(address) => {
+                write!(
+                    f,
+                    "its address {address} is not an IP address, and HAProxy resolves no names at runtime"
+                )
+            }
+            Self::NoPort(port) => write!(f, "its port is {port}: give the service a port label"),
+            Self::Tags(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&problems.join("; "))
+            }
+            Self::NoSuchBackend(names) => write!(
+                f,
+                "HAProxy has no backend named {}: add one to haproxy.cfg, or name another with the tag backend.name",
+                names.join(" or ")
+            ),
+            Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
+            Self::ForeignNamespace(backend) => write!(
+                f,
+                "it is in another namespace than the sidecar and may only use the backend <namespace>.<service>, not \
+                 {backend}"
+            ),
+            Self::SameAddress(address, other) => {
+                write!(
+                    f,
+                    "its address {address} is served once, for the younger registration {}",
+                    tags::shown(other)
+                )
+            }
+            Self::Note(problem) => problem.fmt(f),
+            Self::NotWithSlots(tag) => write!(
+                f,
+                "tag {tag} has no effect in a backend of server-template slots: the template line decides"
+            ),
+        }
+    }
+}
+
+/// What one service contributes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contribution {
+    /// Servers by backend. A backend is there even when it has none: the service resolves to it.
+    pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
+    /// What is not served, or not as asked.
+    pub rejections: BTreeSet<Rejection>,
+}
+
+/// The servers that `registrations`, all those of `service`, ask for.
+#[must_use]
+pub fn contribution(
+    service: &ServiceKey,
+    registrations: &[Registration],
+    backends: &BTreeSet<BackendName>,
+    policy: &Policy,
+) -> Contribution {
+    let mut contribution = Contribution::default();
+    for registration in registrations {
+        let mut reject = |reason| {
+            contribution.rejections.insert(Rejection {
+                registration: registration.id.clone(),
+                reason,
+            });
+        };
+        let tags = match tags::read(&policy.tag_prefix, &registration.tags) {
+            Ok(tags) if tags.enable.unwrap_or(policy.expose_by_default) => tags,
+            Ok(_) => continue,
+            Err(problems) => {
+                reject(Reason::Tags(problems));
+                continue;
+            }
+        };
+        for note in &tags.notes {
+            reject(Reason::Note(note.clone()));
+        }
+        match server(registration, &tags, backends, policy) {
+            Ok((backend, server)) => contribution
+                .servers
+                .entry(backend)
+                .or_default()
+                .push(server),
+            Err(reason) => reject(reason),
+        }
+    }
+    // By its name the service follows a backend even when nothing of it is registered any more.
+    if contribution.servers.is_empty()
+        && let Ok(backend) = resolve(service, None, backends, policy)
+    {
+        contribution.servers.insert(backend, Vec::new());
+    }
+    contribution
+}
+
+fn server(
+    registration: &Registration,
+    tags: &Tags,
+    backends: &BTreeSet<BackendName>,
+    policy: &Policy,
+) -> Result<(BackendName, DesiredServer), Reason> {
+    let address = address(registration)?;
+    let backend = resolve(
+        &registration.service,
+        tags.backend.as_ref(),
+        backends,
+        policy,
+    )?;
+    let server = DesiredServer {
+        registration: registration.id.clone(),
+        service: registration.service.clone(),
+        address,
+        name: dynamic_name(registration, address, &tags.fixed),
+        weight: tags.weight,
+        maxconn: tags.maxconn,
+        fixed: tags.fixed.clone(),
+        create_index: registration.create_index,
+    };
+    Ok((backend, server))
+}
+
+fn address(registration: &Registration) -> Result<Address, Reason> {
+    if registration.address.is_empty() {
+        return Err(Reason::NoAddress);
+    }
+    let Ok(ip) = registration.address.parse::<IpAddr>() else {
+        return Err(Reason::NotAnIpAddress(tags::shown(&registration.address)));
+    };
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err(Reason::NotAnIpAddress(tags::shown(&registration.address)));
+    }
+    let port = u16::try_from(registration.port)
+        .ok()
+        .and_then(NonZeroU16::new);
+    Ok(Address {
+        ip,
+        port: port.ok_or(Reason::NoPort(registration.port))?,
+    })
+}
+
+/// The backend of a service: the tag, else the service's name, else that with `-` as `_`; for another namespace than
+/// the sidecar's own only `<namespace>.<service>`.
+fn resolve(
+    service: &ServiceKey,
+    tag: Option<&BackendName>,
+    backends: &BTreeSet<BackendName>,
+    policy: &Policy,
+) -> Result<BackendName, Reason> {
+    let own = *service.namespace == *policy.namespace;
+    if let (true, Some(backend)) = (own, tag) {
+        return if backends.contains(backend) {
+            Ok(backend.clone())
+        } else {
+            Err(Reason::NoSuchBackend(vec![backend.to_string()]))
+        };
+    }
+    // With a dot in it, a service of the sidecar's own namespace could pass for one of another.
+    if service.name.contains('.') {
+        return Err(Reason::Name("it has a dot in it".to_owned()));
+    }
+    let candidates = if own {
+        vec![service.name.to_string(), service.name.replace('-', "_")]
+    } else {
+        vec![format!("{}.{}", service.namespace, service.name)]
+    };
+    let first =
+        BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
+    if let Some(tag) = tag.filter(|tag| **tag != first) {
+        return Err(Reason::ForeignNamespace(tag.clone()));
+    }
+    let known = candidates
+        .iter()
+        .filter_map(|name| BackendName::new(name).ok())
+        .find(|name| backends.contains(name));
+    known.ok_or_else(|| {
+        let mut names = candidates;
+        names.dedup();
+        Reason::NoSuchBackend(names)
+    })
+}
+
+/// The services whose name alone resolves to `backend`: who could have put a server there before the sidecar started.
+#[must_use]
+pub fn possible_services(backend: &BackendName, policy: &Policy) -> BTreeSet<ServiceKey> {
+    match backend.as_str().split_once('.') {
+        Some((namespace, service)) => [ServiceKey::new(namespace, service)].into(),
+        None => [
+            backend.as_str().to_owned(),
+            backend.as_str().replace('_', "-"),
+        ]
+        .iter()
+        .map(|name| ServiceKey::new(&policy.namespace, name))
+        .collect(),
+    }
+}
+
+/// Of servers with one address only the youngest is served; the others are told so.
+#[must_use]
+pub fn one_per_address<'a>(
+    servers: impl Iterator<Item = &'a DesiredServer>,
+) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
+    let mut by_address: BTreeMap<Address, &DesiredServer> = BTreeMap::new();
+    let mut rejections = Vec::new();
+    for server in servers {
+        let Some(other) = by_address.insert(server.address, server) else {
+            continue;
+        };
+        let rank = |server: &DesiredServer| {
+            (
+                server.create_index,
+                server.service.clone(),
+                server.registration.clone(),
+            )
+        };
+        let (kept, dropped) = if rank(other) > rank(server) {
+            (other, server)
+        } else {
+            (server, other)
+        };
+        by_address.insert(kept.address, kept);
+        rejections.push(Rejection {
+            registration: dropped.registration.clone(),
+            reason: Reason::SameAddress(kept.address, kept.registration.clone()),
+        });
+    }
+    (by_address.into_values().collect(), rejections)
+}
+
+/// `nomad-<first 8 of the allocation's ID>-<8 hex of a hash>`: desired and observed are compared by name alone.
+/// Namespace and ID, address and fixed tags are in the hash; weight and maxconn are not, they change in place.
+fn dynamic_name(registration: &Registration, address: Address, fixed: &FixedTags) -> ServerName {
+    let text = format!(
+        "{}\0{}\0{address}\0{}",
+        registration.service.namespace,
+        registration.id,
+        fixed.canonical()
+    );
+    let alloc: String = registration
+        .alloc_id
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .chain("00000000".chars())
+        .take(8)
+        .collect();
+    let name = format!("nomad-{alloc}-{:08x}", fnv1a(&text));
+    ServerName::new(&name).expect("letters, digits and dashes, 23 bytes")
+}
+
+/// Whether `name` is one that [`dynamic_name`] makes.
+#[must_use]
+pub fn is_dynamic_name(name: &ServerName) -> bool {
+    let mut parts = name.as_str().split('-');
+    let (Some("nomad"), Some(alloc), Some(hash), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    alloc.len() == 8
+        && alloc.chars().all(|c| c.is_ascii_alphanumeric())
+        && hash.len() == 8
+        && hash.chars().all(hex)
+}
+
+/// FNV-1a of 64 bits, folded to 32. It has to stay the same for ever, which the standard library does not promise.
+fn fnv1a(text: &str) -> u32 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).expect("both halves have 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            namespace: "default".into(),
+            ..Policy::default()
+        }
+    }
+
+    fn registration(
+        namespace: &str,
+        service: &str,
+        address: &str,
+        port: i64,
+        tags: &[&str],
+    ) -> Registration {
+        Registration {
+            id: "_nomad-task-1a2b3c4d-group-web-web-http".into(),
+            service: ServiceKey::new(namespace, service),
+            alloc_id: "1a2b3c4d-0000-0000-0000-000000000000".into(),
+            job_id: "web".into(),
+            tags: [&["haproxy.enable=true"], tags]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            address: address.to_owned(),
+            port,
+            create_index: 10,
+            modify_index: 10,
+        }
+    }
+
+    fn one(registration: &Registration, backends: &[&str]) -> Contribution {
+        let backends = backends
+            .iter()
+            .map(|name| BackendName::new(name).unwrap())
+            .collect();
+        contribution(
+            &registration.service,
+            std::slice::from_ref(registration),
+            &backends,
+            &policy(),
+        )
+    }
+
+    fn reason(registration: &Registration, backends: &[&str]) -> String {
+        let contribution = one(registration, backends);
+        assert!(
+            contribution.servers.values().all(Vec::is_empty),
+            "{contribution:?}"
+        );
+        contribution.rejections.first().unwrap().reason.to_string()
+    }
+
+    fn backend_of(registration: &Registration, backends: &[&str]) -> String {
+        let servers = one(registration, backends).servers;
+        servers
+            .iter()
+            .find(|(_, servers)| !servers.is_empty())
+            .unwrap()
+            .0
+            .to_string()
+    }
+
+    #[test]
+    fn the_backend_is_the_tag_then_the_name_then_the_name_with_underscores() {
+        let tagged = registration(
+            "default",
+            "my-web",
+            "10.0.0.1",
+            80,
+            &["haproxy.backend.name=other"],
+        );
+        let plain = registration("default", "my-web", "10.0.0.1", 80, &[]);
+        assert_eq!(backend_of(&tagged, &["my-web", "other"]), "other");
+        assert_eq!(backend_of(&plain, &["my-web", "my_web"]), "my-web");
+        assert_eq!(backend_of(&plain, &["my_web"]), "my_web");
+        assert_eq!(
+            reason(&plain, &["web"]),
+            "HAProxy has no backend named my-web or my_web: add one to haproxy.cfg, or name another with the tag \
+             backend.name"
+        );
+    }
+
+    #[test]
+    fn another_namespace_gets_its_own_backend_and_no_other() {
+        let backends = ["web", "team.web"];
+        assert_eq!(
+            backend_of(&registration("team", "web", "10.0.0.1", 80, &[]), &backends),
+            "team.web"
+        );
+        assert_eq!(
+            reason(
+                &registration("team", "web", "10.0.0.1", 80, &["haproxy.backend.name=web"]),
+                &backends
+            ),
+            "it is in another namespace than the sidecar and may only use the backend <namespace>.<service>, not web"
+        );
+        assert_eq!(
+            reason(
+                &registration("default", "team.web", "10.0.0.1", 80, &[]),
+                &backends
+            ),
+            "its service's name cannot name a backend: it has a dot in it"
+        );
+    }
+
+    #[test]
+    fn a_registration_that_nothing_can_connect_to_is_rejected_with_the_reason() {
+        for (address, port, expected) in [
+            (
+                "",
+                80,
+                "it has no address: give the service a port label, or an address",
+            ),
+            (
+                "10.0.0.1",
+                0,
+                "its port is 0: give the service a port label",
+            ),
+            (
+                "10.0.0.1",
+                65536,
+                "its port is 65536: give the service a port label",
+            ),
+            (
+                "db.example",
+                80,
+                "its address \"db.example\" is not an IP address, and HAProxy resolves no names at runtime",
+            ),
+            (
+                "10.0.0.1 port 1;shutdown frontend fe",
+                80,
+                "its address \"10.0.0.1 port 1;shutdown frontend fe\" is not an IP address, and HAProxy resolves no \
+                 names at runtime",
+            ),
+        ] {
+            assert_eq!(
+                reason(
+                    &registration("default", "web", address, port, &[]),
+                    &["web"]
+                ),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_service_without_the_tag_is_left_alone() {
+        let mut plain = registration("default", "web", "10.0.0.1", 80, &[]);
+        plain.tags.clear();
+        assert_eq!(
+            one(&plain, &["web"])
+                .servers
+                .values()
+                .map(Vec::len)
+                .sum::<usize>(),
+            0
+        );
+        assert!(one(&plain, &["web"]).rejections.is_empty());
+    }
+
+    #[test]
+    fn the_name_holds_what_cannot_be_changed_and_nothing_else() {
+        let name = |tags: &[&str]| {
+            let servers = one(
+                &registration("default", "web", "10.0.0.1", 80, tags),
+                &["web"],
+            )
+            .servers;
+            servers.into_values().next().unwrap().remove(0).name
+        };
+        let plain = name(&[]);
+        assert!(is_dynamic_name(&plain), "{plain}");
+        assert!(plain.as_str().starts_with("nomad-1a2b3c4d-"));
+        assert_eq!(
+            plain.as_str(),
+            "nomad-1a2b3c4d-HASH".replace("HASH", &plain.as_str()[15..])
+        );
+        assert_eq!(name(&["haproxy.weight=7", "haproxy.maxconn=9"]), plain);
+        assert_ne!(name(&["haproxy.backup"]), plain);
+        assert_ne!(name(&["haproxy.check.port=81"]), plain);
+    }
+
+    #[test]
+    fn names_that_others_chose_are_not_ours() {
+        for name in [
+            "nomad1",
+            "nomad-web",
+            "nomad-1a2b3c4d",
+            "nomad-1a2b3c4d-XXXXXXXX",
+            "x-nomad-1a2b3c4d-00112233",
+        ] {
+            assert!(!is_dynamic_name(&ServerName::new(name).unwrap()), "{name}");
+        }
+    }
+
+    #[test]
+    fn two_registrations_with_one_address_are_served_once_for_the_younger() {
+        let mut servers = Vec::new();
+        for (id, index) in [("old", 5), ("new", 9), ("older", 3)] {
+            let mut registration = registration("default", "web", "10.0.0.1", 80, &[]);
+            registration.id = id.into();
+            registration.create_index = index;
+            servers.extend(one(&registration, &["web"]).servers.into_values().flatten());
+        }
+        let (kept, dropped) = one_per_address(servers.iter());
+        assert_eq!(
+            kept.iter()
+                .map(|server| &*server.registration)
+                .collect::<Vec<_>>(),
+            ["new"]
+        );
+        assert_eq!(dropped.len(), 2);
+    }
+}

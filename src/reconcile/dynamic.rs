@@ -1,0 +1,221 @@
+//! Dynamic servers: added and deleted at runtime, known by name alone. What their check needs, how they come in without
+//! a request before their first passed check, and what is changed in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Capability, Command, Defect, Keyword, ServerName, ServerRef, ServerState};
+
+use super::{
+    desired::DesiredServer,
+    plan::{
+        ADMISSION_POLL, Admission, Kind, Obstacle, Plan, Situation, Why, admit, is_owned,
+        watch_admissions,
+    },
+    removal,
+};
+
+/// The weight of a dynamic server without the tag.
+const DEFAULT_WEIGHT: u16 = 1;
+
+/// Plans a backend without slots.
+pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: &mut Plan) {
+    let owned: BTreeMap<&ServerName, &ServerState> = situation
+        .observed
+        .servers
+        .iter()
+        .filter(|server| is_owned(server, Kind::Dynamic, situation.policy))
+        .filter_map(|server| Some((server.name.as_ref()?, server)))
+        .collect();
+    let mut wanted: BTreeMap<&ServerName, &DesiredServer> = BTreeMap::new();
+    for server in desired {
+        wanted.insert(&server.name, server);
+    }
+    let mut on_the_way = BTreeSet::new();
+    for (name, server) in &wanted {
+        let present = owned.get(name).copied();
+        if !present.is_some_and(ServerState::in_rotation) {
+            on_the_way.insert(server.address);
+        }
+        if let Some((_, text)) = situation.memory.suspended.get(*name) {
+            plan.hinder(
+                server.registration.clone(),
+                Obstacle::Refused((*name).clone(), text.clone()),
+            );
+            continue;
+        }
+        match present {
+            None if !situation.version.can(Capability::DynamicServers) => {
+                plan.hinder(
+                    server.registration.clone(),
+                    Obstacle::NoDynamicServers(situation.version),
+                );
+            }
+            None => add(server, situation, plan),
+            // The name holds the address: whoever changed it, what is there is another server.
+            Some(state) if state.address() != Some(server.address) => {
+                removal::plan(state, situation, plan);
+            }
+            Some(state) => keep(server, state, situation, plan),
+        }
+    }
+    watch_admissions(!on_the_way.is_empty(), situation, plan);
+    for (name, state) in owned {
+        if wanted.contains_key(name) {
+            continue;
+        }
+        // The same instance under another name, because a tag changed: it serves until its successor does.
+        let successor = state
+            .address()
+            .is_some_and(|address| on_the_way.contains(&address));
+        if successor && state.in_rotation() {
+            plan.look_within(ADMISSION_POLL);
+        } else {
+            removal::plan(state, situation, plan);
+        }
+    }
+}
+
+/// Brings in a server that is not there. With `init-state` the check is enabled last, below it before `health down`:
+/// so it is never in maintenance with its check enabled, which only an operator does.
+fn add(server: &DesiredServer, situation: &Situation<'_>, plan: &mut Plan) {
+    let target = situation.server(&server.name);
+    let put_back = situation.was_in_rotation(server);
+    let why = if put_back {
+        Why::PutBack
+    } else {
+        Why::Registered
+    };
+    let starts_down =
+        !put_back && !server.fixed.check_disabled && situation.version.can(Capability::InitState);
+    plan.step(
+        Command::AddServer(
+            target.clone(),
+            server.address,
+            keywords(server, starts_down, situation),
+        ),
+        why,
+    );
+    if starts_down {
+        plan.step(Command::Ready(target.clone()), why);
+        plan.step(Command::EnableHealth(target), why);
+    } else {
+        let check = !server.fixed.check_disabled;
+        admit(
+            &target,
+            &Admission {
+                enable_check: check,
+                down: check && !put_back,
+                weight: None,
+            },
+            why,
+            plan,
+        );
+    }
+}
+
+/// The keywords of `add server`. `default-server` is never inherited, so everything is said.
+fn keywords(server: &DesiredServer, starts_down: bool, situation: &Situation<'_>) -> Vec<Keyword> {
+    let fixed = &server.fixed;
+    let mut keywords = vec![Keyword::Weight(server.weight.unwrap_or(DEFAULT_WEIGHT))];
+    if let Some(maxconn) = server.maxconn.filter(|&maxconn| maxconn > 0) {
+        keywords.push(Keyword::Maxconn(maxconn));
+    }
+    if fixed.backup {
+        keywords.push(Keyword::Backup);
+    }
+    if situation.version.has(Defect::NoReuseByDynamicServers) {
+        keywords.push(Keyword::ReuseConnections);
+    }
+    if !fixed.check_disabled {
+        // A good server is UP after two of the shorter intervals.
+        keywords.extend([
+            Keyword::Check,
+            Keyword::Inter(fixed.inter.unwrap_or(2_000)),
+            Keyword::FastInter(fixed.fast_inter.unwrap_or(250)),
+            Keyword::DownInter(fixed.down_inter.unwrap_or(250)),
+            Keyword::Rise(rise(fixed.rise)),
+            Keyword::Fall(fixed.fall.unwrap_or(3)),
+        ]);
+        keywords.extend(fixed.check_port.map(Keyword::CheckPort));
+    }
+    if starts_down {
+        keywords.push(Keyword::InitStateFullyDown);
+    }
+    keywords
+}
+
+fn rise(tag: Option<u16>) -> u16 {
+    tag.unwrap_or(2)
+}
+
+/// A server that is there and wanted: finishes what was interrupted, and keeps what can be changed in place.
+fn keep(server: &DesiredServer, state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
+    let target = situation.server(&server.name);
+    let weight = server.weight.unwrap_or(DEFAULT_WEIGHT);
+    let new_weight = (weight != state.weight).then_some(weight);
+    let enable_check = state.check.is_configured() && !state.check.is_enabled();
+    let admission = Admission {
+        enable_check,
+        down: state.check.is_configured(),
+        weight: new_weight,
+    };
+
+    if state.admin.in_maintenance() {
+        // We set weight 0 before we put a server into maintenance; an operator does not.
+        let leaving = state.weight == 0 && weight != 0;
+        let by_operator = if leaving {
+            false
+        } else if state.check.is_configured() {
+            state.check.is_enabled()
+        } else if situation.memory.seen_ready.contains(&server.name) {
+            true
+        } else if let Some(stat) = situation.observed.stat_of(&server.name) {
+            // Without a check nothing else tells one that was just added from one that served.
+            stat.total_sessions > 0
+        } else {
+            plan.wants_stat = true;
+            return;
+        };
+        if by_operator {
+            plan.hinder(
+                server.registration.clone(),
+                Obstacle::OperatorMaintenance(server.name.clone()),
+            );
+        } else {
+            admit(&target, &admission, Why::Resumed, plan);
+        }
+    } else if state.admin.in_drain() {
+        let passed = state.check_health > i32::from(rise(server.fixed.rise));
+        if enable_check || (state.check.is_configured() && state.is_up() && !passed) {
+            admit(&target, &admission, Why::Resumed, plan);
+        } else {
+            if let Some(weight) = new_weight {
+                plan.step(Command::SetWeight(target.clone(), weight), Why::Returned);
+            }
+            plan.step(Command::Ready(target), Why::Returned);
+        }
+    } else if enable_check {
+        admit(&target, &admission, Why::Resumed, plan);
+    } else {
+        if let Some(weight) = new_weight {
+            plan.step(Command::SetWeight(target.clone(), weight), Why::Weight);
+        }
+        keep_maxconn(server, target, situation, plan);
+    }
+}
+
+fn keep_maxconn(
+    server: &DesiredServer,
+    target: ServerRef,
+    situation: &Situation<'_>,
+    plan: &mut Plan,
+) {
+    let Some(stat) = situation.observed.stat_of(&server.name) else {
+        plan.wants_stat |= server.maxconn.is_some();
+        return;
+    };
+    let wanted = server.maxconn.unwrap_or(0);
+    if stat.maxconn.unwrap_or(0) != u64::from(wanted) {
+        plan.step(Command::SetMaxconn(target, wanted), Why::Maxconn);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the core tells the shell, for logs, metrics and `/ready`: facts, no orders.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::model::{BackendName, ProcessInfo, ServiceKey};
+
+use super::{
+    desired::Rejection,
+    plan::{Hindrance, Step, Why},
+};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The servers of a HAProxy process were read for the first time.
+    Found(Found),
+    /// Another process answers on the socket: what was made at runtime is gone.
+    Restarted {
+        /// The process that was there before.
+        before: Box<ProcessInfo>,
+        /// The one that is there now.
+        now: Box<ProcessInfo>,
+    },
+    /// Everything that was planned for a backend was acknowledged and read back.
+    Applied {
+        /// The backend.
+        backend: BackendName,
+        /// Commands by reason.
+        commands: Vec<(Why, u32)>,
+        /// Since the catalog's change, or since the first command when there was none.
+        took: Duration,
+    },
+    /// A command that is being sent.
+    Sent(Step),
+    /// In observing mode: what would have been sent.
+    WouldSend(BackendName, Vec<Step>),
+    /// HAProxy did something and had a remark.
+    Noticed(BackendName, String),
+    /// A batch did not come through; the backend is tried again after the delay.
+    Failed {
+        /// The backend; `None` when everything was being read.
+        backend: Option<BackendName>,
+        /// What went wrong.
+        problem: String,
+        /// Until the next try.
+        again_in: Duration,
+    },
+    /// Something is in the way of a registration.
+    Hindered(BackendName, Hindrance),
+    /// It no longer is.
+    Unhindered(BackendName, Hindrance),
+    /// A registration is not served, or not as its tags ask.
+    Rejected(ServiceKey, Rejection),
+    /// It is now, or it is gone.
+    Unrejected(ServiceKey, Rejection),
+    /// The first sync since the start is applied.
+    FirstSync {
+        /// Since the start.
+        took: Duration,
+        /// Services with at least one server.
+        services: usize,
+        /// Their servers.
+        servers: usize,
+    },
+    /// A HAProxy process has everything that is wanted.
+    InSync {
+        /// Since the process was found.
+        took: Duration,
+    },
+    /// 30 s after a sync began not everything is in rotation, for reasons that are not HAProxy's verdict nor an
+    /// operator's hand.
+    SyncFailed {
+        /// Registrations that are not.
+        missing: usize,
+        /// Of how many.
+        wanted: usize,
+    },
+}
+
+/// What a HAProxy process was found to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The process.
+    pub process: ProcessInfo,
+    /// Followed backends with slots.
+    pub slot_backends: usize,
+    /// Followed backends for dynamic servers.
+    pub dynamic_backends: usize,
+    /// Servers that are the sidecar's.
+    pub owned: usize,
+    /// Servers that it will never touch.
+    pub foreign: usize,
+    /// Services wanted by the catalog.
+    pub services: usize,
+    /// Backends that no followed service resolves to but that have servers named like ours: left alone.
+    pub unclaimed: BTreeSet<BackendName>,
+}
+
+/// The state of things, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// A catalog was read.
+    pub catalog_known: bool,
+    /// HAProxy was connected and read.
+    pub haproxy_read: bool,
+    /// Everything wanted was applied to this process.
+    pub in_sync: bool,
+    /// Followed backends that have not been applied yet.
+    pub unsettled: Vec<BackendName>,
+    /// Followed backends.
+    pub backends: usize,
+    /// Services with a registration that is wanted.
+    pub services: usize,
+    /// Registrations wanted and valid.
+    pub wanted: usize,
+    /// Of these, in rotation when last seen.
+    pub in_rotation: usize,
+    /// Registrations that something is in the way of.
+    pub hindered: usize,
+    /// Registrations that are not served.
+    pub rejected: usize,
+}

@@ -1,0 +1,52 @@
+//! The core that decides: registrations and what HAProxy reports go in, commands come out. No socket, no clock, no
+//! randomness of its own; the same inputs give the same outputs.
+//!
+//! [`Reconciler`] is the machine; [`plan`](plan::plan) is the pure function in its middle. It is level-triggered: an
+//! event marks a backend as to be looked at, and the plan is made from its whole present state.
+
+mod backend;
+mod backoff;
+pub mod desired;
+mod dynamic;
+mod facts;
+pub mod plan;
+#[cfg(test)]
+mod plan_tests;
+pub mod predict;
+mod reconciler;
+mod removal;
+mod slots;
+pub mod tags;
+
+use std::{sync::Arc, time::Duration};
+
+pub use backoff::Backoff;
+pub use facts::{Fact, Found, Overview};
+pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
+
+/// What the operator decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The sidecar's own namespace: its services may use any backend.
+    pub namespace: Arc<str>,
+    /// The prefix of the tags, without the dot.
+    pub tag_prefix: String,
+    /// Whether a service without the tag `enable` is served.
+    pub expose_by_default: bool,
+    /// The prefix of the slots' names in `server-template` lines.
+    pub slot_prefix: String,
+    /// How long a server may drain before it goes into maintenance with sessions left.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            namespace: "default".into(),
+            tag_prefix: "haproxy".to_owned(),
+            expose_by_default: false,
+            slot_prefix: "nomad".to_owned(),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The pure planner: what should be in one backend, what is there, what is remembered of it; out come the commands that
+//! may be sent now, and when to look again. It is asked again after every answer, so a plan is only ever the next step.
+//!
+//! The order of commands is chosen so that a sidecar that dies between any two of them leaves a state which its
+//! successor can tell from an operator's hand: `docs/architecture.md`, "States on the way".
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::model::{
+    Address, BackendName, BackendStat, Command, ServerName, ServerRef, ServerState, StatRow,
+    Version,
+};
+
+use super::{
+    Policy,
+    desired::{DesiredServer, Reason, Rejection, is_dynamic_name},
+    dynamic, slots,
+};
+
+/// What HAProxy reports of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedBackend {
+    /// The rows of `show servers state`, in HAProxy's order.
+    pub servers: Vec<ServerState>,
+    /// The rows of `show stat`, when they were asked for.
+    pub stat: Option<BackendStat>,
+}
+
+impl ObservedBackend {
+    /// The session counters of a server; nothing when they were not read.
+    #[must_use]
+    pub fn stat_of(&self, server: &ServerName) -> Option<StatRow> {
+        self.stat
+            .as_ref()
+            .map(|stat| stat.servers.get(server).copied().unwrap_or_default())
+    }
+}
+
+/// Which servers of a backend can be the sidecar's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There are `server-template` slots: only they are used.
+    Slots,
+    /// There are none: servers are added and deleted.
+    Dynamic,
+}
+
+/// The kind of a backend. It is one of slots when it has a server named prefix and number that the configuration
+/// disabled: the `disabled` of a `server-template` line stays visible for life.
+#[must_use]
+pub fn kind(servers: &[ServerState], policy: &Policy) -> Kind {
+    if servers
+        .iter()
+        .any(|server| slots::number(server, policy).is_some())
+    {
+        Kind::Slots
+    } else {
+        Kind::Dynamic
+    }
+}
+
+/// Whether a server of a backend of this kind is the sidecar's.
+#[must_use]
+pub fn is_owned(server: &ServerState, kind: Kind, policy: &Policy) -> bool {
+    match kind {
+        Kind::Slots => slots::number(server, policy).is_some(),
+        Kind::Dynamic => {
+            server.name.as_ref().is_some_and(is_dynamic_name) && !server.admin.is_config_disabled()
+        }
+    }
+}
+
+/// What the core remembers of one backend and cannot read from HAProxy. All of it may be lost: it is derived again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Since when a server has been seen in drain.
+    pub drains: BTreeMap<ServerName, Duration>,
+    /// Addresses that were sent to slots and not read back yet, and when.
+    pub sent: BTreeMap<ServerName, (Address, Duration)>,
+    /// Servers that were seen ready: if one is in maintenance later, somebody did that.
+    pub seen_ready: BTreeSet<ServerName>,
+    /// Registrations that were in rotation, with their address, when the former HAProxy process was lost.
+    pub put_back: BTreeSet<(Arc<str>, Address)>,
+    /// Servers left alone until then, and HAProxy's words for why.
+    pub suspended: BTreeMap<ServerName, (Duration, String)>,
+    /// The balance method takes no weights: HAProxy said so.
+    pub static_weights: bool,
+    /// When the last change was sent.
+    pub changed_at: Option<Duration>,
+}
+
+impl Memory {
+    /// Takes in what was just observed.
+    pub fn observe(&mut self, now: Duration, observed: &ObservedBackend) {
+        let mut drains = BTreeMap::new();
+        for server in &observed.servers {
+            let Some(name) = &server.name else { continue };
+            if server.admin.in_drain() {
+                drains.insert(name.clone(), self.drains.get(name).copied().unwrap_or(now));
+            } else if server.in_rotation() {
+                self.seen_ready.insert(name.clone());
+            }
+            if self
+                .sent
+                .get(name)
+                .is_some_and(|(address, _)| server.address() == Some(*address))
+            {
+                self.sent.remove(name);
+            }
+        }
+        self.drains = drains;
+        let present: BTreeSet<_> = observed
+            .servers
+            .iter()
+            .filter_map(|server| server.name.as_ref())
+            .collect();
+        self.seen_ready.retain(|name| present.contains(name));
+        self.sent.retain(|name, _| present.contains(name));
+        self.suspended.retain(|_, (until, _)| *until > now);
+    }
+}
+
+/// Why a command is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    /// The registration has no server yet.
+    Registered,
+    /// The server was on its way in when something interrupted that.
+    Resumed,
+    /// It was in rotation when HAProxy was restarted or reloaded.
+    PutBack,
+    /// The registration came back while its server was drained.
+    Returned,
+    /// No registration wants the server any more.
+    Deregistered,
+    /// The drained server has no session left.
+    Idle,
+    /// The drained server still has sessions, but its time is over.
+    Deadline,
+    /// The weight is another.
+    Weight,
+    /// The limit of connections is another.
+    Maxconn,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Registered => "registered in Nomad, not in HAProxy",
+            Self::Resumed => "on its way in, continued",
+            Self::PutBack => "was in rotation before HAProxy restarted",
+            Self::Returned => "its registration came back",
+            Self::Deregistered => "no longer registered in Nomad",
+            Self::Idle => "drained, nothing left on it",
+            Self::Deadline => "drain timeout",
+            Self::Weight => "its weight changed",
+            Self::Maxconn => "its maxconn changed",
+        })
+    }
+}
+
+/// One command and its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is sent.
+    pub command: Command,
+    /// Why.
+    pub why: Why,
+}
+
+/// A registration whose server cannot be brought to where it should be, for now.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hindrance {
+    /// The registration, or for a server that nobody wants the server's name.
+    pub registration: Arc<str>,
+    /// What is in the way.
+    pub obstacle: Obstacle,
+}
+
+/// What is in the way of a registration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// Somebody put its server into maintenance: it stays there.
+    OperatorMaintenance(ServerName),
+    /// Every slot of the template is taken or not quiet yet.
+    NoFreeSlot,
+    /// Below 2.6 there are no dynamic servers, and the backend has no slots.
+    NoDynamicServers(Version),
+    /// HAProxy refused; tried again later.
+    Refused(ServerName, String),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OperatorMaintenance(server) => write!(
+                f,
+                "server {server} was put into maintenance by somebody else and stays there; undo it with \
+                 `set server <backend>/{server} state ready`"
+            ),
+            Self::NoFreeSlot => {
+                f.write_str("no free slot: raise the number in the backend's server-template line")
+            }
+            Self::NoDynamicServers(version) => write!(
+                f,
+                "HAProxy {version} cannot add servers: declare slots with `server-template nomad 1-32 slot.invalid:1 \
+                 disabled init-addr last,127.0.0.1`"
+            ),
+            Self::Refused(server, text) => {
+                write!(f, "HAProxy refused a change of {server}: {text}")
+            }
+        }
+    }
+}
+
+/// The next step for one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Plan {
+    /// Commands to send now, those of one server next to each other.
+    pub steps: Vec<Step>,
+    /// The plan depends on session counters: read `show stat` with the next observation.
+    pub wants_stat: bool,
+    /// Something is on its way that HAProxy does not tell: look again after this time.
+    pub look_again: Option<Duration>,
+    /// What is in the way.
+    pub hindrances: BTreeSet<Hindrance>,
+    /// Tags that this kind of backend cannot fulfil.
+    pub notes: BTreeSet<Rejection>,
+}
+
+impl Plan {
+    /// Looks again after `delay` at the latest.
+    pub(super) fn look_within(&mut self, delay: Duration) {
+        self.look_again = Some(self.look_again.map_or(delay, |other| other.min(delay)));
+    }
+
+    pub(super) fn step(&mut self, command: Command, why: Why) {
+        self.steps.push(Step { command, why });
+    }
+
+    pub(super) fn hinder(&mut self, registration: Arc<str>, obstacle: Obstacle) {
+        self.hindrances.insert(Hindrance {
+            registration,
+            obstacle,
+        });
+    }
+
+    pub(super) fn note(&mut self, server: &DesiredServer, reason: Reason) {
+        self.notes.insert(Rejection {
+            registration: server.registration.clone(),
+            reason,
+        });
+    }
+}
+
+/// Everything that a plan depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The backend.
+    pub backend: &'a BackendName,
+    /// What HAProxy reports of it.
+    pub observed: &'a ObservedBackend,
+    /// What is remembered of it.
+    pub memory: &'a Memory,
+    /// HAProxy's version.
+    pub version: Version,
+    /// What the operator decided.
+    pub policy: &'a Policy,
+    /// The time, since any fixed moment.
+    pub now: Duration,
+}
+
+impl Situation<'_> {
+    pub(super) fn server(&self, name: &ServerName) -> ServerRef {
+        ServerRef {
+            backend: self.backend.clone(),
+            server: name.clone(),
+        }
+    }
+
+    pub(super) fn was_in_rotation(&self, server: &DesiredServer) -> bool {
+        self.memory
+            .put_back
+            .contains(&(server.registration.clone(), server.address))
+    }
+}
+
+/// How often admissions are looked at: as often as HAProxy checks by our defaults.
+pub(super) const ADMISSION_POLL: Duration = Duration::from_millis(250);
+/// For how long after a change they are. Then the reading of everything is enough.
+const ADMISSION_WATCH: Duration = Duration::from_secs(10);
+
+/// What to do next in one backend. `desired` has each address once.
+pub fn plan(desired: &[&DesiredServer], situation: &Situation<'_>) -> Plan {
+    let mut plan = Plan::default();
+    match kind(&situation.observed.servers, situation.policy) {
+        Kind::Slots => slots::plan(desired, situation, &mut plan),
+        Kind::Dynamic => dynamic::plan(desired, situation, &mut plan),
+    }
+    plan
+}
+
+pub(super) fn watch_admissions(pending: bool, situation: &Situation<'_>, plan: &mut Plan) {
+    let changed_at = situation.memory.changed_at;
+    if pending && changed_at.is_some_and(|at| situation.now.saturating_sub(at) < ADMISSION_WATCH) {
+        plan.look_within(ADMISSION_POLL);
+    }
+}
+
+/// What a server needs before it may be ready.
+pub(super) struct Admission {
+    /// Its check has to be enabled.
+    pub(super) enable_check: bool,
+    /// Its own checks have to pass first. Never without an enabled check: it would stay down.
+    pub(super) down: bool,
+    /// Its weight has to be set.
+    pub(super) weight: Option<u16>,
+}
+
+/// The recipe that leaks no request on any version: out of maintenance into drain, down, and only then ready. The
+/// session writes the commands of one server in one piece.
+pub(super) fn admit(target: &ServerRef, admission: &Admission, why: Why, plan: &mut Plan) {
+    plan.step(Command::Drain(target.clone()), why);
+    if admission.enable_check {
+        plan.step(Command::EnableHealth(target.clone()), why);
+    }
+    if admission.down {
+        plan.step(Command::HealthDown(target.clone()), why);
+    }
+    if let Some(weight) = admission.weight {
+        plan.step(Command::SetWeight(target.clone(), weight), why);
+    }
+    plan.step(Command::Ready(target.clone()), why);
+}

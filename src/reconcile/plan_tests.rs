@@ -1,0 +1,584 @@
+//! The planner's tables and laws: after a plan was applied there is nothing left to do; a sidecar that dies between any
+//! two commands is continued by its successor; what is somebody else's is not touched.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::prelude::*;
+
+use super::{
+    Policy,
+    desired::{DesiredServer, contribution},
+    plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, kind, plan},
+    predict::{apply, until_settled},
+};
+use crate::model::{
+    AdminState, BackendName, BackendStat, CheckState, Command, OperState, Registration, ServerName,
+    ServerState, ServiceKey, StatRow, Version,
+};
+
+const V26: Version = Version::new(2, 6, 12);
+const V30: Version = Version::new(3, 0, 11);
+const V34: Version = Version::new(3, 4, 7);
+
+fn web() -> BackendName {
+    BackendName::new("web").unwrap()
+}
+
+fn name(name: &str) -> ServerName {
+    ServerName::new(name).unwrap()
+}
+
+/// Instance `number` of the service `web`, at 10.0.0.<number>:80.
+fn instance(number: u8, tags: &[&str]) -> DesiredServer {
+    let registration = Registration {
+        id: format!("_nomad-task-{number:08x}-group-web-web-http").into(),
+        service: ServiceKey::new("default", "web"),
+        alloc_id: format!("{number:08x}-0000-0000-0000-000000000000").into(),
+        job_id: "web".into(),
+        tags: [&["haproxy.enable=true"], tags]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        address: format!("10.0.0.{number}"),
+        port: 80,
+        create_index: u64::from(number),
+        modify_index: u64::from(number),
+    };
+    let service = registration.service.clone();
+    let found = contribution(
+        &service,
+        &[registration],
+        &[web()].into(),
+        &Policy::default(),
+    );
+    found.servers.into_values().flatten().next().unwrap()
+}
+
+fn state(server: &str, address: &str, admin: u8, weight: u16, check: u8) -> ServerState {
+    let (ip, port) = address.rsplit_once(':').unwrap();
+    ServerState {
+        name: Some(name(server)),
+        ip: Some(ip.parse().unwrap()),
+        port: port.parse().unwrap(),
+        oper: if admin & 1 == 0 {
+            OperState::Running
+        } else {
+            OperState::Stopped
+        },
+        admin: AdminState(admin),
+        weight,
+        initial_weight: 1,
+        check_health: 4,
+        check: CheckState(check),
+    }
+}
+
+fn template(slots: u8) -> ObservedBackend {
+    let servers = (1..=slots)
+        .map(|number| state(&format!("nomad{number}"), "127.0.0.1:1", 5, 1, 14))
+        .collect();
+    ObservedBackend {
+        servers,
+        stat: None,
+    }
+}
+
+struct World {
+    observed: ObservedBackend,
+    memory: Memory,
+    version: Version,
+    policy: Policy,
+    now: Duration,
+}
+
+impl World {
+    fn new(observed: ObservedBackend, version: Version) -> Self {
+        let mut world = Self {
+            observed,
+            memory: Memory::default(),
+            version,
+            policy: Policy::default(),
+            now: Duration::ZERO,
+        };
+        world.look();
+        world
+    }
+
+    fn look(&mut self) {
+        self.memory.observe(self.now, &self.observed);
+    }
+
+    fn stat(&mut self, rows: &[(&str, u64)]) {
+        let servers = rows.iter().map(|&(server, sessions)| {
+            (
+                name(server),
+                StatRow {
+                    sessions,
+                    total_sessions: sessions,
+                    ..StatRow::default()
+                },
+            )
+        });
+        self.observed.stat = Some(BackendStat {
+            servers: servers.collect(),
+        });
+    }
+
+    fn plan(&self, desired: &[DesiredServer]) -> Plan {
+        plan(&desired.iter().collect::<Vec<_>>(), &self.situation(&web()))
+    }
+
+    fn situation<'a>(&'a self, backend: &'a BackendName) -> Situation<'a> {
+        Situation {
+            backend,
+            observed: &self.observed,
+            memory: &self.memory,
+            version: self.version,
+            policy: &self.policy,
+            now: self.now,
+        }
+    }
+
+    fn settle(&mut self, desired: &[DesiredServer]) -> Vec<Step> {
+        let desired: Vec<_> = desired.iter().collect();
+        let steps = until_settled(&desired, &self.situation(&web()));
+        for step in &steps {
+            apply(&mut self.observed, &step.command);
+        }
+        self.observed.stat = None;
+        self.look();
+        steps
+    }
+}
+
+fn words(steps: &[Step]) -> Vec<String> {
+    let word = |step: &Step| {
+        let server = &step.command.server().server;
+        match &step.command {
+            Command::SetAddress(_, address) => format!("{server} addr {address}"),
+            Command::Ready(_) => format!("{server} ready"),
+            Command::Drain(_) => format!("{server} drain"),
+            Command::Maintenance(_) => format!("{server} maint"),
+            Command::HealthDown(_) => format!("{server} down"),
+            Command::EnableHealth(_) => format!("{server} check"),
+            Command::SetWeight(_, weight) => format!("{server} weight {weight}"),
+            Command::SetMaxconn(_, maxconn) => format!("{server} maxconn {maxconn}"),
+            Command::AddServer(_, address, _) => format!("{server} add {address}"),
+            Command::DeleteServer(_) => format!("{server} del"),
+        }
+    };
+    steps.iter().map(word).collect()
+}
+
+#[test]
+fn a_slot_gets_its_address_first_and_the_rest_after_it_was_read_back() {
+    let mut world = World::new(template(2), V34);
+    let desired = [instance(1, &["haproxy.weight=7"])];
+    let first = world.plan(&desired);
+    assert_eq!(
+        words(&first.steps),
+        ["nomad1 weight 0", "nomad1 addr 10.0.0.1:80"]
+    );
+
+    // Acknowledged, but not to be seen yet: nothing more is sent, it is read again at once.
+    world
+        .memory
+        .sent
+        .insert(name("nomad1"), (desired[0].address, Duration::ZERO));
+    apply(&mut world.observed, &first.steps[0].command);
+    let waiting = world.plan(&desired);
+    assert_eq!(
+        (waiting.steps.len(), waiting.look_again),
+        (0, Some(Duration::ZERO))
+    );
+    world.now = Duration::from_millis(150);
+    assert_eq!(
+        words(&world.plan(&desired).steps),
+        ["nomad1 addr 10.0.0.1:80"]
+    );
+
+    apply(&mut world.observed, &first.steps[1].command);
+    world.look();
+    let second = world.plan(&desired);
+    assert_eq!(
+        words(&second.steps),
+        [
+            "nomad1 drain",
+            "nomad1 down",
+            "nomad1 weight 7",
+            "nomad1 ready"
+        ]
+    );
+}
+
+#[test]
+fn a_new_dynamic_server_is_down_until_its_own_checks_passed() {
+    let server = instance(1, &[]);
+    let name = &server.name;
+    let new = World::new(ObservedBackend::default(), V34).plan(std::slice::from_ref(&server));
+    assert_eq!(
+        words(&new.steps),
+        [
+            format!("{name} add 10.0.0.1:80"),
+            format!("{name} ready"),
+            format!("{name} check")
+        ]
+    );
+    let old = World::new(ObservedBackend::default(), V30).plan(std::slice::from_ref(&server));
+    let verbs: Vec<_> = words(&old.steps)
+        .iter()
+        .map(|word| word.split(' ').nth(1).unwrap().to_owned())
+        .collect();
+    assert_eq!(verbs, ["add", "drain", "check", "down", "ready"]);
+}
+
+#[test]
+fn a_service_without_a_check_is_ready_at_once_and_never_forced_down() {
+    let server = instance(1, &["haproxy.check.disabled"]);
+    for version in [V26, V34] {
+        let steps = World::new(ObservedBackend::default(), version)
+            .plan(std::slice::from_ref(&server))
+            .steps;
+        assert!(steps.iter().all(|step| !matches!(
+            step.command,
+            Command::HealthDown(_) | Command::EnableHealth(_)
+        )));
+        assert!(matches!(steps.last().unwrap().command, Command::Ready(_)));
+    }
+}
+
+#[test]
+fn what_was_in_rotation_before_a_restart_is_put_back_up_at_once() {
+    let server = instance(1, &[]);
+    for observed in [ObservedBackend::default(), template(1)] {
+        let mut world = World::new(observed, V34);
+        world
+            .memory
+            .put_back
+            .insert((server.registration.clone(), server.address));
+        let steps = world.settle(std::slice::from_ref(&server));
+        assert!(
+            steps
+                .iter()
+                .all(|step| !matches!(step.command, Command::HealthDown(_))),
+            "{:?}",
+            words(&steps)
+        );
+        assert!(steps.iter().any(|step| step.why == Why::PutBack));
+    }
+}
+
+#[test]
+fn a_server_that_nobody_wants_drains_and_goes_when_it_is_idle() {
+    let server = instance(1, &[]);
+    let mut world = World::new(ObservedBackend::default(), V30);
+    world.settle(std::slice::from_ref(&server));
+    let id = server.name.as_str();
+
+    assert_eq!(words(&world.plan(&[]).steps), [format!("{id} drain")]);
+    let drain = world.plan(&[]).steps[0].command.clone();
+    apply(&mut world.observed, &drain);
+    world.look();
+    assert!(world.plan(&[]).wants_stat);
+
+    world.stat(&[(id, 1)]);
+    let busy = world.plan(&[]);
+    assert_eq!(
+        (busy.steps.len(), busy.look_again),
+        (0, Some(Duration::from_millis(100)))
+    );
+
+    world.stat(&[(id, 0)]);
+    let idle = world.plan(&[]);
+    assert_eq!(
+        words(&idle.steps),
+        [
+            format!("{id} weight 0"),
+            format!("{id} maint"),
+            format!("{id} del")
+        ]
+    );
+    world.version = V26;
+    assert_eq!(
+        words(&world.plan(&[]).steps)[2],
+        format!("{id} addr 127.0.0.1:1")
+    );
+
+    world.stat(&[(id, 1)]);
+    world.now = Duration::from_secs(10);
+    let over = world.plan(&[]);
+    assert_eq!(
+        words(&over.steps),
+        [format!("{id} weight 0"), format!("{id} maint")]
+    );
+    assert!(over.steps.iter().all(|step| step.why == Why::Deadline));
+}
+
+#[test]
+fn a_registration_that_comes_back_during_its_drain_is_ready_again_without_new_checks() {
+    for observed in [ObservedBackend::default(), template(1)] {
+        let desired = [instance(1, &[])];
+        let mut world = World::new(observed, V30);
+        world.settle(&desired);
+        for server in &mut world.observed.servers {
+            (server.oper, server.check_health) = (OperState::Running, 4);
+        }
+        let drain = world.plan(&[]).steps[0].command.clone();
+        apply(&mut world.observed, &drain);
+        world.look();
+        let back = world.plan(&desired).steps;
+        assert_eq!(back.len(), 1);
+        assert!(matches!(
+            (&back[0].command, back[0].why),
+            (Command::Ready(_), Why::Returned)
+        ));
+    }
+}
+
+#[test]
+fn a_slot_is_used_again_only_when_its_former_owner_left_nothing_on_it() {
+    let mut world = World::new(template(1), V26);
+    world.settle(&[instance(1, &[])]);
+    world.settle(&[]);
+    assert_eq!(world.observed.servers[0].weight, 0);
+    assert!(world.plan(&[instance(2, &[])]).wants_stat);
+
+    world.observed.stat = Some(BackendStat {
+        servers: [(
+            name("nomad1"),
+            StatRow {
+                idle: 1,
+                ..StatRow::default()
+            },
+        )]
+        .into(),
+    });
+    let blocked = world.plan(&[instance(2, &[])]);
+    assert!(blocked.steps.is_empty());
+    assert_eq!(
+        blocked.hindrances.first().unwrap().obstacle.to_string(),
+        "no free slot: raise the number in the backend's server-template line"
+    );
+
+    world.stat(&[]);
+    assert_eq!(
+        words(&world.plan(&[instance(2, &[])]).steps),
+        ["nomad1 addr 10.0.0.2:80"]
+    );
+}
+
+#[test]
+fn an_operators_maintenance_is_respected_and_ends_with_the_registration() {
+    for observed in [ObservedBackend::default(), template(1)] {
+        let desired = [instance(1, &[])];
+        let mut world = World::new(observed, V34);
+        world.settle(&desired);
+        let server = world.observed.servers[0].name.clone().unwrap();
+        let target = crate::model::ServerRef {
+            backend: web(),
+            server: server.clone(),
+        };
+        apply(&mut world.observed, &Command::Maintenance(target));
+        let mut successor = World::new(world.observed.clone(), V34);
+        for world in [&mut world, &mut successor] {
+            let plan = world.plan(&desired);
+            assert!(plan.steps.is_empty(), "{:?}", words(&plan.steps));
+            assert_eq!(
+                plan.hindrances.first().unwrap().obstacle,
+                Obstacle::OperatorMaintenance(server.clone())
+            );
+        }
+        world.settle(&[]);
+        assert!(world.plan(&[]).steps.is_empty());
+        world.settle(&[instance(2, &[])]);
+        assert!(
+            world
+                .observed
+                .servers
+                .iter()
+                .any(|server| server.admin.is_ready())
+        );
+    }
+}
+
+#[test]
+fn an_operators_maintenance_of_a_server_without_check_is_told_by_its_sessions() {
+    let desired = [instance(1, &["haproxy.check.disabled"])];
+    let id = desired[0].name.as_str();
+    let mut world = World::new(
+        ObservedBackend {
+            servers: vec![state(id, "10.0.0.1:80", 1, 1, 0)],
+            stat: None,
+        },
+        V34,
+    );
+    assert!(world.plan(&desired).wants_stat);
+    world.stat(&[(id, 0)]);
+    assert!(!world.plan(&desired).steps.is_empty());
+    world.stat(&[(id, 3)]);
+    assert_eq!(world.plan(&desired).hindrances.len(), 1);
+}
+
+#[test]
+fn servers_of_others_are_not_touched() {
+    let foreign = vec![
+        state("nomad1", "10.0.0.1:80", 0, 1, 6),
+        state("web1", "10.0.0.2:80", 0, 1, 6),
+        state("old", "10.0.0.3:80", 1, 1, 14),
+        state("spare", "10.0.0.4:80", 5, 1, 14),
+    ];
+    let mut world = World::new(
+        ObservedBackend {
+            servers: foreign.clone(),
+            stat: None,
+        },
+        V34,
+    );
+    world.settle(&[instance(1, &[])]);
+    assert_eq!(world.observed.servers[..4], foreign);
+    world.settle(&[]);
+    assert_eq!(world.observed.servers, foreign);
+}
+
+#[test]
+fn a_template_that_is_too_small_is_said_and_fills_what_it_can() {
+    let world = World::new(template(1), V34);
+    let plan = world.plan(&[instance(1, &[]), instance(2, &[])]);
+    assert_eq!(plan.steps.len(), 2);
+    assert_eq!(
+        plan.hindrances.first().unwrap().obstacle,
+        Obstacle::NoFreeSlot
+    );
+}
+
+#[test]
+fn below_2_6_a_backend_without_slots_is_said_to_need_them() {
+    let world = World::new(ObservedBackend::default(), Version::new(2, 4, 30));
+    assert_eq!(
+        world
+            .plan(&[instance(1, &[])])
+            .hindrances
+            .first()
+            .unwrap()
+            .obstacle
+            .to_string(),
+        "HAProxy 2.4.30 cannot add servers: declare slots with `server-template nomad 1-32 slot.invalid:1 disabled \
+         init-addr last,127.0.0.1`"
+    );
+}
+
+#[test]
+fn a_weight_is_changed_in_place_but_not_where_the_balance_method_takes_none() {
+    let mut world = World::new(template(1), V34);
+    world.settle(&[instance(1, &[])]);
+    let heavier = [instance(1, &["haproxy.weight=9"])];
+    assert_eq!(words(&world.plan(&heavier).steps), ["nomad1 weight 9"]);
+    world.memory.static_weights = true;
+    let plan = world.plan(&heavier);
+    assert!(plan.steps.is_empty());
+    assert_eq!(
+        plan.notes.first().unwrap().reason.to_string(),
+        "tag weight (the balance method takes none) has no effect in a backend of server-template slots: the template \
+         line decides"
+    );
+}
+
+#[test]
+fn a_changed_tag_brings_the_successor_in_before_the_elder_drains() {
+    let mut world = World::new(ObservedBackend::default(), V34);
+    world.settle(&[instance(1, &[])]);
+    world.observed.servers[0].oper = OperState::Running;
+    let changed = [instance(1, &["haproxy.backup"])];
+    let plan = world.plan(&changed);
+    assert!(
+        plan.steps
+            .iter()
+            .all(|step| step.command.server().server == changed[0].name),
+        "{:?}",
+        words(&plan.steps)
+    );
+}
+
+fn desired_strategy() -> impl Strategy<Value = Vec<DesiredServer>> {
+    let tags = prop_oneof![
+        Just(vec![]),
+        Just(vec!["haproxy.weight=5"]),
+        Just(vec!["haproxy.check.disabled"]),
+        Just(vec!["haproxy.backup", "haproxy.check.port=81"])
+    ];
+    proptest::collection::btree_map(1..12_u8, tags, 0..8).prop_map(|instances| {
+        instances
+            .into_iter()
+            .map(|(number, tags)| instance(number, &tags))
+            .collect()
+    })
+}
+
+fn essence(observed: &ObservedBackend) -> BTreeSet<(String, String, u8, u16)> {
+    let is_slot = kind(&observed.servers, &Policy::default()) == super::plan::Kind::Slots;
+    let essence = observed.servers.iter().map(|server| {
+        let name = if is_slot {
+            String::new()
+        } else {
+            server.name.as_ref().unwrap().to_string()
+        };
+        (
+            name,
+            format!("{:?}:{}", server.ip, server.port),
+            server.admin.0,
+            server.weight,
+        )
+    });
+    // Which slot has which instance, and how free a free one looks, is nobody's business.
+    essence.filter(|(_, _, admin, _)| admin & 1 == 0).collect()
+}
+
+proptest! {
+    /// Invariant 4.
+    #[test]
+    fn after_a_plan_was_applied_there_is_nothing_left_to_do(
+        before in desired_strategy(), after in desired_strategy(), slots in 0..14_u8,
+        version in prop_oneof![Just(V26), Just(V30), Just(V34)],
+    ) {
+        let mut world = World::new(template(slots), version);
+        world.settle(&before);
+        world.settle(&after);
+        world.stat(&[]);
+        let plan = world.plan(&after);
+        prop_assert!(plan.steps.is_empty(), "{:?}", words(&plan.steps));
+        let room = if slots == 0 { after.len() } else { after.len().min(slots.into()) };
+        let ready = world.observed.servers.iter().filter(|server| server.admin.is_ready()).count();
+        prop_assert_eq!(ready, room);
+        // A successor without any memory finds nothing to do either.
+        let successor = World::new(world.observed.clone(), version);
+        prop_assert!(successor.plan(&after).steps.is_empty());
+    }
+
+    /// Invariant 5, for the sidecar: killed after any command, and the catalog may have changed meanwhile.
+    #[test]
+    fn a_sidecar_that_died_between_two_commands_is_continued(
+        before in desired_strategy(), after in desired_strategy(), slots in 12..14_u8, dynamic: bool, cut: prop::sample::Index,
+        back: bool, version in prop_oneof![Just(V26), Just(V30), Just(V34)],
+    ) {
+        let mut world = World::new(template(if dynamic { 0 } else { slots }), version);
+        world.settle(&before);
+        let (mut undisturbed, mut interrupted) = (world.observed.clone(), world.observed.clone());
+        let steps = until_settled(&after.iter().collect::<Vec<_>>(), &world.situation(&web()));
+        let wanted = if back { &before } else { &after };
+        for step in &steps[..cut.index(steps.len() + 1)] {
+            apply(&mut interrupted, &step.command);
+        }
+        let mut successor = World::new(interrupted, version);
+        successor.settle(wanted);
+        if !back {
+            for step in &steps {
+                apply(&mut undisturbed, &step.command);
+            }
+        }
+        prop_assert_eq!(essence(&successor.observed), essence(&undisturbed));
+        successor.stat(&[]);
+        let plan = successor.plan(wanted);
+        prop_assert!(plan.hindrances.is_empty(), "{:?}", plan.hindrances);
+    }
+}

@@ -1,0 +1,157 @@
+//! What is there and what is missing, in numbers: for logs, metrics and `/ready`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::model::{BackendName, ServerState};
+
+use super::{Output, Reconciler, desired_in};
+use crate::reconcile::{
+    desired::{DesiredServer, possible_services},
+    facts::{Fact, Found, Overview},
+    plan::{self, Kind, ObservedBackend},
+};
+
+impl Reconciler {
+    /// What else is there: servers named like ours that no service resolves to, and everybody else's.
+    pub(super) fn account_for(&mut self, rows: &BTreeMap<BackendName, ObservedBackend>) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let mut found = Found {
+            process: process.info.clone(),
+            slot_backends: 0,
+            dynamic_backends: 0,
+            owned: 0,
+            foreign: 0,
+            services: self.contributions.len(),
+            unclaimed: BTreeSet::new(),
+        };
+        let mut to_prove = BTreeSet::new();
+        for (name, observed) in rows {
+            let kind = plan::kind(&observed.servers, &self.policy);
+            let ours = observed
+                .servers
+                .iter()
+                .filter(|server| plan::is_owned(server, kind, &self.policy))
+                .count();
+            let followed = self.members.contains_key(name);
+            found.owned += if followed { ours } else { 0 };
+            found.foreign += observed.servers.len() - if followed { ours } else { 0 };
+            if !followed && ours > 0 {
+                found.unclaimed.insert(name.clone());
+                // Slots of a backend that nobody follows may be an operator's own; our names are nobody else's.
+                if kind == Kind::Dynamic {
+                    to_prove.extend(possible_services(name, &self.policy));
+                }
+            }
+        }
+        for name in self.members.keys() {
+            match rows
+                .get(name)
+                .map(|observed| plan::kind(&observed.servers, &self.policy))
+            {
+                Some(Kind::Slots) => found.slot_backends += 1,
+                Some(Kind::Dynamic) | None => found.dynamic_backends += 1,
+            }
+        }
+        to_prove.retain(|service| self.proven.insert(service.clone()));
+        if !to_prove.is_empty() {
+            self.outputs.push_back(Output::Prove(to_prove));
+        }
+        if !std::mem::replace(&mut process.found_told, true) {
+            self.outputs.push_back(Output::Tell(Fact::Found(found)));
+        }
+    }
+
+    pub(super) fn check_sync(&mut self, now: Duration) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if !process.in_sync && self.backends.values().all(|backend| backend.settled) {
+            process.in_sync = true;
+            let took = now.saturating_sub(process.connected_at);
+            self.outputs.push_back(Output::Tell(Fact::InSync { took }));
+            if !std::mem::replace(&mut self.first_sync_told, true) {
+                let overview = self.overview();
+                let fact = Fact::FirstSync {
+                    took: now,
+                    services: overview.services,
+                    servers: overview.wanted,
+                };
+                self.outputs.push_back(Output::Tell(fact));
+            }
+        }
+        if self.sync_check_at.is_some_and(|at| at <= now) {
+            self.sync_check_at = None;
+            let (missing, wanted) = self.missing();
+            if missing > 0 {
+                self.outputs
+                    .push_back(Output::Tell(Fact::SyncFailed { missing, wanted }));
+            }
+        }
+    }
+
+    /// Registrations that are not in rotation although neither HAProxy's checks nor an operator are the reason.
+    fn missing(&self) -> (usize, usize) {
+        let (mut missing, mut wanted) = (0, 0);
+        for (name, backend) in &self.backends {
+            let states = backend.states(&self.policy);
+            for server in desired_in(&self.contributions, &self.members, name).0 {
+                wanted += 1;
+                let verdict = states
+                    .of(server)
+                    .is_some_and(|state| state.admin.is_ready());
+                let by_operator = backend.hindrances.iter().any(|hindrance| {
+                    hindrance.registration == server.registration
+                        && matches!(hindrance.obstacle, plan::Obstacle::OperatorMaintenance(_))
+                });
+                missing += usize::from(!verdict && !by_operator);
+            }
+        }
+        (missing, wanted)
+    }
+
+    /// Where things stand.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        let mut overview = Overview {
+            catalog_known: self.catalog.is_some(),
+            haproxy_read: self
+                .process
+                .as_ref()
+                .is_some_and(|process| process.backends.is_some()),
+            in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
+            backends: self.members.len(),
+            ..Overview::default()
+        };
+        for (name, backend) in &self.backends {
+            if !backend.settled {
+                overview.unsettled.push(name.clone());
+            }
+            overview.hindered += backend.hindrances.len();
+            let (desired, _) = desired_in(&self.contributions, &self.members, name);
+            overview.wanted += desired.len();
+            let states = backend.states(&self.policy);
+            let up =
+                |server: &&&DesiredServer| states.of(server).is_some_and(ServerState::in_rotation);
+            overview.in_rotation += desired.iter().filter(up).count();
+        }
+        for contribution in self.contributions.values() {
+            overview.services += usize::from(
+                contribution
+                    .servers
+                    .values()
+                    .any(|servers| !servers.is_empty()),
+            );
+            overview.rejected += contribution
+                .rejections
+                .iter()
+                .filter(|each| !each.reason.is_note())
+                .count();
+        }
+        overview
+    }
+}

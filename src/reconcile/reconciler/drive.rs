@@ -1,0 +1,214 @@
+//! What is run next: everything, or one step of one backend.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::model::{BackendName, Batch, BatchId, Request, Version};
+
+use super::{
+    MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in, split_mix,
+};
+use crate::reconcile::{
+    desired::Rejection,
+    facts::Fact,
+    plan::{Plan, Situation, Step},
+    predict,
+};
+
+impl Reconciler {
+    pub(super) fn drive(&mut self, now: Duration) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if process.read_again_at.is_some_and(|at| at <= now) {
+            process.read_again_at = None;
+            process.read_everything_at = now;
+        }
+        if !process.reading_everything && process.read_everything_at <= now {
+            process.reading_everything = true;
+            self.run(
+                Purpose::Everything,
+                vec![Request::Backends, Request::ServersState(None)],
+                false,
+            );
+        }
+        if !self.process.as_ref().is_some_and(|process| process.swept) {
+            return;
+        }
+        let due: Vec<_> = self
+            .backends
+            .iter()
+            .filter(|(_, backend)| backend.is_due(now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
+            if self.under_way.len() >= MAX_UNDER_WAY {
+                break;
+            }
+            self.step(now, &name);
+        }
+        self.check_sync(now);
+    }
+
+    /// Takes one backend a step further.
+    fn step(&mut self, now: Duration, name: &BackendName) {
+        let Some(version) = self.process.as_ref().map(|process| process.info.version) else {
+            return;
+        };
+        let (desired, mut notes) = desired_in(&self.contributions, &self.members, name);
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+        if !backend.fresh {
+            backend.busy = true;
+            let requests = backend.readings(name);
+            self.run(Purpose::Backend(name.clone()), requests, false);
+            return;
+        }
+        let plan = backend.plan(now, name, &desired, version, &self.policy);
+        notes.extend(plan.notes.iter().cloned());
+        self.tell_differences(name, &plan, notes.into_iter().collect());
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+
+        let stat_missing = plan.wants_stat
+            && backend
+                .observed
+                .as_ref()
+                .is_some_and(|observed| observed.stat.is_none());
+        if stat_missing {
+            backend.busy = true;
+            let requests = backend.readings(name);
+            self.run(Purpose::Backend(name.clone()), requests, false);
+        } else if plan.steps.is_empty() || self.mode == Mode::Observe {
+            let whole = if plan.steps.is_empty() {
+                Vec::new()
+            } else {
+                self.foresee(now, name, version)
+            };
+            self.settle(now, name, &plan, whole);
+        } else if backend.rounds >= MOST_ROUNDS {
+            self.random = split_mix(self.random);
+            let again_in = backend.failures.next_delay(self.random);
+            backend.rounds = 0;
+            backend.dirty = true;
+            backend.paused_until = Some(now + again_in);
+            let problem = format!(
+                "HAProxy acknowledges changes that it does not show, such as of {}",
+                plan.steps[0].command.server()
+            );
+            self.outputs.push_back(Output::Tell(Fact::Failed {
+                backend: Some(name.clone()),
+                problem,
+                again_in,
+            }));
+        } else {
+            backend.settled = false;
+            backend.busy = true;
+            let lock_step = backend.lock_step(version);
+            let requests = backend.send(now, name, &plan);
+            for step in plan.steps {
+                self.outputs.push_back(Output::Tell(Fact::Sent(step)));
+            }
+            self.run(Purpose::Backend(name.clone()), requests, lock_step);
+        }
+    }
+
+    /// What the plan comes to in the end, in observing mode.
+    fn foresee(&self, now: Duration, name: &BackendName, version: Version) -> Vec<Step> {
+        let Some(backend) = self.backends.get(name) else {
+            return Vec::new();
+        };
+        let Some(observed) = &backend.observed else {
+            return Vec::new();
+        };
+        let (desired, _) = desired_in(&self.contributions, &self.members, name);
+        let memory = &backend.memory;
+        let situation = Situation {
+            backend: name,
+            observed,
+            memory,
+            version,
+            policy: &self.policy,
+            now,
+        };
+        predict::until_settled(&desired, &situation)
+    }
+
+    fn tell_differences(&mut self, name: &BackendName, plan: &Plan, notes: BTreeSet<Rejection>) {
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+        for hindrance in backend.hindrances.difference(&plan.hindrances) {
+            self.outputs.push_back(Output::Tell(Fact::Unhindered(
+                name.clone(),
+                hindrance.clone(),
+            )));
+        }
+        for hindrance in plan.hindrances.difference(&backend.hindrances) {
+            self.outputs.push_back(Output::Tell(Fact::Hindered(
+                name.clone(),
+                hindrance.clone(),
+            )));
+        }
+        backend.hindrances.clone_from(&plan.hindrances);
+        let service = self.members.get(name).and_then(|services| services.first());
+        if let Some(service) = service {
+            for note in notes.difference(&backend.notes) {
+                self.outputs
+                    .push_back(Output::Tell(Fact::Rejected(service.clone(), note.clone())));
+            }
+        }
+        backend.notes = notes;
+    }
+
+    /// Nothing to send for this backend now.
+    fn settle(&mut self, now: Duration, name: &BackendName, plan: &Plan, would: Vec<Step>) {
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+        backend.rounds = 0;
+        let resumption = backend.next_resumption();
+        backend.due = plan
+            .look_again
+            .map(|delay| now + delay)
+            .into_iter()
+            .chain(resumption)
+            .min();
+        if backend.would != would {
+            backend.would.clone_from(&would);
+            if !would.is_empty() {
+                self.outputs
+                    .push_back(Output::Tell(Fact::WouldSend(name.clone(), would)));
+            }
+        }
+        if !backend.is_done() {
+            return;
+        }
+        backend.settled = true;
+        let since = backend.changing_since.take();
+        if backend.memory.suspended.is_empty() {
+            backend.refusals.reset();
+        }
+        if !backend.sent.is_empty() {
+            let commands = std::mem::take(&mut backend.sent).into_iter().collect();
+            let took = now.saturating_sub(since.unwrap_or(now));
+            self.outputs.push_back(Output::Tell(Fact::Applied {
+                backend: name.clone(),
+                commands,
+                took,
+            }));
+        }
+    }
+
+    pub(super) fn run(&mut self, purpose: Purpose, requests: Vec<Request>, lock_step: bool) {
+        let id = BatchId(self.next_batch);
+        self.next_batch += 1;
+        self.outputs.push_back(Output::Run(Batch {
+            id,
+            requests: requests.clone(),
+            lock_step,
+        }));
+        self.under_way.insert(id, UnderWay { purpose, requests });
+    }
+}

@@ -1,0 +1,511 @@
+//! The machine around the planner: takes inputs, keeps what is known, and says what to run next.
+//!
+//! One mutation, then drain [`Reconciler::poll`], then wait until [`Reconciler::next_timeout`]. Every backend goes its
+//! own way: observed, planned, changed, observed again, until the plan is empty. What fails in one delays only that one.
+
+mod account;
+mod drive;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use crate::model::{
+    BackendName, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response, ServerRow,
+    ServiceKey,
+};
+
+use super::{
+    Backoff, Policy,
+    backend::Backend,
+    desired::{Contribution, DesiredServer, Rejection, contribution, one_per_address},
+    facts::Fact,
+    plan::ObservedBackend,
+};
+
+/// Something that happened outside.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The session stands, to this process.
+    Connected(ProcessInfo),
+    /// The session is gone. Batches under way are lost.
+    Disconnected,
+    /// A batch came through.
+    Answered(BatchId, Vec<Response>),
+    /// A batch did not.
+    Failed(BatchId, Failure),
+    /// The catalog was read: these are all the services that are wanted.
+    Synced(BTreeMap<ServiceKey, Vec<Registration>>),
+    /// One service of it changed: these are all its registrations.
+    Changed(ServiceKey, Vec<Registration>),
+    /// Time passed.
+    Timeout,
+}
+
+/// Why a batch did not come through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// HAProxy said something to one of its requests that is not understood.
+    NotUnderstood(String),
+    /// The connection broke before it was its turn, or while it was.
+    ConnectionLost,
+}
+
+/// Something that the core wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Run this on the session.
+    Run(Batch),
+    /// Read these services, although no list has them: they may have left servers behind.
+    Prove(BTreeSet<ServiceKey>),
+    /// Know this.
+    Tell(Fact),
+}
+
+/// Whether anything is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Commands are sent.
+    Act,
+    /// Commands are only told.
+    Observe,
+}
+
+/// What a batch is for.
+enum Purpose {
+    Everything,
+    Backend(BackendName),
+}
+
+struct UnderWay {
+    purpose: Purpose,
+    requests: Vec<Request>,
+}
+
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+struct Process {
+    info: ProcessInfo,
+    connected_at: Duration,
+    /// Its proxies, once read.
+    backends: Option<BTreeSet<BackendName>>,
+    /// Everything was read once with the catalog known: backends may go their own ways.
+    swept: bool,
+    reading_everything: bool,
+    read_everything_at: Duration,
+    /// Old and new process overlap after a reload: everything once more then.
+    read_again_at: Option<Duration>,
+    in_sync: bool,
+    found_told: bool,
+}
+
+/// Batches handed out at once: enough to keep HAProxy busy, few enough that an event does not wait behind many.
+const MAX_UNDER_WAY: usize = 8;
+/// Everything is read this often, or less often when it is much: 1,000 servers cost HAProxy 1.3 ms.
+const READ_EVERYTHING: Duration = Duration::from_secs(5);
+const READ_EVERYTHING_AT_MOST: Duration = Duration::from_secs(30);
+/// A sync counts as failed when something is missing after this time.
+const SYNC_DEADLINE: Duration = Duration::from_secs(30);
+/// So many batches of commands in a row for one backend mean that something does not take.
+const MOST_ROUNDS: u32 = 40;
+/// For so long it is remembered what was in rotation before HAProxy restarted.
+const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// The core.
+pub struct Reconciler {
+    policy: Policy,
+    mode: Mode,
+    random: u64,
+    catalog: Option<BTreeMap<ServiceKey, Vec<Registration>>>,
+    contributions: BTreeMap<ServiceKey, Contribution>,
+    /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
+    members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
+    backends: BTreeMap<BackendName, Backend>,
+    process: Option<Process>,
+    last_process: Option<(ProcessInfo, Duration)>,
+    under_way: BTreeMap<BatchId, UnderWay>,
+    next_batch: u64,
+    proven: BTreeSet<ServiceKey>,
+    sync_check_at: Option<Duration>,
+    first_sync_told: bool,
+    failures: Backoff,
+    outputs: VecDeque<Output>,
+}
+
+impl Reconciler {
+    /// A core that knows nothing yet. `seed` drives the jitter of delays.
+    #[must_use]
+    pub fn new(policy: Policy, mode: Mode, seed: u64) -> Self {
+        Self {
+            policy,
+            mode,
+            random: seed,
+            catalog: None,
+            contributions: BTreeMap::new(),
+            members: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            process: None,
+            last_process: None,
+            under_way: BTreeMap::new(),
+            next_batch: 0,
+            proven: BTreeSet::new(),
+            sync_check_at: None,
+            first_sync_told: false,
+            failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes in one input. `now` is the time since any fixed moment and never falls.
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        match input {
+            Input::Connected(info) => self.connected(now, info),
+            Input::Disconnected => self.disconnected(now),
+            Input::Answered(id, responses) => self.answered(now, id, responses),
+            Input::Failed(id, failure) => self.failed(now, id, &failure),
+            Input::Synced(services) => self.synced(now, services),
+            Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Timeout => {}
+        }
+        self.drive(now);
+    }
+
+    /// The next thing that the core wants, until `None`.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to send [`Input::Timeout`] if nothing else happens before.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Duration> {
+        let process = self.process.as_ref()?;
+        let mut times: Vec<_> = [process.read_again_at, self.sync_check_at]
+            .into_iter()
+            .flatten()
+            .collect();
+        if !process.reading_everything {
+            times.push(process.read_everything_at);
+        }
+        times.extend(self.backends.values().filter_map(Backend::next_timeout));
+        times.into_iter().min()
+    }
+
+    // === Nomad ===
+
+    fn synced(&mut self, now: Duration, services: BTreeMap<ServiceKey, Vec<Registration>>) {
+        if self.catalog.is_none()
+            && let Some(process) = &mut self.process
+        {
+            // One reading of everything is cheaper than one of each backend.
+            process.read_everything_at = now;
+        }
+        let before = self.catalog.take().unwrap_or_default();
+        let names = before.keys().chain(services.keys());
+        let changed: BTreeSet<_> = names
+            .filter(|name| before.get(name) != services.get(name))
+            .cloned()
+            .collect();
+        self.catalog = Some(services);
+        for service in changed {
+            self.contribute(now, &service);
+        }
+        self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
+    }
+
+    fn changed(&mut self, now: Duration, service: &ServiceKey, registrations: Vec<Registration>) {
+        // Before the first list nothing is complete.
+        let Some(catalog) = &mut self.catalog else {
+            return;
+        };
+        catalog.insert(service.clone(), registrations);
+        self.contribute(now, service);
+    }
+
+    /// Makes anew what one service contributes, and marks the backends that this concerns.
+    fn contribute(&mut self, now: Duration, service: &ServiceKey) {
+        let Some(backends) = self
+            .process
+            .as_ref()
+            .and_then(|process| process.backends.as_ref())
+        else {
+            return;
+        };
+        let registrations = self
+            .catalog
+            .as_ref()
+            .and_then(|catalog| catalog.get(service));
+        let new = contribution(
+            service,
+            registrations.map_or(&[], Vec::as_slice),
+            backends,
+            &self.policy,
+        );
+        let old = self.contributions.remove(service).unwrap_or_default();
+        for rejection in old.rejections.difference(&new.rejections) {
+            self.outputs.push_back(Output::Tell(Fact::Unrejected(
+                service.clone(),
+                rejection.clone(),
+            )));
+        }
+        for rejection in new.rejections.difference(&old.rejections) {
+            self.outputs.push_back(Output::Tell(Fact::Rejected(
+                service.clone(),
+                rejection.clone(),
+            )));
+        }
+        let concerned: BTreeSet<_> = old
+            .servers
+            .keys()
+            .chain(new.servers.keys())
+            .cloned()
+            .collect();
+        for name in concerned {
+            let members = self.members.entry(name.clone()).or_default();
+            let is_new = members.insert(service.clone());
+            if is_new || old.servers.get(&name) != new.servers.get(&name) {
+                let backend = self.backends.entry(name).or_insert_with(Backend::new);
+                backend.dirty = true;
+                backend.settled = false;
+                backend.changing_since.get_or_insert(now);
+            }
+        }
+        if new != Contribution::default() {
+            self.contributions.insert(service.clone(), new);
+        }
+    }
+
+    // === HAProxy ===
+
+    fn connected(&mut self, now: Duration, info: ProcessInfo) {
+        if let Some((before, lost_at)) = self.last_process.take()
+            && !before.is_same_process(&info)
+        {
+            let recent = now.saturating_sub(lost_at) < PUT_BACK_WITHIN;
+            let names: Vec<_> = self.backends.keys().cloned().collect();
+            for name in names {
+                let (desired, _) = desired_in(&self.contributions, &self.members, &name);
+                let Some(backend) = self.backends.get_mut(&name) else {
+                    continue;
+                };
+                backend.forget_process(if recent { &desired } else { &[] }, &self.policy);
+            }
+            let fact = Fact::Restarted {
+                before: Box::new(before),
+                now: Box::new(info.clone()),
+            };
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        self.process = Some(Process {
+            info,
+            connected_at: now,
+            backends: None,
+            swept: false,
+            reading_everything: false,
+            read_everything_at: now,
+            read_again_at: Some(now + Duration::from_secs(1)),
+            in_sync: false,
+            found_told: false,
+        });
+        self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
+    }
+
+    fn disconnected(&mut self, now: Duration) {
+        if let Some(process) = self.process.take() {
+            self.last_process = Some((process.info, now));
+        }
+        self.under_way.clear();
+        for backend in self.backends.values_mut() {
+            backend.disconnect();
+        }
+    }
+
+    fn failed(&mut self, now: Duration, id: BatchId, failure: &Failure) {
+        let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
+            return;
+        };
+        let random = self.next_random();
+        let Failure::NotUnderstood(problem) = failure else {
+            if let Purpose::Backend(name) = purpose
+                && let Some(backend) = self.backends.get_mut(&name)
+            {
+                backend.disconnect();
+            }
+            return;
+        };
+        let problem = problem.clone();
+        let (backend, again_in) = match purpose {
+            Purpose::Everything => {
+                let delay = self.failures.next_delay(random);
+                if let Some(process) = &mut self.process {
+                    process.reading_everything = false;
+                    process.read_everything_at = now + delay;
+                }
+                (None, delay)
+            }
+            Purpose::Backend(name) => {
+                let Some(backend) = self.backends.get_mut(&name) else {
+                    return;
+                };
+                backend.disconnect();
+                let delay = backend.failures.next_delay(random);
+                backend.paused_until = Some(now + delay);
+                (Some(name), delay)
+            }
+        };
+        self.outputs.push_back(Output::Tell(Fact::Failed {
+            backend,
+            problem,
+            again_in,
+        }));
+    }
+
+    fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
+        let Some(UnderWay { purpose, requests }) = self.under_way.remove(&id) else {
+            return;
+        };
+        match purpose {
+            Purpose::Everything => self.read_everything(now, responses),
+            Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
+        }
+    }
+
+    fn read_everything(&mut self, now: Duration, responses: Vec<Response>) {
+        let mut proxies = BTreeSet::new();
+        let mut rows: BTreeMap<BackendName, ObservedBackend> = BTreeMap::new();
+        let mut count = 0;
+        for response in responses {
+            match response {
+                Response::Backends(names) => proxies.extend(names),
+                Response::Servers(servers) => {
+                    count = servers.len();
+                    for ServerRow { backend, state } in servers {
+                        rows.entry(backend).or_default().servers.push(state);
+                    }
+                }
+                Response::Info(_)
+                | Response::NoSuchBackend
+                | Response::Stat(_)
+                | Response::Changed(_) => {}
+            }
+        }
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        self.failures.reset();
+        process.reading_everything = false;
+        let interval =
+            READ_EVERYTHING * u32::try_from(count / 1_000).unwrap_or(u32::MAX).clamp(1, 6);
+        process.read_everything_at = now + interval.min(READ_EVERYTHING_AT_MOST);
+        let first = !process.swept;
+        process.swept = self.catalog.is_some();
+        let resolve_again = process.backends.as_ref() != Some(&proxies);
+        if now.saturating_sub(process.connected_at) > PUT_BACK_WITHIN {
+            self.backends
+                .values_mut()
+                .for_each(|backend| backend.memory.put_back.clear());
+        }
+        process.backends = Some(proxies);
+        if resolve_again {
+            let services: Vec<_> = self
+                .catalog
+                .iter()
+                .flatten()
+                .map(|(service, _)| service.clone())
+                .collect();
+            for service in services {
+                self.contribute(now, &service);
+            }
+        }
+        for (name, backend) in &mut self.backends {
+            if !backend.busy && (first || !backend.dirty) {
+                backend.observe(now, rows.get(name).cloned().unwrap_or_default());
+            }
+        }
+        if self.catalog.is_some() {
+            self.account_for(&rows);
+        }
+    }
+
+    fn backend_answered(
+        &mut self,
+        now: Duration,
+        name: &BackendName,
+        requests: &[Request],
+        responses: Vec<Response>,
+    ) {
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+        backend.busy = false;
+        backend.failures.reset();
+        let mut observed: Option<ObservedBackend> = None;
+        let mut vanished = false;
+        for (request, response) in requests.iter().zip(responses) {
+            match (request, response) {
+                (Request::Change(command), Response::Changed(outcome)) => {
+                    if let Outcome::Notice(text) = &outcome {
+                        self.outputs
+                            .push_back(Output::Tell(Fact::Noticed(name.clone(), text.clone())));
+                    }
+                    self.random = split_mix(self.random);
+                    backend.answered(now, command, &outcome, self.random);
+                }
+                (_, Response::Servers(rows)) => {
+                    let servers = rows.into_iter().map(|row| row.state).collect();
+                    observed = Some(ObservedBackend {
+                        servers,
+                        stat: None,
+                    });
+                }
+                (_, Response::Stat(stat)) => {
+                    if let Some(observed) = &mut observed {
+                        observed.stat = Some(stat);
+                    }
+                }
+                (_, Response::NoSuchBackend) => vanished = true,
+                (_, Response::Info(_) | Response::Backends(_) | Response::Changed(_)) => {}
+            }
+        }
+        match observed {
+            Some(observed) if !vanished => backend.observe(now, observed),
+            Some(_) | None => {
+                // It was deleted: which backends there are is read again, and with it who resolves where.
+                backend.observe(now, ObservedBackend::default());
+                backend.fresh = false;
+                if let Some(process) = &mut self.process {
+                    process.read_everything_at = now;
+                }
+            }
+        }
+    }
+
+    fn next_random(&mut self) -> u64 {
+        self.random = split_mix(self.random);
+        self.random
+    }
+}
+
+/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
+fn desired_in<'a>(
+    contributions: &'a BTreeMap<ServiceKey, Contribution>,
+    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
+    name: &BackendName,
+) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
+    let services = members.get(name).into_iter().flatten();
+    one_per_address(
+        services
+            .filter_map(|service| contributions.get(service)?.servers.get(name))
+            .flatten(),
+    )
+}
+
+/// `SplitMix64`, one step: enough for jitter.
+fn split_mix(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

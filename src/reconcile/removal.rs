@@ -1,0 +1,76 @@
+//! Takes a server out: drain, until nothing is left on it or the time is over, then maintenance, then it is deleted, or
+//! freed when it is a slot. Nothing is cut that could finish: with sessions left it waits in maintenance.
+
+use std::{net::Ipv4Addr, num::NonZeroU16, time::Duration};
+
+use crate::model::{Address, Command, Defect, ServerState};
+
+use super::{
+    plan::{Plan, Situation, Why},
+    slots,
+};
+
+/// Where freed slots point: nobody listens there. `0.0.0.0` would loop onto HAProxy's own frontend.
+pub(super) const PLACEHOLDER: Address = Address {
+    ip: std::net::IpAddr::V4(Ipv4Addr::LOCALHOST),
+    port: NonZeroU16::MIN,
+};
+
+const DRAIN_POLL: Duration = Duration::from_millis(100);
+/// Sessions that outlived the drain timeout may last for hours.
+const LEFTOVER_POLL: Duration = Duration::from_secs(2);
+
+/// The next step of taking `state` out.
+pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
+    let Some(name) = &state.name else { return };
+    if let Some((_, text)) = situation.memory.suspended.get(name) {
+        let obstacle = super::plan::Obstacle::Refused(name.clone(), text.clone());
+        plan.hinder(name.as_str().into(), obstacle);
+        return;
+    }
+    let target = situation.server(name);
+    if state.admin.is_ready() {
+        plan.step(Command::Drain(target), Why::Deregistered);
+        return;
+    }
+    let Some(stat) = situation.observed.stat_of(name) else {
+        plan.wants_stat = true;
+        return;
+    };
+    let idle = stat.sessions == 0 && stat.queued == 0;
+    if state.admin.in_drain() && !state.admin.in_maintenance() {
+        let since = situation
+            .memory
+            .drains
+            .get(name)
+            .copied()
+            .unwrap_or(situation.now);
+        let over = situation.now.saturating_sub(since) >= situation.policy.drain_timeout;
+        if !idle && !over {
+            plan.wants_stat = true;
+            plan.look_within(DRAIN_POLL);
+            return;
+        }
+        let why = if idle { Why::Idle } else { Why::Deadline };
+        // Weight 0 tells our maintenance from an operator's, should the sidecar die or the registration return now.
+        if state.weight != 0 {
+            plan.step(Command::SetWeight(target.clone(), 0), why);
+        }
+        plan.step(Command::Maintenance(target.clone()), why);
+    }
+    if !idle {
+        plan.wants_stat = true;
+        plan.look_within(LEFTOVER_POLL);
+        return;
+    }
+    let is_slot = slots::number(state, situation.policy).is_some();
+    // Re-addressing closes the idle connection that would block the deletion for ever.
+    if (is_slot || situation.version.has(Defect::IdleConnectionBlocksDelete))
+        && state.address() != Some(PLACEHOLDER)
+    {
+        plan.step(Command::SetAddress(target.clone(), PLACEHOLDER), Why::Idle);
+    }
+    if !is_slot {
+        plan.step(Command::DeleteServer(target), Why::Idle);
+    }
+}

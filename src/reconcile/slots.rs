@@ -1,0 +1,279 @@
+//! Server-template slots: which one an instance has, and which one it may get. A slot is known by the address in it, so
+//! a restarted sidecar finds its instances again.
+//!
+//! A slot that the sidecar took out of service has weight 0, and gets its weight back as the last thing before it is
+//! ready. In maintenance with another weight, an operator did that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::model::{Address, Command, ServerName, ServerState};
+
+use super::{
+    Policy,
+    desired::{DesiredServer, Reason},
+    plan::{Admission, Obstacle, Plan, Situation, Why, admit, watch_admissions},
+    removal::{self, PLACEHOLDER},
+};
+
+/// After this time an address that HAProxy has acknowledged but does not show is sent again.
+const SEND_AGAIN: Duration = Duration::from_millis(100);
+/// From 3.0 on the address is there at the second reading at the latest, mostly at the first.
+const READ_AGAIN: Duration = Duration::from_millis(2);
+
+/// The number of a slot: prefix and number for a name, and disabled by its configuration line.
+#[must_use]
+pub(super) fn number(server: &ServerState, policy: &Policy) -> Option<u32> {
+    let digits = server
+        .name
+        .as_ref()?
+        .as_str()
+        .strip_prefix(policy.slot_prefix.as_str())?;
+    let number = digits
+        .parse()
+        .ok()
+        .filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    number.filter(|_| server.admin.is_config_disabled())
+}
+
+struct Slot<'a> {
+    number: u32,
+    name: &'a ServerName,
+    state: &'a ServerState,
+    /// The address that it has, or will have once HAProxy shows what it acknowledged.
+    address: Option<Address>,
+    awaited: bool,
+}
+
+impl Slot<'_> {
+    /// Better slots first, of several with one address: in service before draining before maintenance.
+    fn rank(&self) -> (bool, bool, u32) {
+        (
+            self.state.admin.in_maintenance(),
+            self.state.admin.in_drain(),
+            self.number,
+        )
+    }
+
+    /// Never used since HAProxy started, as far as its row tells.
+    fn is_fresh(&self) -> bool {
+        self.state.weight != 0 && self.state.port <= 1 && !self.awaited
+    }
+}
+
+fn slots<'a>(situation: &Situation<'a>) -> Vec<Slot<'a>> {
+    let mut slots: Vec<_> = situation
+        .observed
+        .servers
+        .iter()
+        .filter_map(|state| {
+            let (number, name) = (number(state, situation.policy)?, state.name.as_ref()?);
+            let sent = situation.memory.sent.get(name).map(|(address, _)| *address);
+            let awaited = sent.is_some_and(|sent| state.address() != Some(sent));
+            Some(Slot {
+                number,
+                name,
+                state,
+                address: sent.or(state.address()),
+                awaited,
+            })
+        })
+        .collect();
+    slots.sort_by_key(Slot::rank);
+    slots
+}
+
+/// Plans a backend of slots.
+pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: &mut Plan) {
+    let slots = slots(situation);
+    let wanted: BTreeMap<Address, &DesiredServer> = desired
+        .iter()
+        .map(|server| (server.address, *server))
+        .collect();
+    let mut taken: BTreeMap<Address, &ServerName> = BTreeMap::new();
+    let mut used = BTreeSet::new();
+    let mut pending = false;
+
+    for slot in &slots {
+        let Some((address, server)) = slot
+            .address
+            .and_then(|address| Some((address, *wanted.get(&address)?)))
+        else {
+            continue;
+        };
+        if slot.address == Some(PLACEHOLDER) || taken.contains_key(&address) {
+            continue;
+        }
+        taken.insert(address, slot.name);
+        used.insert(slot.name);
+        pending |= !slot.state.in_rotation();
+        if let Some((_, text)) = situation.memory.suspended.get(slot.name) {
+            let obstacle = Obstacle::Refused(slot.name.clone(), text.clone());
+            plan.hinder(server.registration.clone(), obstacle);
+        } else if slot.awaited {
+            await_address(slot, situation, plan);
+        } else {
+            keep(server, slot, situation, plan);
+        }
+    }
+    watch_admissions(pending, situation, plan);
+
+    let missing = wanted
+        .keys()
+        .filter(|address| !taken.contains_key(address))
+        .count();
+    let mut free = free_slots(missing, &slots, &used, situation, plan).into_iter();
+    for (address, server) in &wanted {
+        note_tags(server, plan);
+        if taken.contains_key(address) {
+            continue;
+        }
+        let Some(slot) = free.next() else {
+            if !plan.wants_stat {
+                plan.hinder(server.registration.clone(), Obstacle::NoFreeSlot);
+            }
+            continue;
+        };
+        used.insert(slot.name);
+        fill(*address, slot, situation, plan);
+    }
+
+    for slot in slots.iter().filter(|slot| !used.contains(slot.name)) {
+        let state = slot.state;
+        // In maintenance with a weight it is free already, or an operator's until it is needed.
+        let leaving = state.weight == 0 && state.address() != Some(PLACEHOLDER);
+        if !state.admin.in_maintenance() || (leaving && !slot.awaited) {
+            removal::plan(state, situation, plan);
+        }
+    }
+}
+
+/// The free slots, fresh ones first. One that was used is free only when nothing of its former owner is left on it:
+/// otherwise 2.6 sends later requests to the old address.
+fn free_slots<'a, 'b>(
+    missing: usize,
+    slots: &'b [Slot<'a>],
+    used: &BTreeSet<&ServerName>,
+    situation: &Situation<'_>,
+    plan: &mut Plan,
+) -> Vec<&'b Slot<'a>> {
+    let is_free = |slot: &&Slot<'_>| {
+        slot.state.admin.in_maintenance()
+            && !used.contains(slot.name)
+            && !slot.awaited
+            && !situation.memory.suspended.contains_key(slot.name)
+    };
+    let (mut fresh, used_before): (Vec<_>, Vec<_>) = slots
+        .iter()
+        .filter(is_free)
+        .partition(|slot| slot.is_fresh());
+    if fresh.len() < missing && !used_before.is_empty() && situation.observed.stat.is_none() {
+        plan.wants_stat = true;
+        return fresh;
+    }
+    let quiet = |slot: &&Slot<'_>| {
+        situation
+            .observed
+            .stat_of(slot.name)
+            .is_some_and(|stat| stat.is_quiet())
+    };
+    fresh.extend(used_before.into_iter().filter(quiet));
+    fresh
+}
+
+fn fill(address: Address, slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
+    let target = situation.server(slot.name);
+    if slot.state.weight != 0 {
+        plan.step(Command::SetWeight(target.clone(), 0), Why::Registered);
+    }
+    plan.step(Command::SetAddress(target, address), Why::Registered);
+    plan.look_within(Duration::ZERO);
+}
+
+fn await_address(slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
+    let Some((address, since)) = situation.memory.sent.get(slot.name) else {
+        return;
+    };
+    let waited = situation.now.saturating_sub(*since);
+    if waited >= SEND_AGAIN {
+        plan.step(
+            Command::SetAddress(situation.server(slot.name), *address),
+            Why::Resumed,
+        );
+    }
+    plan.look_within(if waited < READ_AGAIN {
+        Duration::ZERO
+    } else {
+        READ_AGAIN
+    });
+}
+
+/// A slot that has the address of a wanted instance.
+fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
+    let state = slot.state;
+    let target = situation.server(slot.name);
+    let asked = server.weight.filter(|_| !situation.memory.static_weights);
+    if server.weight.is_some() && asked.is_none() && server.weight != Some(state.initial_weight) {
+        plan.note(
+            server,
+            Reason::NotWithSlots("weight (the balance method takes none)"),
+        );
+    }
+    let weight = asked.unwrap_or(state.initial_weight);
+    let put_back = situation.was_in_rotation(server);
+    let why = if put_back {
+        Why::PutBack
+    } else {
+        Why::Registered
+    };
+    let admission = Admission {
+        enable_check: false,
+        down: state.check.is_enabled() && !put_back,
+        weight: Some(weight),
+    };
+    if state.admin.in_maintenance() {
+        if state.weight == 0 && weight != 0 {
+            admit(&target, &admission, why, plan);
+        } else if state.weight == 0 && !situation.memory.seen_ready.contains(slot.name) {
+            // The tag asks for weight 0: nothing is given to it anyway, so it may as well be ready.
+            admit(&target, &admission, why, plan);
+        } else {
+            plan.hinder(
+                server.registration.clone(),
+                Obstacle::OperatorMaintenance(slot.name.clone()),
+            );
+        }
+    } else if state.admin.in_drain() && state.weight == 0 && weight != 0 {
+        // Its weight is the last thing that it gets on its way in: it had not come that far.
+        admit(&target, &admission, Why::Resumed, plan);
+    } else if state.admin.in_drain() {
+        if state.weight != weight {
+            plan.step(Command::SetWeight(target.clone(), weight), Why::Returned);
+        }
+        plan.step(Command::Ready(target), Why::Returned);
+    } else if state.weight != weight {
+        plan.step(Command::SetWeight(target, weight), Why::Weight);
+    }
+}
+
+/// Tags that a template line decides, and no command can change per slot.
+fn note_tags(server: &DesiredServer, plan: &mut Plan) {
+    let fixed = &server.fixed;
+    for (given, tag) in [
+        (server.maxconn.is_some(), "maxconn"),
+        (fixed.backup, "backup"),
+        (fixed.check_disabled, "check.disabled"),
+        (fixed.check_port.is_some(), "check.port"),
+        (fixed.inter.is_some(), "check.interval"),
+        (fixed.fast_inter.is_some(), "check.fastinter"),
+        (fixed.down_inter.is_some(), "check.downinter"),
+        (fixed.rise.is_some(), "check.rise"),
+        (fixed.fall.is_some(), "check.fall"),
+    ] {
+        if given {
+            plan.note(server, Reason::NotWithSlots(tag));
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The tags of a registration, read and validated. Any job author writes these: a value reaches a command only as a
+//! number or as a name that passed HAProxy's grammar.
+//!
+//! A bad value of a key that is in use rejects its registration; everything else is noted and shown. Source of the
+//! vocabulary: the Go connector's tags, and those that HAProxy ingress controllers made known.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::model::BackendName;
+
+/// What the tags of one registration ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    /// `enable`: `None` when the tag is absent.
+    pub enable: Option<bool>,
+    /// `backend.name`
+    pub backend: Option<BackendName>,
+    /// `weight`, 0 to 256.
+    pub weight: Option<u16>,
+    /// `maxconn`; 0 is no limit.
+    pub maxconn: Option<u32>,
+    /// What cannot be changed on a server that exists.
+    pub fixed: FixedTags,
+    /// What was read but is not acted on, in words.
+    pub notes: Vec<TagProblem>,
+}
+
+/// The tags that become keywords of `add server` which no command changes afterwards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FixedTags {
+    /// `backup`
+    pub backup: bool,
+    /// `check.disabled`, or `check.type=none`
+    pub check_disabled: bool,
+    /// `check.port`
+    pub check_port: Option<u16>,
+    /// `check.interval`, in milliseconds
+    pub inter: Option<u32>,
+    /// `check.fastinter`, in milliseconds
+    pub fast_inter: Option<u32>,
+    /// `check.downinter`, in milliseconds
+    pub down_inter: Option<u32>,
+    /// `check.rise`
+    pub rise: Option<u16>,
+    /// `check.fall`
+    pub fall: Option<u16>,
+}
+
+impl FixedTags {
+    /// The tags that were given, as `key=value` words in a fixed order: part of a dynamic server's name.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        let mut text = String::new();
+        let mut word = |key: &str, value: Option<u32>| {
+            if let Some(value) = value {
+                text.extend([key, "=", &value.to_string(), " "]);
+            }
+        };
+        word("backup", self.backup.then_some(1));
+        word("check.disabled", self.check_disabled.then_some(1));
+        word("check.port", self.check_port.map(u32::from));
+        word("check.interval", self.inter);
+        word("check.fastinter", self.fast_inter);
+        word("check.downinter", self.down_inter);
+        word("check.rise", self.rise.map(u32::from));
+        word("check.fall", self.fall.map(u32::from));
+        text
+    }
+}
+
+/// One tag that is wrong or without effect, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TagProblem {
+    /// The tag as written, shortened, escaped.
+    pub tag: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl fmt::Display for TagProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tag {}: {}", self.tag, self.problem)
+    }
+}
+
+/// Keys that later parts of the product act on. They are validated by [`Grammar`] and reported.
+const NOT_YET: &[(&str, Grammar)] = &[
+    ("backend", Grammar::OneOf(&["dynamic", "custom"])),
+    ("backend.profile", Grammar::Name),
+    ("group", Grammar::Name),
+    ("domain", Grammar::Text),
+    (
+        "domain.type",
+        Grammar::OneOf(&["exact", "prefix", "suffix", "regex"]),
+    ),
+    ("path", Grammar::Text),
+    ("sni", Grammar::Text),
+    ("port", Grammar::Number(1, 65535)),
+    ("route.keep", Grammar::Bool),
+    ("canary", Grammar::Bool),
+    ("canary.weight", Grammar::Number(0, 100)),
+    ("canary.header", Grammar::Text),
+    ("canary.cookie", Grammar::Text),
+    ("maxqueue", Grammar::Number(0, 1_000_000)),
+    ("locality", Grammar::OneOf(&["off", "prefer", "require"])),
+    ("slowstart", Grammar::Duration),
+    ("cookie", Grammar::Text),
+    ("drain.timeout", Grammar::Duration),
+    ("drain.sessions", Grammar::OneOf(&["keep", "close"])),
+    ("min-ready", Grammar::Number(0, 10_000)),
+    ("hold", Grammar::Duration),
+    ("empty", Grammar::OneOf(&["keep", "drop"])),
+    ("check.path", Grammar::Text),
+    ("check.method", Grammar::Text),
+    ("check.host", Grammar::Text),
+    ("check.profile", Grammar::Name),
+    (
+        "check.initial",
+        Grammar::OneOf(&["down", "up", "fully-down", "fully-up"]),
+    ),
+    (
+        "check.source",
+        Grammar::OneOf(&["haproxy", "nomad", "both"]),
+    ),
+    ("agent.port", Grammar::Number(1, 65535)),
+    ("agent.interval", Grammar::Duration),
+    ("tls.profile", Grammar::Name),
+    ("proto", Grammar::OneOf(&["h1", "h2"])),
+    ("send-proxy", Grammar::OneOf(&["off", "v1", "v2"])),
+];
+
+enum Grammar {
+    Bool,
+    Name,
+    Text,
+    Duration,
+    Number(u32, u32),
+    OneOf(&'static [&'static str]),
+}
+
+impl Grammar {
+    fn check(&self, value: &str) -> Result<(), String> {
+        match self {
+            Self::Bool => boolean(value).map(drop),
+            Self::Name => BackendName::new(value)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            Self::Duration => milliseconds(value).map(drop),
+            Self::Number(min, max) => number(value, *min, *max).map(drop),
+            Self::OneOf(words) if words.contains(&value) => Ok(()),
+            Self::OneOf(words) => Err(format!("expected one of {}", words.join(", "))),
+            Self::Text if value.is_empty() => Err("a value is needed".to_owned()),
+            Self::Text
+                if value.contains(|c: char| c.is_control() || " ;\\\"'".contains(c))
+                    || value.contains("<<") =>
+            {
+                Err("spaces, quotes, control characters and ; \\ << are not allowed".to_owned())
+            }
+            Self::Text => Ok(()),
+        }
+    }
+}
+
+/// Reads the tags that begin with `prefix` and a dot. The error lists every tag that makes the registration unusable.
+pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
+    let mut read = Tags::default();
+    let mut errors = Vec::new();
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    for tag in tags {
+        let Some(rest) = tag
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_prefix('.'))
+        else {
+            continue;
+        };
+        let (key, value) = rest.split_once('=').unwrap_or((rest, "true"));
+        let problem = |problem: String| TagProblem {
+            tag: shown(tag),
+            problem,
+        };
+        match NOT_YET.iter().find(|(known, _)| *known == key) {
+            Some((_, grammar)) => read.notes.push(problem(match grammar.check(value) {
+                Ok(()) => "not supported yet, it has no effect".to_owned(),
+                Err(why) => format!("{why}; besides, it is not supported yet"),
+            })),
+            None if seen
+                .insert(key, value)
+                .is_some_and(|earlier| earlier != value) =>
+            {
+                errors.push(problem("given twice with different values".to_owned()));
+            }
+            None => match read.set(key, value) {
+                Ok(true) => {}
+                Ok(false) => read.notes.push(problem(no_effect(key))),
+                Err(why) => errors.push(problem(why)),
+            },
+        }
+    }
+    if errors.is_empty() {
+        Ok(read)
+    } else {
+        Err(errors)
+    }
+}
+
+impl Tags {
+    /// Takes one tag in. `Ok(false)` when the key is unknown.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        let fixed = &mut self.fixed;
+        match key {
+            "enable" => self.enable = Some(boolean(value)?),
+            "backend.name" => {
+                self.backend = Some(BackendName::new(value).map_err(|error| error.to_string())?);
+            }
+            "weight" => self.weight = Some(small(value, 0, 256)?),
+            "maxconn" => self.maxconn = Some(number(value, 0, 1_000_000)?),
+            "backup" => fixed.backup = boolean(value)?,
+            "check.disabled" => fixed.check_disabled |= boolean(value)?,
+            "check.type" => match value {
+                "tcp" => {}
+                "none" => fixed.check_disabled = true,
+                // What kind of check it is, the backend's lines decide on every version below 3.4.
+                "http" | "agent" => return Ok(false),
+                _ => return Err("expected one of tcp, http, agent, none".to_owned()),
+            },
+            "check.port" => fixed.check_port = Some(small(value, 1, 65535)?),
+            "check.interval" => fixed.inter = Some(milliseconds(value)?),
+            "check.fastinter" => fixed.fast_inter = Some(milliseconds(value)?),
+            "check.downinter" => fixed.down_inter = Some(milliseconds(value)?),
+            "check.rise" => fixed.rise = Some(small(value, 1, 100)?),
+            "check.fall" => fixed.fall = Some(small(value, 1, 100)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn no_effect(key: &str) -> String {
+    match key {
+        "check.type" => {
+            "it has no effect: `option httpchk` or `agent-check` in haproxy.cfg decides".to_owned()
+        }
+        _ => "unknown, it has no effect".to_owned(),
+    }
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    value
+        .parse()
+        .map_err(|_| "expected true or false".to_owned())
+}
+
+fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
+    let digits =
+        !value.is_empty() && value.len() <= 9 && value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse() {
+        Ok(number) if digits && (min..=max).contains(&number) => Ok(number),
+        Ok(_) | Err(_) => Err(format!("expected a whole number from {min} to {max}")),
+    }
+}
+
+fn small(value: &str, min: u16, max: u16) -> Result<u16, String> {
+    let number = number(value, min.into(), max.into())?;
+    Ok(u16::try_from(number).expect("the range is one of u16"))
+}
+
+/// `10s`, `500ms`, `2m`, from 1 ms to one hour.
+fn milliseconds(value: &str) -> Result<u32, String> {
+    const EXPECTED: &str = "expected a duration from 1ms to 1h, such as 500ms, 10s, 2m";
+    let unit = value.find(|c: char| !c.is_ascii_digit()).ok_or(EXPECTED)?;
+    let factor = match &value[unit..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    let number = number(&value[..unit], 1, 3_600_000).map_err(|_| EXPECTED)?;
+    match number.checked_mul(factor) {
+        Some(ms) if ms <= 3_600_000 => Ok(ms),
+        Some(_) | None => Err(EXPECTED.to_owned()),
+    }
+}
+
+/// A tag as it may be shown in logs: escaped, at most 60 characters.
+pub(super) fn shown(text: &str) -> String {
+    let short: String = text.chars().take(60).collect();
+    let dots = if short.len() < text.len() { "…" } else { "" };
+    format!("{short:?}{dots}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(tags: &[&str]) -> Result<Tags, Vec<TagProblem>> {
+        read(
+            "haproxy",
+            &tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn the_tags_in_use_are_read() {
+        let tags = read_all(&[
+            "urlprefix-/x",
+            "haproxy.enable=true",
+            "haproxy.backend.name=web_1",
+            "haproxy.weight=256",
+            "haproxy.maxconn=50",
+            "haproxy.backup",
+            "haproxy.check.port=8081",
+            "haproxy.check.interval=1500ms",
+            "haproxy.check.rise=3",
+        ])
+        .unwrap();
+        assert_eq!(tags.enable, Some(true));
+        assert_eq!(tags.backend.unwrap().as_str(), "web_1");
+        assert_eq!((tags.weight, tags.maxconn), (Some(256), Some(50)));
+        assert_eq!(
+            tags.fixed.canonical(),
+            "backup=1 check.port=8081 check.interval=1500 check.rise=3 "
+        );
+        assert!(tags.notes.is_empty());
+    }
+
+    #[test]
+    fn a_bad_value_names_the_tag_and_what_is_expected() {
+        for (tag, message) in [
+            (
+                "haproxy.enable=yes",
+                "tag \"haproxy.enable=yes\": expected true or false",
+            ),
+            (
+                "haproxy.weight=257",
+                "tag \"haproxy.weight=257\": expected a whole number from 0 to 256",
+            ),
+            (
+                "haproxy.weight=+1",
+                "tag \"haproxy.weight=+1\": expected a whole number from 0 to 256",
+            ),
+            (
+                "haproxy.weight",
+                "tag \"haproxy.weight\": expected a whole number from 0 to 256",
+            ),
+            (
+                "haproxy.backend.name=a;b",
+                "tag \"haproxy.backend.name=a;b\": the name has the character ';'; letters, digits and _ . : - are \
+                 allowed",
+            ),
+            (
+                "haproxy.check.interval=10",
+                "tag \"haproxy.check.interval=10\": expected a duration from 1ms to 1h, such as 500ms, 10s, 2m",
+            ),
+            (
+                "haproxy.weight=1\nshutdown frontend fe",
+                "tag \"haproxy.weight=1\\nshutdown frontend fe\": expected a whole number from 0 to 256",
+            ),
+        ] {
+            let errors = read_all(&[tag]).unwrap_err();
+            assert_eq!(errors[0].to_string(), message);
+        }
+        assert_eq!(
+            read_all(&["haproxy.weight=1", "haproxy.weight=2"]).unwrap_err()[0].problem,
+            "given twice with different values"
+        );
+    }
+
+    #[test]
+    fn what_has_no_effect_is_noted_not_ignored() {
+        let tags = read_all(&[
+            "haproxy.domain=a.example",
+            "haproxy.wieght=3",
+            "haproxy.proto=h3",
+        ])
+        .unwrap();
+        let notes: Vec<_> = tags.notes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            notes,
+            [
+                "tag \"haproxy.domain=a.example\": not supported yet, it has no effect",
+                "tag \"haproxy.wieght=3\": unknown, it has no effect",
+                "tag \"haproxy.proto=h3\": expected one of h1, h2; besides, it is not supported yet",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_tag_is_shortened_when_it_is_shown() {
+        assert_eq!(shown(&"x".repeat(100)).chars().count(), 63);
+    }
+}
