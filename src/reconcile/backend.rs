@@ -152,8 +152,13 @@ impl Backend {
     /// Whether it is to be looked at.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         !self.busy
-            && self.paused_until.is_none_or(|until| until <= now)
+            && self.paused_until.is_none()
             && (self.fresh || self.dirty || self.due.is_some_and(|due| due <= now))
+    }
+
+    /// Ends its pause when the time for that has come.
+    pub(super) fn wake(&mut self, now: Duration) {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
     /// When it will be due by the passing of time.

@@ -34,6 +34,9 @@ impl Reconciler {
         if !self.process.as_ref().is_some_and(|process| process.swept) {
             return;
         }
+        self.backends
+            .values_mut()
+            .for_each(|backend| backend.wake(now));
         let due: Vec<_> = self
             .backends
             .iter()

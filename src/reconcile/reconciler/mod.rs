@@ -5,6 +5,8 @@
 
 mod account;
 mod drive;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
