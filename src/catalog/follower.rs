@@ -28,6 +28,9 @@ const STREAM_RETRY: Duration = Duration::from_mins(1);
 const STREAM_HELD: Duration = Duration::from_secs(30);
 /// A stream of all namespaces does not deliver namespaces younger than itself (since 1.9.6).
 const STAR_STREAM_AGE: Duration = Duration::from_hours(1);
+/// A lower index may be that of a leader which is a moment behind the server that streams, so it is believed when it is
+/// still there after this.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// A service that cannot be read in so many rounds, each begun by a good list, is left out of the next.
 const STRIKES: u32 = 3;
 
@@ -67,6 +70,8 @@ pub(super) struct Follower {
     /// The next complete round replaces everything: it is the first, or lines may have been missed.
     resync: bool,
     full_read_due: Duration,
+    /// Since when lists have a lower index than what is known.
+    low_since: Option<Duration>,
     /// Rounds in a row in which a service could not be read.
     strikes: BTreeMap<ServiceKey, u32>,
     trouble: Option<FailureKind>,
@@ -93,11 +98,7 @@ enum Round {
     /// To `Listing` when due.
     Idle { due: Duration },
     /// To `Reading` by a list that is believed, to `Idle` by a failure.
-    Listing {
-        ticket: Ticket,
-        /// A list before this one had a lower index than what is known.
-        went_back: bool,
-    },
+    Listing(Ticket),
     /// To `Idle` when everything was read, or the round failed.
     Reading(Reads),
 }
@@ -132,6 +133,7 @@ impl Follower {
             again: false,
             resync: true,
             full_read_due: now,
+            low_since: None,
             strikes: BTreeMap::new(),
             trouble: None,
         }
@@ -154,7 +156,7 @@ impl Follower {
             && due <= now
         {
             self.again = false;
-            self.list(false, out);
+            self.list(out);
         }
     }
 
@@ -169,7 +171,7 @@ impl Follower {
         };
         let round = match &self.round {
             Round::Idle { due } => Some(*due),
-            Round::Listing { .. } | Round::Reading(_) => None,
+            Round::Listing(_) | Round::Reading(_) => None,
         };
         stream.into_iter().chain(round).min()
     }
@@ -259,28 +261,33 @@ impl Follower {
         result: Result<Listing, Failure>,
         out: &mut Outbox,
     ) {
-        let went_back = match self.round {
-            Round::Listing {
-                ticket: asked,
-                went_back,
-            } if asked == ticket => went_back,
-            Round::Idle { .. } | Round::Listing { .. } | Round::Reading(_) => return,
-        };
+        if !matches!(self.round, Round::Listing(asked) if asked == ticket) {
+            return;
+        }
         let listing = match result {
             Ok(listing) => listing,
             Err(failure) => return self.fail_round(now, Some(failure), out),
         };
         let known = self.view.latest();
-        if listing.index < known {
-            // One low index can be a server that is a moment behind the one that streams.
-            if !went_back {
-                return self.list(true, out);
-            }
+        if listing.index >= known {
+            self.low_since = None;
+        } else if now
+            < self
+                .low_since
+                .get_or_insert(now)
+                .saturating_add(SECOND_LOOK)
+        {
+            self.round = Round::Idle {
+                due: now.saturating_add(SECOND_LOOK),
+            };
+            return;
+        } else {
             out.tells.push_back(Tell::IndexWentBack {
                 namespace: Arc::clone(&self.namespace),
                 from: known,
                 to: listing.index,
             });
+            self.low_since = None;
             self.view.reset_indexes();
             self.resync = true;
             self.reopen_stream(now, out);
@@ -413,9 +420,9 @@ impl Follower {
         }
     }
 
-    fn list(&mut self, went_back: bool, out: &mut Outbox) {
+    fn list(&mut self, out: &mut Outbox) {
         let ticket = out.ticket();
-        self.round = Round::Listing { ticket, went_back };
+        self.round = Round::Listing(ticket);
         out.asks.push_back(Ask::List {
             ticket,
             namespace: Arc::clone(&self.namespace),
