@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+pub use crate::model::Scope;
 use crate::model::{NomadEvent, Registration, ServiceKey};
 
 /// Ties what was heard to what was asked. An answer to something that is no longer asked is ignored.
@@ -185,24 +186,6 @@ impl fmt::Display for FailureKind {
             Self::Limited => "limited",
             Self::Unreadable => "unreadable",
         })
-    }
-}
-
-/// What a failure, or a lack of proof, is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// Everything in a namespace (or `*`).
-    Namespace(Arc<str>),
-    /// One service.
-    Service(ServiceKey),
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
-            Self::Service(key) => write!(f, "service {key}"),
-        }
     }
 }
 

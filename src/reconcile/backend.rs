@@ -99,6 +99,8 @@ impl Backend {
         }
         // A second restart before everything was put back must not forget the first.
         memory.put_back.append(&mut self.memory.put_back);
+        memory.known = std::mem::take(&mut self.memory.known);
+        memory.strangers_stay = self.memory.strangers_stay;
         self.memory = memory;
         self.would.clear();
         self.failures.reset();
@@ -188,6 +190,9 @@ impl Backend {
         version: Version,
         policy: &Policy,
     ) -> Plan {
+        self.memory
+            .known
+            .extend(desired.iter().map(|server| server.address));
         let Some(observed) = &self.observed else {
             return Plan::default();
         };

@@ -52,7 +52,7 @@ impl World {
     fn started(backends: &[&str]) -> Self {
         let mut world = Self::new(backends);
         world.input(Input::Connected(world.info.clone()));
-        world.input(Input::Synced(BTreeMap::new()));
+        world.input(synced(BTreeMap::new()));
         world.forget();
         world
     }
@@ -169,6 +169,13 @@ fn registrations(service: &str, numbers: std::ops::Range<u8>) -> Vec<Registratio
     numbers.map(registration).collect()
 }
 
+fn synced(services: BTreeMap<ServiceKey, Vec<Registration>>) -> Input {
+    Input::Synced {
+        services,
+        unproven: BTreeSet::new(),
+    }
+}
+
 fn service(name: &str) -> ServiceKey {
     ServiceKey::new("default", name)
 }
@@ -186,7 +193,7 @@ fn what_was_registered_before_the_start_is_served_whoever_comes_first() {
         let mut world = World::new(&["web", "api"]);
         let inputs = [
             Input::Connected(world.info.clone()),
-            Input::Synced(catalog(&[("web", 1..4), ("api", 5..6)])),
+            synced(catalog(&[("web", 1..4), ("api", 5..6)])),
         ];
         let order: Vec<_> = if haproxy_first {
             inputs.to_vec()
@@ -210,9 +217,9 @@ fn what_was_registered_before_the_start_is_served_whoever_comes_first() {
 #[test]
 fn a_second_sync_writes_nothing() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..4)])));
+    world.input(synced(catalog(&[("web", 1..4)])));
     world.forget();
-    world.input(Input::Synced(catalog(&[("web", 1..4)])));
+    world.input(synced(catalog(&[("web", 1..4)])));
     world.wait(60 * SECOND);
     assert_eq!(world.changes(), Vec::<&Command>::new());
 }
@@ -220,12 +227,12 @@ fn a_second_sync_writes_nothing() {
 #[test]
 fn a_restarted_core_writes_nothing_to_a_haproxy_that_is_right() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..4)])));
+    world.input(synced(catalog(&[("web", 1..4)])));
     world.up();
     let mut restarted = World::new(&[]);
     restarted.haproxy = world.haproxy;
     restarted.input(Input::Connected(restarted.info.clone()));
-    restarted.input(Input::Synced(catalog(&[("web", 1..4)])));
+    restarted.input(synced(catalog(&[("web", 1..4)])));
     restarted.wait(60 * SECOND);
     assert_eq!(restarted.changes(), Vec::<&Command>::new());
 }
@@ -233,7 +240,7 @@ fn a_restarted_core_writes_nothing_to_a_haproxy_that_is_right() {
 #[test]
 fn an_event_reads_and_changes_one_backend_only() {
     let mut world = World::started(&["web", "api", "db"]);
-    world.input(Input::Synced(catalog(&[
+    world.input(synced(catalog(&[
         ("web", 1..4),
         ("api", 5..6),
         ("db", 7..8),
@@ -267,14 +274,14 @@ fn a_change_before_the_first_sync_waits_for_it() {
     world.input(Input::Connected(world.info.clone()));
     world.input(Input::Changed(service("web"), registrations("web", 1..2)));
     assert_eq!(world.ready("web"), 0);
-    world.input(Input::Synced(catalog(&[("web", 1..2)])));
+    world.input(synced(catalog(&[("web", 1..2)])));
     assert_eq!(world.ready("web"), 1);
 }
 
 #[test]
 fn a_restarted_haproxy_is_filled_again_and_what_was_up_is_put_back_up() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..4)])));
+    world.input(synced(catalog(&[("web", 1..4)])));
     world.up();
     world.wait(6 * SECOND);
     world.forget();
@@ -303,7 +310,7 @@ fn a_restarted_haproxy_is_filled_again_and_what_was_up_is_put_back_up() {
 #[test]
 fn what_was_down_before_haproxy_restarted_has_to_pass_its_checks_again() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..2)])));
+    world.input(synced(catalog(&[("web", 1..2)])));
     for server in world
         .haproxy
         .values_mut()
@@ -329,7 +336,7 @@ fn what_was_down_before_haproxy_restarted_has_to_pass_its_checks_again() {
 #[test]
 fn a_lost_connection_to_the_same_process_is_not_a_restart() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..4)])));
+    world.input(synced(catalog(&[("web", 1..4)])));
     world.forget();
     world.input(Input::Disconnected);
     world.info.uptime = 5;
@@ -417,7 +424,7 @@ fn a_change_that_haproxy_acknowledges_but_does_not_show_is_not_repeated_without_
 #[test]
 fn a_backend_that_appears_later_is_used_and_one_that_is_missing_is_named() {
     let mut world = World::started(&[]);
-    world.input(Input::Synced(catalog(&[("web", 1..2)])));
+    world.input(synced(catalog(&[("web", 1..2)])));
     let rejected = |fact: &Fact| matches!(fact, Fact::Rejected(_, each) if matches!(each.reason, Reason::NoSuchBackend(_)));
     assert!(world.facts.iter().any(rejected));
     world
@@ -430,11 +437,11 @@ fn a_backend_that_appears_later_is_used_and_one_that_is_missing_is_named() {
 #[test]
 fn what_a_dead_sidecar_left_behind_is_taken_out_once_nomad_has_proven_it_gone() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..2)])));
+    world.input(synced(catalog(&[("web", 1..2)])));
     let mut restarted = World::new(&[]);
     restarted.haproxy = world.haproxy;
     restarted.input(Input::Connected(restarted.info.clone()));
-    restarted.input(Input::Synced(BTreeMap::new()));
+    restarted.input(synced(BTreeMap::new()));
     restarted.wait(30 * SECOND);
     assert_eq!(restarted.ready("web"), 1);
     assert_eq!(restarted.proven, [service("web")].into());
@@ -449,9 +456,33 @@ fn what_a_dead_sidecar_left_behind_is_taken_out_once_nomad_has_proven_it_gone() 
 }
 
 #[test]
+fn while_parts_of_the_catalog_are_unread_nothing_unknown_is_taken_out() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..3)])));
+    let mut restarted = World::new(&[]);
+    restarted.haproxy = world.haproxy;
+    restarted.input(Input::Connected(restarted.info.clone()));
+    // The second instance belongs to a service that shares the backend and could not be read.
+    let unproven: BTreeSet<_> = [Scope::Service(service("other"))].into();
+    restarted.input(Input::Synced {
+        services: catalog(&[("web", 1..2)]),
+        unproven,
+    });
+    restarted.wait(30 * SECOND);
+    assert_eq!(restarted.ready("web"), 2);
+    // What was known in this life is told to be gone, and goes.
+    restarted.input(Input::Changed(service("web"), Vec::new()));
+    restarted.wait(SECOND);
+    assert_eq!(restarted.ready("web"), 1);
+    restarted.input(synced(BTreeMap::new()));
+    restarted.wait(30 * SECOND);
+    assert_eq!(restarted.ready("web"), 0);
+}
+
+#[test]
 fn a_service_that_moves_to_another_backend_leaves_the_first() {
     let mut world = World::started(&["web", "other"]);
-    world.input(Input::Synced(catalog(&[("web", 1..2)])));
+    world.input(synced(catalog(&[("web", 1..2)])));
     world.up();
     let mut moved = registrations("web", 1..2);
     moved[0].tags.push("haproxy.backend.name=other".to_owned());
@@ -463,7 +494,7 @@ fn a_service_that_moves_to_another_backend_leaves_the_first() {
 #[test]
 fn what_is_missing_after_thirty_seconds_is_a_failed_sync_but_a_verdict_is_not() {
     let mut world = World::started(&["web"]);
-    world.input(Input::Synced(catalog(&[("web", 1..2)])));
+    world.input(synced(catalog(&[("web", 1..2)])));
     world.wait(40 * SECOND);
     assert!(
         !world
@@ -472,7 +503,7 @@ fn what_is_missing_after_thirty_seconds_is_a_failed_sync_but_a_verdict_is_not() 
             .any(|fact| matches!(fact, Fact::SyncFailed { .. }))
     );
     world.refuse = Some(Outcome::Refused("no".to_owned()));
-    world.input(Input::Synced(catalog(&[("web", 1..4)])));
+    world.input(synced(catalog(&[("web", 1..4)])));
     world.wait(31 * SECOND);
     assert!(world.facts.iter().any(|fact| matches!(
         fact,
@@ -488,7 +519,7 @@ fn observing_tells_the_whole_plan_once_and_writes_nothing() {
     let mut world = World::new(&["web"]);
     world.core = Reconciler::new(Policy::default(), Mode::Observe, 1);
     world.input(Input::Connected(world.info.clone()));
-    world.input(Input::Synced(catalog(&[("web", 1..3)])));
+    world.input(synced(catalog(&[("web", 1..3)])));
     world.wait(60 * SECOND);
     assert_eq!(world.changes(), Vec::<&Command>::new());
     let plans: Vec<_> = world
@@ -510,7 +541,7 @@ fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
     let mut world = World::started(&["web"]);
     let mut two = registrations("web", 1..3);
     two[1].port = 0;
-    world.input(Input::Synced([(service("web"), two)].into()));
+    world.input(synced([(service("web"), two)].into()));
     world.up();
     world.wait(6 * SECOND);
     let expected = Overview {
