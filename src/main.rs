@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 /// Says what went wrong, with its causes, and gives the exit code back.
 fn end(code: u8, error: &dyn Error) -> ExitCode {
-    let causes = iter::successors(error.source(), |cause| cause.source());
+    let causes = iter::successors(error.source(), |&cause| cause.source());
     let causes: String = causes.map(|cause| format!(": {cause}")).collect();
     // There is nobody left to tell when the standard error is gone.
     drop(writeln!(io::stderr(), "error: {error}{causes}"));

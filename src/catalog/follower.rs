@@ -347,6 +347,12 @@ impl Follower {
     }
 
     /// Every service that has registrations.
+    /// Whether registrations of this service are known.
+    pub(super) fn has(&self, key: &ServiceKey) -> bool {
+        !self.view.registrations(key).is_empty()
+    }
+
+    /// Every service that has registrations.
     pub(super) fn services(&self) -> impl Iterator<Item = (ServiceKey, Vec<Registration>)> {
         self.view.services()
     }

@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 
-use crate::catalog::{
-    Ask, Heard, Synced, Tell, Ticket, Wanted,
-    backoff::SplitMix64,
-    follower::{Follower, Outbox},
+use crate::{
+    catalog::{
+        Ask, Heard, Synced, Tell, Ticket, Wanted,
+        backoff::SplitMix64,
+        follower::{Follower, Outbox},
+    },
+    model::ServiceKey,
 };
 
 /// The mirror. Tell it what is heard and what time it is, then take what it asks ([`Mirror::poll_ask`]) and tells
@@ -109,6 +112,12 @@ impl Mirror {
             follower.resync(now, &mut self.out);
         }
         self.tick(now);
+    }
+
+    /// Whether registrations of this service are known.
+    #[must_use]
+    pub fn has(&self, key: &ServiceKey) -> bool {
+        self.followers.values().any(|follower| follower.has(key))
     }
 
     /// The next thing to ask, until there is none.

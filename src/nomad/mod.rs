@@ -7,6 +7,7 @@
 
 mod advice;
 pub mod client;
+mod proofs;
 pub mod settings;
 pub mod stream;
 pub mod tls;

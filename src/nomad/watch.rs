@@ -3,7 +3,7 @@
 //! Decides nothing about what is believed. It never ends because of Nomad, only when nobody listens any more.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     panic,
     sync::Arc,
     time::Duration,
@@ -24,6 +24,7 @@ use crate::{
     nomad::{
         advice,
         client::{Answer, Client, Error},
+        proofs::prove,
         settings::Settings,
         stream::{EventStream, StreamError},
         transport::{Dial, Dialler},
@@ -36,10 +37,12 @@ const LINES: usize = 1024;
 const KEPT: usize = Mirror::PARALLEL_READS + 1;
 
 /// What the operator wants from a running watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Read the token again, open the streams anew, read everything again.
     Resync,
+    /// Read these services although no list has them, until it is told whether they are there.
+    Prove(BTreeSet<ServiceKey>),
 }
 
 /// What became known.
@@ -126,6 +129,7 @@ pub async fn run_with(
     events: mpsc::Sender<Event>,
 ) {
     let mut watch = Watch::new(Arc::new(settings), dial);
+    let mut proofs = JoinSet::new();
     loop {
         watch.ask();
         while let Some(tell) = watch.mirror.poll_tell() {
@@ -137,8 +141,31 @@ pub async fn run_with(
             biased;
             command = control.recv() => match command {
                 Some(Control::Resync) => watch.resync(),
+                Some(Control::Prove(services)) => {
+                    for service in services {
+                        let (settings, dial) = (Arc::clone(&watch.settings), Arc::clone(&watch.dial));
+                        proofs.spawn(prove(service, settings, dial));
+                    }
+                }
                 None => return,
             },
+            Some(proven) = proofs.join_next() => {
+                // What is there is the mirror's to tell, and it knows better than an older read.
+                if let Ok(Some((key, index))) = proven
+                    && !watch.mirror.has(&key)
+                {
+                    let event = Event::Changed {
+                        key,
+                        registrations: Vec::new(),
+                        index,
+                        event_index: None,
+                        received_at: Instant::now().into_std(),
+                    };
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            }
             () = watch.next() => {}
         }
     }

@@ -293,6 +293,11 @@ pub(super) struct States<'a> {
 }
 
 impl<'a> States<'a> {
+    /// Every row that is the sidecar's.
+    pub(super) fn owned(&self) -> impl Iterator<Item = &'a ServerState> {
+        self.by_name.values().copied()
+    }
+
     /// The row of a desired server, if it has one that is not free.
     pub(super) fn of(&self, desired: &DesiredServer) -> Option<&'a ServerState> {
         match self.kind {

@@ -125,14 +125,13 @@ impl World {
     }
 
     fn changes(&self) -> Vec<&Command> {
-        let change = |request| {
-            if let &Request::Change(ref command) = request {
-                Some(command)
-            } else {
-                None
+        let mut changes = Vec::new();
+        for request in &self.sent {
+            if let Request::Change(command) = request {
+                changes.push(command);
             }
-        };
-        self.sent.iter().filter_map(change).collect()
+        }
+        changes
     }
 
     fn ready(&self, backend: &str) -> usize {
@@ -551,8 +550,11 @@ fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
         backends: 1,
         services: 1,
         wanted: 1,
-        in_rotation: 1,
         rejected: 1,
+        owned: crate::reconcile::Owned {
+            in_rotation: 1,
+            ..crate::reconcile::Owned::default()
+        },
         ..Overview::default()
     };
     assert_eq!(world.core.overview(), expected);
