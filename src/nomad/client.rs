@@ -348,6 +348,9 @@ fn believed_index(headers: &HeaderMap) -> Result<u64, Doubt> {
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, Error> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(Error::TooLong);
+    }
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLong),

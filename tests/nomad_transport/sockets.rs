@@ -1,0 +1,1 @@
+//! Real sockets: Unix, TCP and TLS.
