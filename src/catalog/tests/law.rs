@@ -157,13 +157,7 @@ impl World {
                 self.end_stream(StreamEnd::Lost(String::new()));
             }
             Step::Restore => self.restore(),
-            Step::Rebuild => {
-                (self.table, self.index, self.raft) = (Table::new(), 1, 1);
-                self.before = (Table::new(), 1);
-                self.saved = (Table::new(), 1);
-                self.history.clear();
-                self.sending = None;
-            }
+            Step::Rebuild => self.rebuild(),
             Step::Fail { which, kind } => self.fail(which, kind),
             Step::Wait { millis } => self.wait(Duration::from_millis(millis)),
         }
@@ -236,6 +230,28 @@ impl World {
         }
         self.history.clear();
         self.sending = None;
+    }
+
+    /// The connections of the old servers break, and what they had answered is lost.
+    fn rebuild(&mut self) {
+        (self.table, self.index, self.raft) = (Table::new(), 1, 1);
+        self.before = (Table::new(), 1);
+        self.saved = (Table::new(), 1);
+        self.history.clear();
+        for heard in std::mem::take(&mut self.served) {
+            self.hear(match heard {
+                Heard::Listed { ticket, .. } => Heard::Listed {
+                    ticket,
+                    result: failure(FailureKind::Unreachable),
+                },
+                Heard::Read { ticket, .. } => Heard::Read {
+                    ticket,
+                    result: failure(FailureKind::Unreachable),
+                },
+                heard => heard,
+            });
+        }
+        self.end_stream(StreamEnd::Lost(String::new()));
     }
 
     fn serve(&mut self, which: usize, lagging: bool) {

@@ -122,7 +122,7 @@ fn what_was_never_read_is_unproven_in_the_first_sync() {
 
 #[test]
 fn a_denied_namespace_does_not_hold_back_the_others_and_is_unproven() {
-    let mut rig = Rig::following(&["default", "other"], Wanted::new("haproxy", false));
+    let mut rig = Rig::following(&["default", "other"], &Wanted::new("haproxy", false));
     rig.wait(Duration::from_millis(250));
     let other = rig.lists.remove("other").unwrap();
     rig.hear(Heard::Listed {

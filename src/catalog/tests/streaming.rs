@@ -186,7 +186,7 @@ fn without_a_stream_everything_is_polled_and_that_is_said_once() {
 
 #[test]
 fn a_stream_of_all_namespaces_is_opened_anew_for_a_new_namespace() {
-    let mut rig = Rig::following(&["*"], Wanted::new("haproxy", false));
+    let mut rig = Rig::following(&["*"], &Wanted::new("haproxy", false));
     let ticket = rig.streams["*"];
     let in_namespaces = |names: &[&str]| Listing {
         index: 100,
