@@ -21,7 +21,7 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::nomad::settings::Settings;
+use crate::{haproxy::session, nomad::settings::Settings};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
@@ -44,8 +44,8 @@ use find;
 pub struct Config {
     /// Read and plan as always, but write nothing to HAProxy.
     pub observe: bool,
-    /// HAProxy's stats socket.
-    pub haproxy_socket: PathBuf,
+    /// HAProxy.
+    pub haproxy: session::Settings,
     /// The namespace that the sidecar itself is in.
     pub own_namespace: String,
     /// Nomad, and what is followed there.
@@ -165,7 +165,7 @@ impl Config {
         };
         Ok(Self {
             observe: value::switch(find!(layers, observe))?,
-            haproxy_socket: haproxy_socket(&layers, &sources.task),
+            haproxy: session::Settings::new(haproxy_socket(&layers, &sources.task)),
             own_namespace: nomad::own_namespace(&layers)?,
             nomad: nomad::settings(&layers, &sources.task)?,
             slot_prefix: match find!(layers, slot_prefix) {
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn outside_of_nomad_the_defaults_are_those_of_the_machine() {
         let config = Config::load(Sources::default()).unwrap();
-        assert_eq!(config.haproxy_socket, Path::new("/run/haproxy/admin.sock"));
+        assert_eq!(config.haproxy.socket, Path::new("/run/haproxy/admin.sock"));
         assert_eq!(config.nomad.endpoint.to_string(), "http://127.0.0.1:4646");
         assert_eq!(config.nomad.token, TokenSource::None);
         assert_eq!(config.nomad.namespaces, ["default"]);
@@ -296,7 +296,7 @@ mod tests {
             )
         };
         let config = Config::load(sources.clone()).unwrap();
-        assert_eq!(config.haproxy_socket, Path::new("/alloc/haproxy.sock"));
+        assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
         assert_eq!(
             config.nomad.endpoint,
             Endpoint::Unix(secrets.path().join("api.sock"))
