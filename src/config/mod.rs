@@ -11,7 +11,7 @@ mod value;
 use std::{
     collections::BTreeMap,
     env, fs, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,9 +26,10 @@ use crate::{haproxy::session, nomad::settings::Settings};
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 
-const DEFAULT_ADMIN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9417);
+/// Where the admin listener listens.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
 
+/// How long a server that is removed may finish its sessions.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// Finds a setting by the field's name, which is also its own.
