@@ -58,10 +58,10 @@ fn main() -> ExitCode {
 }
 
 /// Says what went wrong, with its causes, and gives the exit code back.
-fn end(code: u8, error: &dyn Error) -> ExitCode {
-    let causes = iter::successors(error.source(), |&cause| cause.source());
-    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+fn end(code: u8, error: &(dyn Error + 'static)) -> ExitCode {
+    let chain = iter::successors(Some(error), |&error| error.source());
+    let words: Vec<_> = chain.map(ToString::to_string).collect();
     // There is nobody left to tell when the standard error is gone.
-    drop(writeln!(io::stderr(), "error: {error}{causes}"));
+    drop(writeln!(io::stderr(), "error: {}", words.join(": ")));
     ExitCode::from(code)
 }

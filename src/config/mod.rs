@@ -11,7 +11,7 @@ mod value;
 use std::{
     collections::BTreeMap,
     env, fs, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,14 +21,15 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::nomad::settings::Settings;
+use crate::{haproxy::session, nomad::settings::Settings};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 
-const DEFAULT_ADMIN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9417);
+/// Where the admin listener listens.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
 
+/// How long a server that is removed may finish its sessions.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// Finds a setting by the field's name, which is also its own.
@@ -44,8 +45,8 @@ use find;
 pub struct Config {
     /// Read and plan as always, but write nothing to HAProxy.
     pub observe: bool,
-    /// HAProxy's stats socket.
-    pub haproxy_socket: PathBuf,
+    /// HAProxy.
+    pub haproxy: session::Settings,
     /// The namespace that the sidecar itself is in.
     pub own_namespace: String,
     /// Nomad, and what is followed there.
@@ -165,7 +166,7 @@ impl Config {
         };
         Ok(Self {
             observe: value::switch(find!(layers, observe))?,
-            haproxy_socket: haproxy_socket(&layers, &sources.task),
+            haproxy: session::Settings::new(haproxy_socket(&layers, &sources.task)),
             own_namespace: nomad::own_namespace(&layers)?,
             nomad: nomad::settings(&layers, &sources.task)?,
             slot_prefix: match find!(layers, slot_prefix) {
@@ -270,7 +271,7 @@ mod tests {
     #[test]
     fn outside_of_nomad_the_defaults_are_those_of_the_machine() {
         let config = Config::load(Sources::default()).unwrap();
-        assert_eq!(config.haproxy_socket, Path::new("/run/haproxy/admin.sock"));
+        assert_eq!(config.haproxy.socket, Path::new("/run/haproxy/admin.sock"));
         assert_eq!(config.nomad.endpoint.to_string(), "http://127.0.0.1:4646");
         assert_eq!(config.nomad.token, TokenSource::None);
         assert_eq!(config.nomad.namespaces, ["default"]);
@@ -296,7 +297,7 @@ mod tests {
             )
         };
         let config = Config::load(sources.clone()).unwrap();
-        assert_eq!(config.haproxy_socket, Path::new("/alloc/haproxy.sock"));
+        assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
         assert_eq!(
             config.nomad.endpoint,
             Endpoint::Unix(secrets.path().join("api.sock"))

@@ -134,7 +134,7 @@ async fn core(config: Config, report: Report, mut resyncs: mpsc::Receiver<()>) {
     let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
     let (control, control_seen) = mpsc::channel(16);
     let (catalog_events, mut from_catalog) = mpsc::channel(256);
-    let settings = session::Settings::new(config.haproxy_socket.clone());
+    let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
     parts.spawn(catalog::run(
         nomad_settings(&config),

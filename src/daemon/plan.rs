@@ -4,10 +4,7 @@ use std::{io::Write, time::Duration};
 
 use crate::{
     config::Config,
-    haproxy::{
-        command::print,
-        session::{Connection, Settings},
-    },
+    haproxy::{command::print, session::Connection},
     model::{BackendName, Request},
     nomad::watch::read_once,
     reconcile::{Fact, Input, Mode, Output, Reconciler, plan::Step},
@@ -31,8 +28,7 @@ pub enum PlanVerdict {
 /// When one of both sides cannot be read, or `out` cannot be written.
 pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, Error> {
     let services = read_once(&nomad_settings(&config)).await?;
-    let (mut connection, info) =
-        Connection::open(&Settings::new(config.haproxy_socket.clone())).await?;
+    let (mut connection, info) = Connection::open(&config.haproxy).await?;
     let mut core = Reconciler::new(policy(&config), Mode::Observe, 0);
     let unproven = [].into();
     core.handle(Duration::ZERO, Input::Connected(info));

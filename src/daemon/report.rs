@@ -51,7 +51,7 @@ impl Report {
     pub(super) fn starting(config: &Config) {
         info!(
             version = env!("CARGO_PKG_VERSION"),
-            haproxy_socket = %config.haproxy_socket.display(),
+            haproxy_socket = %config.haproxy.socket.display(),
             nomad = %config.nomad.endpoint,
             namespaces = config.nomad.namespaces.join(","),
             own_namespace = config.own_namespace,
