@@ -1,0 +1,5 @@
+//! What the integration tests share: stand-ins for the programs that the sidecar talks to.
+
+pub(crate) mod fake_nomad;
+pub(crate) mod raw_http;
+pub(crate) mod tls;
