@@ -6,10 +6,8 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    fake_nomad::{
-        Deletion, FakeNomad, Key, Kind, Mode, Recorded, ServiceRegistration, Token, Version, Which,
-    },
-    raw_http::{EventStream, Reply, Said, ask, ask_with, get, reply, request},
+    fake_nomad::{Deletion, FakeNomad, ServiceRegistration, Token, Version},
+    raw_http::{EventStream, Said, ask, ask_with, get, reply, request, undated},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,18 +33,15 @@ async fn the_head_of_a_list_and_of_a_read_are_as_recorded() {
     nomad.replay(&line_of(&row, "ServiceRegistration", 17));
 
     let list = get(nomad.addr(), "/v1/services").await;
-    assert_same(&list, recording!("2.0.5/http/list.http"));
+    list.assert_is(recording!("2.0.5/http/list.http"));
     let read = get(nomad.addr(), "/v1/service/sidecar").await;
-    assert_same(&read, recording!("2.0.5/http/service.http"));
+    read.assert_is(recording!("2.0.5/http/service.http"));
     let unknown = get(nomad.addr(), "/v1/service/nope").await;
-    assert_same(&unknown, recording!("2.0.5/http/service-unknown-name.http"));
+    unknown.assert_is(recording!("2.0.5/http/service-unknown-name.http"));
     let star = get(nomad.addr(), "/v1/service/sidecar?namespace=*").await;
-    assert_same(&star, recording!("2.0.5/http/service-namespace-star.http"));
+    star.assert_is(recording!("2.0.5/http/service-namespace-star.http"));
     let unknown = get(nomad.addr(), "/v1/services?namespace=nope").await;
-    assert_same(
-        &unknown,
-        recording!("2.0.5/http/list-unknown-namespace.http"),
-    );
+    unknown.assert_is(recording!("2.0.5/http/list-unknown-namespace.http"));
 }
 
 #[tokio::test]
@@ -114,7 +109,9 @@ async fn refusals_are_as_recorded() {
             recording!("2.0.5/http/error-stream-bad-topic-400.http"),
         ),
     ] {
-        assert_same(&ask(nomad.addr(), method, target, "").await, recorded);
+        ask(nomad.addr(), method, target, "")
+            .await
+            .assert_is(recorded);
     }
 }
 
@@ -197,34 +194,26 @@ async fn the_task_api_answers_as_recorded() {
     };
     let list = "/v1/services";
 
-    assert_same(
-        &ask("", list).await,
-        recording!("2.0.5/http/task-api-acl-off-no-token-401.http"),
-    );
-    assert_same(
-        &ask("x", list).await,
-        recording!("2.0.5/http/task-api-acl-off-any-token.http"),
-    );
+    ask("", list)
+        .await
+        .assert_is(recording!("2.0.5/http/task-api-acl-off-no-token-401.http"));
+    ask("x", list)
+        .await
+        .assert_is(recording!("2.0.5/http/task-api-acl-off-any-token.http"));
     nomad.issue("identity", Token::Workload(vec![]));
     let nobody = ask("", "/v1/event/stream").await;
-    assert_same(
-        &nobody,
-        recording!("2.0.5/http/task-api-stream-no-token-401.http"),
-    );
-    assert_same(
-        &ask(UUID, list).await,
-        recording!("2.0.5/http/task-api-unknown-token-403.http"),
-    );
-    assert_same(
-        &ask("x", list).await,
-        recording!("2.0.5/http/task-api-malformed-token-500.http"),
-    );
+    nobody.assert_is(recording!("2.0.5/http/task-api-stream-no-token-401.http"));
+    ask(UUID, list)
+        .await
+        .assert_is(recording!("2.0.5/http/task-api-unknown-token-403.http"));
+    ask("x", list)
+        .await
+        .assert_is(recording!("2.0.5/http/task-api-malformed-token-500.http"));
     assert_eq!(ask("identity", list).await.status, 200);
     let everywhere = ask("identity", "/v1/services?namespace=*").await;
-    assert_same(
-        &everywhere,
-        recording!("2.0.5/http/list-star-workload-identity-index-0.http"),
-    );
+    everywhere.assert_is(recording!(
+        "2.0.5/http/list-star-workload-identity-index-0.http"
+    ));
 
     nomad.stop().await;
     assert!(!path.exists(), "the socket goes with its agent");
@@ -294,10 +283,15 @@ async fn rights_are_as_in_the_recorded_table() {
             let header = token_header(token);
             let mut stream = EventStream::open_with(nomad.addr(), &query, &header).await;
             assert!(stream.head.starts_with("HTTP/1.1 200 OK"));
-            match open {
-                true => assert_eq!(stream.line().await, "{}", "{token} {namespace}"),
-                false => assert_eq!(stream.next(A_WHILE).await, Said::Nothing),
+            if open {
+                assert_eq!(stream.line().await, "{}", "{token} {namespace}");
+                continue;
             }
+            assert_eq!(
+                stream.next(A_WHILE).await,
+                Said::Nothing,
+                "{token} {namespace}"
+            );
         }
     }
 }
@@ -390,192 +384,17 @@ async fn a_stream_starts_where_the_buffer_allows() {
     );
 }
 
-#[tokio::test]
-async fn a_restarted_server_tells_the_past_again() {
-    let nomad = FakeNomad::start().await;
-    nomad.register(ServiceRegistration::new("web", 1, 8080));
-    let key = ServiceRegistration::new("web", 1, 8080).key();
-    nomad.deregister(&[key], Deletion::PlanResult);
-    let (addr, index) = (nomad.addr(), nomad.index());
-    nomad.begin_restart();
-    let list = get(addr, "/v1/services").await;
-    assert_same(
-        &list,
-        recording!("1.10.5/http/list-first-after-server-restart.http"),
-    );
-    let stale = get(addr, "/v1/services?stale").await;
-    assert_eq!((stale.index(), stale.body.as_str()), (1, "[]"));
-    let query = format!("topic=Service&index={}", index + 1);
-    let mut stream = EventStream::open(addr, &query).await;
-    assert_eq!(stream.line().await, "{}");
-    nomad.finish_restart();
-    let (first, second) = (stream.batch().await, stream.batch().await);
-    assert_eq!(first["Events"][0]["Type"], "ServiceRegistration");
-    assert_eq!(second["Events"][0]["Type"], "PlanResult");
-    assert_eq!(get(addr, "/v1/services").await.index(), index);
-}
-
-#[tokio::test]
-async fn a_restored_snapshot_takes_the_index_back_and_kills_the_streams() {
-    for (version, end) in [
-        (Version::V2_0_5, Said::Nothing),
-        (
-            Version::V1_10_5,
-            Said::Line("38\r".into()), // The length of the text, then the text.
-        ),
-    ] {
-        let nomad = FakeNomad::start_as(version, SOON).await;
-        nomad.register(ServiceRegistration::new("web", 1, 8080));
-        let (snapshot, index) = (nomad.snapshot(), nomad.index());
-        nomad.register(ServiceRegistration::new("web", 2, 8081));
-        let query = "topic=Service&index=999";
-        let mut stream = EventStream::open(nomad.addr(), query).await;
-        while !matches!(stream.next(A_WHILE).await, Said::Nothing) {}
-        nomad.restore(snapshot);
-        assert_eq!(stream.next(A_WHILE).await, end, "{version:?}");
-        assert_eq!(get(nomad.addr(), "/v1/services").await.index(), index);
-        nomad.register(ServiceRegistration::new("web", 3, 8082));
-        assert!(nomad.index() > index + 1, "the log goes on");
-    }
-}
-
-#[tokio::test]
-async fn a_deletion_by_garbage_collection_moves_the_index_and_says_nothing() {
-    let nomad = FakeNomad::start().await;
-    let web = ServiceRegistration::new("web", 1, 8080);
-    nomad.register(web.clone());
-    let mut stream = EventStream::open(nomad.addr(), "topic=Service").await;
-    assert_eq!(stream.line().await, "{}");
-    stream.batch().await;
-    nomad.delete_silently(&[web.key()]);
-    assert_eq!(stream.next(A_WHILE).await, Said::Nothing);
-    let list = get(nomad.addr(), "/v1/services").await;
-    assert_eq!((list.index(), list.body.as_str()), (nomad.index(), "[]"));
-}
-
-#[tokio::test]
-async fn a_stream_can_be_cut_in_a_line_fall_silent_or_talk_nonsense() {
-    let nomad = FakeNomad::start_as(Version::V2_0_5, Duration::from_millis(20)).await;
-    let open = async || EventStream::open(nomad.addr(), "topic=Service").await;
-
-    let mut stream = open().await;
-    nomad
-        .until("it is open", |nomad| nomad.open_streams() == 1)
-        .await;
-    nomad.cut_streams_within("{\"Events\":[]}");
-    loop {
-        match stream.next(SOON).await {
-            Said::Line(line) => assert_eq!(line, "{}"),
-            Said::End(rest) => break assert_eq!(rest, "{\"Event"),
-            Said::Nothing => panic!("it ends"),
-        }
-    }
-    let mut stream = open().await;
-    nomad
-        .until("it is open", |nomad| nomad.open_streams() == 1)
-        .await;
-    nomad.say("no JSON");
-    while stream.line().await != "no JSON" {}
-    nomad.silence_streams();
-    while !matches!(stream.next(A_WHILE).await, Said::Nothing) {}
-    nomad.cut();
-    assert_eq!(stream.next(SOON).await, Said::End(String::new()));
-    nomad
-        .until("all are gone", |nomad| nomad.connections() == 0)
-        .await;
-}
-
-#[tokio::test]
-async fn troubles_are_for_the_requests_that_they_are_set_for() {
-    let nomad = FakeNomad::start().await;
-    let addr = nomad.addr();
-    nomad.register(ServiceRegistration::new("web", 1, 8080));
-    nomad.register(ServiceRegistration::new("api", 2, 8081));
-
-    nomad.mode(Which::Lists, Mode::Answer(Recorded::ShuttingDown));
-    let list = get(addr, "/v1/services").await;
-    assert_same(
-        &list,
-        recording!("2.0.5/http/client-agent-shutdown-false-empty.http"),
-    );
-    nomad.mode(
-        Which::Service("web".into()),
-        Mode::Answer(Recorded::ConnectionRefused),
-    );
-    let read = get(addr, "/v1/service/w%65b").await;
-    assert_same(&read, recording!("2.0.5/http/server-away-500-2.http"));
-    assert_eq!(get(addr, "/v1/service/api").await.status, 200);
-    nomad.mode(Which::Every, Mode::Normal);
-    assert_eq!(get(addr, "/v1/service/web").await.status, 200);
-    nomad.mode(Which::Reads, Mode::Hang);
-    assert!(
-        timeout(A_WHILE, get(addr, "/v1/service/web"))
-            .await
-            .is_err()
-    );
-    nomad.mode(Which::Reads, Mode::Trickle(Duration::from_micros(10)));
-    assert_eq!(get(addr, "/v1/service/web").await.status, 200);
-    nomad.mode(
-        Which::Connections,
-        Mode::Answer(Recorded::TooManyConnections),
-    );
-    let mut socket = TcpStream::connect(addr).await.unwrap();
-    let mut said = String::new();
-    socket.read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, recording!("2.0.5/http/too-many-connections-429.http"));
-    nomad.stop().await;
-    assert!(TcpStream::connect(addr).await.is_err());
-    assert_eq!(nomad.count(Kind::List), 1);
-}
-
-#[tokio::test]
-async fn a_held_blocking_query_falls_with_its_agent() {
-    let nomad = FakeNomad::start().await;
-    nomad.register(ServiceRegistration::new("web", 1, 8080));
-    let target = format!("/v1/services?index={}&wait=60s", nomad.index());
-    let agent = async {
-        nomad
-            .until("the query is there", |nomad| nomad.count(Kind::List) == 1)
-            .await;
-        nomad.mode(Which::Every, Mode::Answer(Recorded::ShuttingDown));
-    };
-    let (reply, ()) = tokio::join!(get(nomad.addr(), &target), agent);
-    assert_eq!((reply.index(), reply.body.as_str()), (0, "[]"));
-}
-
-#[tokio::test]
-async fn ten_thousand_registrations_are_served_at_once() {
-    let nomad = FakeNomad::start().await;
-    let rows: Vec<ServiceRegistration> = (0..10_000)
-        .map(|n| ServiceRegistration::new(&format!("service-{:03}", n % 100), n, 8080))
-        .collect();
-    let keys: Vec<Key> = rows.iter().map(ServiceRegistration::key).collect();
-    nomad.register_all(rows);
-    let mut socket = TcpStream::connect(nomad.addr()).await.unwrap();
-    for service in 0..100 {
-        let target = format!("/v1/service/service-{service:03}");
-        let request = request("GET", &target, "", "");
-        socket.write_all(request.as_bytes()).await.unwrap();
-        assert_eq!(
-            reply(&mut socket).await.json().as_array().unwrap().len(),
-            100
-        );
-    }
-    nomad.deregister(&keys, Deletion::PlanResult);
-    assert_eq!(get(nomad.addr(), "/v1/services").await.body, "[]");
-}
-
 fn recorded_registration() -> ServiceRegistration {
     let (_, body) = recording!("2.0.5/http/service.http")
         .split_once("\r\n\r\n")
-        .unwrap();
-    let mut rows: Vec<ServiceRegistration> = serde_json::from_str(body).unwrap();
+        .expect("an answer has a body");
+    let mut rows: Vec<ServiceRegistration> = serde_json::from_str(body).expect("of registrations");
     rows.remove(0)
 }
 
 /// A line of the stream about `row`.
 fn line_of(row: &ServiceRegistration, kind: &str, index: u64) -> String {
-    let service = serde_json::to_value(row).unwrap();
+    let service = serde_json::to_value(row).expect("a row is JSON");
     serde_json::json!({"Index": index, "Events": [{"Type": kind, "Payload": {"Service": service}}]})
         .to_string()
 }
@@ -585,17 +404,4 @@ fn token_header(token: &str) -> String {
         "" => String::new(),
         token => format!("X-Nomad-Token: {token}\r\n"),
     }
-}
-
-fn assert_same(reply: &Reply, recorded: &str) {
-    let said = format!("{}{}", reply.head, reply.body);
-    assert_eq!(undated(&said), undated(recorded));
-}
-
-/// The same text with no time in it.
-fn undated(text: &str) -> String {
-    let lines = text
-        .split_inclusive('\n')
-        .filter(|line| !line.starts_with("Date: "));
-    lines.collect()
 }

@@ -35,6 +35,12 @@ impl Reply {
         index.parse().expect("it is a number")
     }
 
+    /// Panics unless it is what was recorded, but for the date.
+    pub(crate) fn assert_is(&self, recorded: &str) {
+        let said = format!("{}{}", self.head, self.body);
+        assert_eq!(undated(&said), undated(recorded));
+    }
+
     /// The body as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).expect("the body is JSON")
@@ -93,6 +99,14 @@ pub(crate) async fn reply(socket: &mut (impl AsyncReadExt + Unpin)) -> Reply {
         .expect("the whole body comes");
     reply.body = String::from_utf8(body).expect("the body is UTF-8");
     reply
+}
+
+/// The same text with no time in it.
+pub(crate) fn undated(text: &str) -> String {
+    let lines = text
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("Date: "));
+    lines.collect()
 }
 
 /// An open event stream.

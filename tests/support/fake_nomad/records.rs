@@ -37,7 +37,11 @@ pub(crate) struct ServiceRegistration {
 
 impl Default for ServiceRegistration {
     fn default() -> Self {
-        Self::new("web", 1, 8080)
+        let mut unnamed = Self::new("web", 1, 8080);
+        unnamed.id.clear();
+        unnamed.alloc_id.clear();
+        unnamed.job_id.clear();
+        unnamed
     }
 }
 
@@ -59,6 +63,23 @@ impl ServiceRegistration {
             service_name: service.into(),
             tags: Some(Vec::new()),
         }
+    }
+
+    /// With an allocation, an ID and a job after service and port, where none are given.
+    pub(crate) fn complete(mut self) -> Self {
+        let number = u32::try_from(self.port).unwrap_or_default();
+        let whole = Self::new(&self.service_name, number, self.port);
+        if self.alloc_id.is_empty() {
+            self.alloc_id = whole.alloc_id;
+        }
+        if self.id.is_empty() {
+            let (alloc, service) = (&self.alloc_id, &self.service_name);
+            self.id = format!("_nomad-task-{alloc}-group-grp-{service}-http");
+        }
+        if self.job_id.is_empty() {
+            self.job_id = whole.job_id;
+        }
+        self
     }
 
     pub(crate) fn tags(mut self, tags: &[&str]) -> Self {
