@@ -45,6 +45,30 @@ async fn the_head_of_a_list_and_of_a_read_are_as_recorded() {
 }
 
 #[tokio::test]
+async fn a_long_answer_is_chunked_as_recorded() {
+    let recorded = recording!("2.0.5/http/service-over-2048-bytes-chunked.http");
+    let rows = recorded.lines().find(|line| line.starts_with('[')).unwrap();
+    let mut rows: Vec<ServiceRegistration> = serde_json::from_str(rows).unwrap();
+    rows.sort_by_key(|row| row.modify_index);
+    let nomad = FakeNomad::start().await;
+    for row in rows {
+        nomad.replay(&line_of(&row, "ServiceRegistration", row.modify_index));
+    }
+    let mut socket = TcpStream::connect(nomad.addr()).await.unwrap();
+    let request = request("GET", "/v1/service/probe", "", "");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut said = vec![0; recorded.len()];
+    timeout(SOON, socket.read_exact(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        undated(&String::from_utf8(said).unwrap()),
+        undated(recorded)
+    );
+}
+
+#[tokio::test]
 async fn refusals_are_as_recorded() {
     let nomad = FakeNomad::start().await;
     for (method, target, recorded) in [

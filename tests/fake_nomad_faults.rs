@@ -57,7 +57,7 @@ async fn a_restored_snapshot_takes_the_index_back_and_kills_the_streams() {
         (Version::V2_0_5, Said::Nothing),
         (
             Version::V1_10_5,
-            Said::Line("38\r".into()), // The length of the text, then the text.
+            Said::End("subscription closed by server, client should resubscribe".into()),
         ),
     ] {
         let nomad = FakeNomad::start_as(version, SOON).await;

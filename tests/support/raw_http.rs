@@ -82,7 +82,7 @@ pub(crate) fn request(method: &str, target: &str, body: &str, headers: &str) -> 
     )
 }
 
-/// Reads one answer that says how long it is.
+/// Reads one answer that ends before its connection does.
 pub(crate) async fn reply(socket: &mut (impl AsyncReadExt + Unpin)) -> Reply {
     let head = read_head(socket).await;
     let status = head.split(' ').nth(1).and_then(|text| text.parse().ok());
@@ -91,12 +91,19 @@ pub(crate) async fn reply(socket: &mut (impl AsyncReadExt + Unpin)) -> Reply {
         head,
         body: String::new(),
     };
-    let length = reply.header("Content-Length").expect("a length");
-    let mut body = vec![0; length.parse().expect("a number")];
-    socket
-        .read_exact(&mut body)
-        .await
-        .expect("the whole body comes");
+    let mut body = Vec::new();
+    if reply.header("Transfer-Encoding") == Some("chunked") {
+        while let Some(chunk) = read_chunk(socket).await {
+            body.extend(chunk);
+        }
+    } else {
+        let length = reply.header("Content-Length").expect("a length");
+        body.resize(length.parse().expect("a number"), 0);
+        socket
+            .read_exact(&mut body)
+            .await
+            .expect("the whole body comes");
+    }
     reply.body = String::from_utf8(body).expect("the body is UTF-8");
     reply
 }
@@ -112,6 +119,7 @@ pub(crate) fn undated(text: &str) -> String {
 /// An open event stream.
 pub(crate) struct EventStream {
     pub(crate) head: String,
+    chunked: bool,
     socket: TcpStream,
     received: Vec<u8>,
 }
@@ -137,14 +145,16 @@ impl EventStream {
             .write_all(request.as_bytes())
             .await
             .expect("it reads");
+        let head = read_head(&mut socket).await;
         Self {
-            head: read_head(&mut socket).await,
+            chunked: head.contains("Transfer-Encoding: chunked"),
+            head,
             socket,
             received: Vec::new(),
         }
     }
 
-    /// The next line, or what came instead within `deadline`. Chunks are not taken apart.
+    /// The next line, or what came instead within `deadline`. Chunks are put together.
     pub(crate) async fn next(&mut self, deadline: Duration) -> Said {
         timeout(deadline, self.read())
             .await
@@ -176,14 +186,34 @@ impl EventStream {
                 let line = String::from_utf8_lossy(&line);
                 return Said::Line(line.trim_end_matches('\n').to_owned());
             }
-            match self.socket.read_buf(&mut self.received).await {
-                Ok(0) | Err(_) => {
-                    return Said::End(String::from_utf8_lossy(&self.received).into_owned());
-                }
-                Ok(_) => {}
+            let more = if self.chunked {
+                read_chunk(&mut self.socket).await
+            } else {
+                let mut bytes = vec![0; 4096];
+                let read = self.socket.read(&mut bytes).await.unwrap_or(0);
+                bytes.truncate(read);
+                Some(bytes).filter(|bytes| !bytes.is_empty())
+            };
+            match more {
+                Some(bytes) => self.received.extend(bytes),
+                None => return Said::End(String::from_utf8_lossy(&self.received).into_owned()),
             }
         }
     }
+}
+
+/// The next chunk of a body; none at its end, or when the connection ends.
+async fn read_chunk(socket: &mut (impl AsyncReadExt + Unpin)) -> Option<Vec<u8>> {
+    let mut size = Vec::new();
+    while !size.ends_with(b"\r\n") {
+        size.push(socket.read_u8().await.ok()?);
+    }
+    let size = String::from_utf8_lossy(&size);
+    let size = usize::from_str_radix(size.trim_end(), 16).expect("the size of a chunk");
+    let mut chunk = vec![0; size + 2];
+    socket.read_exact(&mut chunk).await.ok()?;
+    chunk.truncate(size);
+    (size > 0).then_some(chunk)
 }
 
 async fn read_head(socket: &mut (impl AsyncReadExt + Unpin)) -> String {

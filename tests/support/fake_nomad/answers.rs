@@ -74,15 +74,39 @@ pub(crate) fn recorded(answer: Recorded, via: Via) -> Vec<u8> {
     }
 }
 
-/// A list or a read that succeeded.
+/// A list or a read that succeeded. Go says the length only of what fits into its buffer.
 pub(crate) fn catalog(index: u64, body: &str, via: Via) -> Vec<u8> {
+    let head = catalog_head(index, via);
+    let length = body.len();
+    if length > 2048 {
+        return format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        )
+        .into();
+    }
+    format!("{head}Content-Length: {length}\r\n\r\n{body}").into()
+}
+
+/// A list that goes on for ever: the head, the beginning of its only chunk, and what repeats.
+pub(crate) fn endless(via: Via) -> (String, String) {
+    let service =
+        r#"{"Namespace":"default","Services":[{"ServiceName":"sidecar","Tags":["v1"]}]},"#;
+    let head = catalog_head(17, via);
+    (
+        format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n[",
+            u32::MAX
+        ),
+        service.repeat(100),
+    )
+}
+
+fn catalog_head(index: u64, via: Via) -> String {
     format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{}X-Nomad-Index: {index}\r\n\
-         X-Nomad-Knownleader: true\r\nX-Nomad-Lastcontact: 0\r\nDate: {DATE}\r\nContent-Length: {}\r\n\r\n{body}",
-        vary(via),
-        body.len()
+         X-Nomad-Knownleader: true\r\nX-Nomad-Lastcontact: 0\r\nDate: {DATE}\r\n",
+        vary(via)
     )
-    .into()
 }
 
 /// A deletion that succeeded.

@@ -356,7 +356,7 @@ async fn serve(
         match answer {
             Answer::Bytes(bytes) => socket.write_all(&bytes).await?,
             Answer::Slowly(bytes, pause) => trickle(&mut socket, &bytes, pause).await?,
-            Answer::Endless => return endless(socket).await,
+            Answer::Endless => return endless(socket, via).await,
             Answer::Later | Answer::Never => unreachable!("these are waited for"),
         }
     }
@@ -385,15 +385,11 @@ pub(crate) async fn trickle(
     Ok(())
 }
 
-/// A list that has no end.
-async fn endless(mut socket: impl AsyncWrite + Unpin) -> io::Result<()> {
-    let head = answers::catalog(17, "", Via::Agent);
-    let head = String::from_utf8_lossy(&head).replace("Content-Length: 0\r\n", "");
-    socket.write_all(head.as_bytes()).await?;
-    socket.write_all(b"[").await?;
-    let service =
-        r#"{"Namespace":"default","Services":[{"ServiceName":"sidecar","Tags":["v1"]}]},"#;
+/// Writes for as long as the client reads.
+async fn endless(mut socket: impl AsyncWrite + Unpin, via: Via) -> io::Result<()> {
+    let (beginning, more) = answers::endless(via);
+    socket.write_all(beginning.as_bytes()).await?;
     loop {
-        socket.write_all(service.repeat(100).as_bytes()).await?;
+        socket.write_all(more.as_bytes()).await?;
     }
 }
