@@ -142,11 +142,16 @@ impl Haproxy {
         haproxy
     }
 
-    /// The configuration for the next reload or restart.
+    /// The configuration for the next reload or restart. Two threads, unless it says `nbthread` itself.
     pub(crate) fn write_config(&self, config: &str) {
         let directory = self.directory.path().display().to_string();
+        let threads = if config.contains("nbthread ") {
+            ""
+        } else {
+            "  nbthread 2\n"
+        };
         let text = format!(
-            "global\n  nbthread 2\n  stats socket {} mode 600 level admin\n{}",
+            "global\n{threads}  stats socket {} mode 600 level admin\n{}",
             self.socket().display(),
             config.replace("@DIR@", &directory)
         );
@@ -205,11 +210,9 @@ impl Haproxy {
     pub(crate) fn reload(&self) {
         assert!(self.with_master, "only a master can reload");
         let before = self.pid().expect("a reload begins with a HAProxy that answers");
-        // 2.6 closes the connection without a word.
-        let log = one_shot(&self.directory.path().join("master.sock"), "reload");
-        if let Ok(text) = &log {
-            assert!(!text.starts_with("Success=0"), "the reload failed: {text}");
-        }
+        let log = one_shot(&self.directory.path().join("master.sock"), "reload")
+            .expect("the master answers, if only by closing the connection (2.6)");
+        assert!(!log.starts_with("Success=0"), "the reload failed: {log}");
         wait_for("the new worker", || {
             self.pid().filter(|pid| *pid != before)
         });
@@ -229,12 +232,13 @@ impl Haproxy {
         let Some(mut process) = self.process.take() else {
             return;
         };
-        // The whole process group: the workers of a killed master would go on.
-        let group = format!("-{}", process.id());
-        let status = Command::new("/bin/sh")
-            .args(["-c", &format!("kill -{signal} -- {group}")])
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "kill {group}");
+        // The whole process group: the workers of a killed master would go on. Nothing else of std can signal.
+        let command = format!("kill -s {signal} -- -{}", process.id());
+        let status = Command::new("/bin/sh").args(["-c", &command]).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("{command} failed");
+            process.kill().unwrap_or_default();
+        }
         process.wait().expect("it is our child");
     }
 

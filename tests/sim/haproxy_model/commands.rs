@@ -1,6 +1,9 @@
 //! The commands that change something, with their answers.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::{Check, Line, Model, server::Server};
 
@@ -142,9 +145,14 @@ impl Model {
         let server = &mut self.backends[backend].1[server];
         // HAProxy compares with what is in force, not with what was asked for last.
         let before = server.address;
-        let Ok(ip) = address.trim_matches(['[', ']']).parse() else {
+        let Ok(ip) = address.trim_matches(['[', ']']).parse::<IpAddr>() else {
             let suffix = if is_old { by } else { "\n" };
             return format!("Invalid addr '{address}'{suffix}");
+        };
+        let written = if is_old {
+            (*address).to_owned()
+        } else {
+            ip.to_string()
         };
         let port_number = match port.map(str::parse::<u16>) {
             None => before.port(),
@@ -164,7 +172,7 @@ impl Model {
                     format!("no need to change the addr, {problem}{by}")
                 } else {
                     format!(
-                        "IP changed from '{}' to '{ip}', {problem}{by}",
+                        "IP changed from '{}' to '{written}', {problem}{by}",
                         before.ip()
                     )
                 };
@@ -172,7 +180,7 @@ impl Model {
         };
         let after = SocketAddr::new(ip, port_number);
         let ip_change = (before.ip() != ip)
-            .then(|| format!("IP changed from '{}' to '{ip}'", before.ip()));
+            .then(|| format!("IP changed from '{}' to '{written}'", before.ip()));
         let port_change = (before.port() != port_number)
             .then(|| format!("port changed from '{}' to '{port_number}'", before.port()));
         if ip_change.is_none() && port_change.is_none() && !is_old {

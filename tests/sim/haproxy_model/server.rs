@@ -188,9 +188,9 @@ impl Server {
         }
         self.admin |= MAINT;
         self.oper = STOPPED;
+        self.health = 0;
         if self.check_enabled {
             self.check_paused = true;
-            self.health = 0;
         }
         // Before 3.0 the connection of a request in flight comes back to the idle pool after this, and stays.
         if version >= Line(3, 0) || self.sessions == 0 {
@@ -234,7 +234,7 @@ impl Server {
 
     /// `set server … health up`
     pub(super) fn force_up(&mut self) {
-        self.health = self.rise();
+        self.health = self.full_health();
         if !self.in_maintenance() {
             self.oper = RUNNING;
         }

@@ -129,7 +129,7 @@ fn stat_cell(
     server: &Server,
     now: Duration,
 ) -> String {
-    let checked = server.check_enabled && !server.in_maintenance();
+    let checked = server.check_enabled && !server.check_paused;
     match column {
         "pxname" => backend.name.clone(),
         "svname" => server.name.clone(),
