@@ -199,7 +199,9 @@ fn what_was_registered_before_the_start_is_served_whoever_comes_first() {
         } else {
             inputs.into_iter().rev().collect()
         };
-        order.into_iter().for_each(|input| world.input(input));
+        for input in order {
+            world.input(input);
+        }
         assert_eq!((world.ready("web"), world.ready("api")), (3, 1));
         assert!(world.facts.iter().any(|fact| matches!(
             fact,
