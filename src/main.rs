@@ -1,3 +1,67 @@
-//! Starts the program.
+//! Starts the program and ends it with the right exit code: 0 ok, 1 failed, 2 the plan has changes, 64 usage or
+//! configuration.
 
-fn main() {}
+use std::{
+    env,
+    error::Error,
+    io::{self, Write as _},
+    iter,
+    process::ExitCode,
+};
+
+use haproxy_nomad_sidecar::{
+    cli::{self, Command},
+    config::Config,
+    daemon::{self, PlanVerdict},
+    telemetry,
+};
+
+const FAILED: u8 = 1;
+const PLAN_HAS_CHANGES: u8 = 2;
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let (command, sources) = match cli::parse(env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(message) => {
+            // Whoever closed the output does not want the text.
+            drop(message.print());
+            return ExitCode::from(if message.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let config = match Config::load(sources) {
+        Ok(config) => config,
+        Err(error) => return end(USAGE, &error),
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        return end(FAILED, &error);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return end(FAILED, &error),
+    };
+    let ended = match command {
+        Command::Run => runtime
+            .block_on(daemon::run(config))
+            .map(|()| ExitCode::SUCCESS),
+        Command::Plan => runtime
+            .block_on(daemon::plan(config, &mut io::stdout()))
+            .map(|verdict| match verdict {
+                PlanVerdict::NothingToDo => ExitCode::SUCCESS,
+                PlanVerdict::HasChanges => ExitCode::from(PLAN_HAS_CHANGES),
+            }),
+    };
+    ended.unwrap_or_else(|error| end(FAILED, &error))
+}
+
+/// Says what went wrong, with its causes, and gives the exit code back.
+fn end(code: u8, error: &(dyn Error + 'static)) -> ExitCode {
+    let chain = iter::successors(Some(error), |&error| error.source());
+    let words: Vec<_> = chain.map(ToString::to_string).collect();
+    // There is nobody left to tell when the standard error is gone.
+    drop(writeln!(io::stderr(), "error: {}", words.join(": ")));
+    ExitCode::from(code)
+}

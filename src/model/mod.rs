@@ -14,4 +14,4 @@ pub use haproxy::{
     OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
 };
 pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
-pub use nomad::{NomadEvent, Registration, ServiceKey};
+pub use nomad::{NomadEvent, Registration, Scope, ServiceKey};

@@ -34,6 +34,24 @@ impl fmt::Debug for ServiceKey {
     }
 }
 
+/// What a failure, or a lack of proof, is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everything in a namespace (or `*`).
+    Namespace(Arc<str>),
+    /// One service.
+    Service(ServiceKey),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
+            Self::Service(key) => write!(f, "service {key}"),
+        }
+    }
+}
+
 /// One `ServiceRegistration` of Nomad (`nomad/structs/service_registration.go`, the same fields from 1.3 to 2.0).
 /// Everything in it was written by somebody who can run a job: hostile until validated.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,6 +99,8 @@ impl Backend {
         }
         // A second restart before everything was put back must not forget the first.
         memory.put_back.append(&mut self.memory.put_back);
+        memory.known = std::mem::take(&mut self.memory.known);
+        memory.strangers_stay = self.memory.strangers_stay;
         self.memory = memory;
         self.would.clear();
         self.failures.reset();
@@ -152,8 +154,13 @@ impl Backend {
     /// Whether it is to be looked at.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         !self.busy
-            && self.paused_until.is_none_or(|until| until <= now)
+            && self.paused_until.is_none()
             && (self.fresh || self.dirty || self.due.is_some_and(|due| due <= now))
+    }
+
+    /// Ends its pause when the time for that has come.
+    pub(super) fn wake(&mut self, now: Duration) {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
     /// When it will be due by the passing of time.
@@ -183,6 +190,9 @@ impl Backend {
         version: Version,
         policy: &Policy,
     ) -> Plan {
+        self.memory
+            .known
+            .extend(desired.iter().map(|server| server.address));
         let Some(observed) = &self.observed else {
             return Plan::default();
         };
@@ -283,6 +293,11 @@ pub(super) struct States<'a> {
 }
 
 impl<'a> States<'a> {
+    /// Every row that is the sidecar's.
+    pub(super) fn owned(&self) -> impl Iterator<Item = &'a ServerState> {
+        self.by_name.values().copied()
+    }
+
     /// The row of a desired server, if it has one that is not free.
     pub(super) fn of(&self, desired: &DesiredServer) -> Option<&'a ServerState> {
         match self.kind {

@@ -113,10 +113,25 @@ pub struct Overview {
     pub services: usize,
     /// Registrations wanted and valid.
     pub wanted: usize,
-    /// Of these, in rotation when last seen.
-    pub in_rotation: usize,
-    /// Registrations that something is in the way of.
-    pub hindered: usize,
+    /// Backends where something is in the way of a registration.
+    pub blocked: usize,
     /// Registrations that are not served.
     pub rejected: usize,
+    /// Servers of followed backends that are the sidecar's.
+    pub owned: Owned,
+}
+
+/// The sidecar's servers, by what they are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// READY and UP.
+    pub in_rotation: usize,
+    /// READY and not UP.
+    pub down: usize,
+    /// In drain.
+    pub draining: usize,
+    /// In maintenance although a registration wants them.
+    pub maintenance: usize,
+    /// In maintenance, wanted by nobody.
+    pub free: usize,
 }

@@ -21,7 +21,7 @@ pub mod tags;
 use std::{sync::Arc, time::Duration};
 
 pub use backoff::Backoff;
-pub use facts::{Fact, Found, Overview};
+pub use facts::{Fact, Found, Overview, Owned};
 pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
 
 /// What the operator decided.

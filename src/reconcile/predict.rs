@@ -1,6 +1,8 @@
 //! What HAProxy will report once commands were carried out, checks aside. The `plan` command shows with it what follows
 //! on the next step, and the laws of the planner are tested with it; nothing that runs depends on it.
 
+use std::collections::BTreeMap;
+
 use crate::model::{AdminState, BackendStat, CheckState, Command, Keyword, OperState, ServerState};
 
 use super::{
@@ -16,7 +18,7 @@ pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> V
     let mut observed = situation.observed.clone();
     let mut memory = situation.memory.clone();
     let mut steps = Vec::new();
-    for _ in 0..ENOUGH {
+    for round in 0..ENOUGH {
         let next = plan(
             desired,
             &Situation {
@@ -25,7 +27,7 @@ pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> V
                 ..*situation
             },
         );
-        if next.steps.is_empty() && !(next.wants_stat && observed.stat.is_none()) {
+        if next.steps.is_empty() && round > 0 {
             break;
         }
         for step in &next.steps {
@@ -41,7 +43,7 @@ pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> V
         }
         observed.stat = Some(BackendStat::default());
         memory = Memory {
-            sent: std::collections::BTreeMap::new(),
+            sent: BTreeMap::new(),
             ..memory
         };
         memory.observe(situation.now, &observed);

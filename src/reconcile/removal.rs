@@ -28,6 +28,12 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         plan.hinder(name.as_str().into(), obstacle);
         return;
     }
+    let known = state
+        .address()
+        .is_some_and(|address| situation.memory.known.contains(&address));
+    if situation.memory.strangers_stay && !known {
+        return;
+    }
     let target = situation.server(name);
     if state.admin.is_ready() {
         plan.step(Command::Drain(target), Why::Deregistered);

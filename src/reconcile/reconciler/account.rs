@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{BackendName, ServerState};
+use crate::model::BackendName;
 
 use super::{Output, Reconciler, desired_in};
 use crate::reconcile::{
-    desired::{DesiredServer, possible_services},
+    desired::possible_services,
     facts::{Fact, Found, Overview},
-    plan::{self, Kind, ObservedBackend},
+    plan::{self, Hindrance, Kind, ObservedBackend, Obstacle},
 };
 
 impl Reconciler {
@@ -106,7 +106,7 @@ impl Reconciler {
                     .is_some_and(|state| state.admin.is_ready());
                 let by_operator = backend.hindrances.iter().any(|hindrance| {
                     hindrance.registration == server.registration
-                        && matches!(hindrance.obstacle, plan::Obstacle::OperatorMaintenance(_))
+                        && matches!(hindrance.obstacle, Obstacle::OperatorMaintenance(_))
                 });
                 missing += usize::from(!verdict && !by_operator);
             }
@@ -131,13 +131,33 @@ impl Reconciler {
             if !backend.settled {
                 overview.unsettled.push(name.clone());
             }
-            overview.hindered += backend.hindrances.len();
+            overview.blocked += usize::from(!backend.hindrances.is_empty());
             let (desired, _) = desired_in(&self.contributions, &self.members, name);
             overview.wanted += desired.len();
             let states = backend.states(&self.policy);
-            let up =
-                |server: &&&DesiredServer| states.of(server).is_some_and(ServerState::in_rotation);
-            overview.in_rotation += desired.iter().filter(up).count();
+            let owned = &mut overview.owned;
+            for state in states.owned() {
+                let by_operator = |hindrance: &Hindrance| match &hindrance.obstacle {
+                    Obstacle::OperatorMaintenance(server) => Some(server) == state.name.as_ref(),
+                    Obstacle::NoFreeSlot
+                    | Obstacle::NoDynamicServers(_)
+                    | Obstacle::Refused(..) => false,
+                };
+                if state.admin.in_maintenance() {
+                    let held = backend.hindrances.iter().any(by_operator);
+                    *(if held {
+                        &mut owned.maintenance
+                    } else {
+                        &mut owned.free
+                    }) += 1;
+                } else if state.admin.in_drain() {
+                    owned.draining += 1;
+                } else if state.is_up() {
+                    owned.in_rotation += 1;
+                } else {
+                    owned.down += 1;
+                }
+            }
         }
         for contribution in self.contributions.values() {
             overview.services += usize::from(

@@ -34,6 +34,9 @@ impl Reconciler {
         if !self.process.as_ref().is_some_and(|process| process.swept) {
             return;
         }
+        self.backends
+            .values_mut()
+            .for_each(|backend| backend.wake(now));
         let due: Vec<_> = self
             .backends
             .iter()
@@ -64,6 +67,7 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
+        backend.memory.strangers_stay = !self.unproven.is_empty();
         let plan = backend.plan(now, name, &desired, version, &self.policy);
         notes.extend(plan.notes.iter().cloned());
         self.tell_differences(name, &plan, notes.into_iter().collect());

@@ -5,6 +5,8 @@
 
 mod account;
 mod drive;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,8 +14,8 @@ use std::{
 };
 
 use crate::model::{
-    BackendName, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response, ServerRow,
-    ServiceKey,
+    BackendName, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response, Scope,
+    ServerRow, ServiceKey,
 };
 
 use super::{
@@ -35,8 +37,13 @@ pub enum Input {
     Answered(BatchId, Vec<Response>),
     /// A batch did not.
     Failed(BatchId, Failure),
-    /// The catalog was read: these are all the services that are wanted.
-    Synced(BTreeMap<ServiceKey, Vec<Registration>>),
+    /// The catalog was read.
+    Synced {
+        /// All services that are wanted and could be read.
+        services: BTreeMap<ServiceKey, Vec<Registration>>,
+        /// What could not be read so far: nothing follows from its not being in `services`.
+        unproven: BTreeSet<Scope>,
+    },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
     /// Time passed.
@@ -120,6 +127,8 @@ pub struct Reconciler {
     mode: Mode,
     random: u64,
     catalog: Option<BTreeMap<ServiceKey, Vec<Registration>>>,
+    /// What of the catalog was never read.
+    unproven: BTreeSet<Scope>,
     contributions: BTreeMap<ServiceKey, Contribution>,
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
@@ -144,6 +153,7 @@ impl Reconciler {
             mode,
             random: seed,
             catalog: None,
+            unproven: BTreeSet::new(),
             contributions: BTreeMap::new(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
@@ -166,7 +176,7 @@ impl Reconciler {
             Input::Disconnected => self.disconnected(now),
             Input::Answered(id, responses) => self.answered(now, id, responses),
             Input::Failed(id, failure) => self.failed(now, id, &failure),
-            Input::Synced(services) => self.synced(now, services),
+            Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Timeout => {}
         }
@@ -195,7 +205,13 @@ impl Reconciler {
 
     // === Nomad ===
 
-    fn synced(&mut self, now: Duration, services: BTreeMap<ServiceKey, Vec<Registration>>) {
+    fn synced(
+        &mut self,
+        now: Duration,
+        services: BTreeMap<ServiceKey, Vec<Registration>>,
+        unproven: BTreeSet<Scope>,
+    ) {
+        self.unproven = unproven;
         if self.catalog.is_none()
             && let Some(process) = &mut self.process
         {
@@ -221,6 +237,7 @@ impl Reconciler {
             return;
         };
         catalog.insert(service.clone(), registrations);
+        self.unproven.remove(&Scope::Service(service.clone()));
         self.contribute(now, service);
     }
 

@@ -1,0 +1,442 @@
+//! The metrics, and their text exposition. The daemon reports what happened through typed methods and does not know
+//! the library behind them. Every label has a fixed, small set of values: names from the catalog never become labels.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::{EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder, text},
+    metrics::{
+        MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
+        info::Info,
+    },
+    registry::{Metric, Registry, Unit},
+};
+
+use super::Status;
+use crate::model::{Command, Outcome};
+
+/// Upper bounds of the buckets of `event_to_applied_seconds`.
+const LATENCIES: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Every metric of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    ready: Gauge,
+    syncs: Counter,
+    sync_failures: Family<ByKind, Counter>,
+    initial_sync: SetOnce<f64>,
+    services_restored: SetOnce<i64>,
+    catalog_age: Gauge<f64, AtomicU64>,
+    event_to_applied: Histogram,
+    haproxy_restarts: Counter,
+    commands: Family<ByOutcome, Counter>,
+    servers_owned: Family<ByState, Gauge>,
+    backends_blocked: Gauge,
+    registrations_rejected: Gauge,
+    registry: Registry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+/// Which side a sync failed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncFailure {
+    /// Nomad could not be read, or its answer was not acceptable.
+    Nomad,
+    /// HAProxy could not be reached, or was lost on the way.
+    Haproxy,
+    /// One backend could not be brought to what is wanted.
+    Backend,
+}
+
+/// How many servers the sidecar owns, by what they are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServersOwned {
+    /// READY and UP.
+    pub in_rotation: usize,
+    /// READY and not UP: waiting for HAProxy's check, or failed by it.
+    pub down: usize,
+    /// In drain.
+    pub draining: usize,
+    /// In maintenance with a registration.
+    pub maintenance: usize,
+    /// Slots without a registration.
+    pub free: usize,
+}
+
+impl Metrics {
+    /// All metrics at zero; those that cannot be known yet have no sample.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("haproxy_nomad_sidecar");
+        let to = &mut registry;
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        to.register("build", "The running program", version);
+        let metrics = Self {
+            ready: register(
+                to,
+                "ready",
+                "1 when the first sync is applied, as /ready answers",
+                Gauge::default(),
+            ),
+            syncs: register(
+                to,
+                "syncs",
+                "Full passes over all wanted services that ended with everything applied",
+                Counter::default(),
+            ),
+            sync_failures: register(
+                to,
+                "sync_failures",
+                "Syncs that failed, by the side that they failed on",
+                Family::default(),
+            ),
+            initial_sync: register_seconds(
+                to,
+                "initial_sync_duration",
+                "From the start of the process until the first sync was applied",
+                SetOnce::default(),
+            ),
+            services_restored: register(
+                to,
+                "services_restored",
+                "Services that the first sync applied",
+                SetOnce::default(),
+            ),
+            catalog_age: register_seconds(
+                to,
+                "catalog_age",
+                "Since the catalog was last known to be current; since the start, when it never was",
+                Gauge::default(),
+            ),
+            event_to_applied: register_seconds(
+                to,
+                "event_to_applied",
+                "From a catalog event to its change being applied and read back",
+                Histogram::new(LATENCIES),
+            ),
+            haproxy_restarts: register(
+                to,
+                "haproxy_restarts",
+                "Times that another HAProxy process was found behind the socket",
+                Counter::default(),
+            ),
+            commands: register(
+                to,
+                "commands",
+                "Changing commands written to HAProxy, by what it answered",
+                Family::default(),
+            ),
+            servers_owned: register(
+                to,
+                "servers_owned",
+                "Servers that the sidecar owns, by what they are doing",
+                Family::default(),
+            ),
+            backends_blocked: register(
+                to,
+                "backends_blocked",
+                "Backends that cannot be brought to what is wanted now",
+                Gauge::default(),
+            ),
+            registrations_rejected: register(
+                to,
+                "registrations_rejected",
+                "Registrations in the catalog that cannot be used",
+                Gauge::default(),
+            ),
+            registry,
+        };
+        // A rate over a counter needs its zero.
+        for failure in [
+            SyncFailure::Nomad,
+            SyncFailure::Haproxy,
+            SyncFailure::Backend,
+        ] {
+            drop(metrics.sync_failures.get_or_create(&failure.into()));
+        }
+        metrics
+    }
+
+    /// A full pass ended with everything applied.
+    pub fn synced(&self) {
+        self.syncs.inc();
+    }
+
+    /// A sync failed.
+    pub fn sync_failed(&self, failure: SyncFailure) {
+        self.sync_failures.get_or_create(&failure.into()).inc();
+    }
+
+    /// The first sync is applied: `duration` after the start, with this many services. Only the first call counts.
+    pub fn first_sync(&self, duration: Duration, services: usize) {
+        self.initial_sync.set(duration.as_secs_f64());
+        self.services_restored.set(count(services));
+    }
+
+    /// Another HAProxy process answers on the socket.
+    pub fn haproxy_restarted(&self) {
+        self.haproxy_restarts.inc();
+    }
+
+    /// HAProxy answered a command.
+    pub fn command_answered(&self, command: &Command, outcome: &Outcome) {
+        self.count_command(
+            command,
+            match outcome {
+                Outcome::Done => "done",
+                Outcome::Notice(_) => "notice",
+                Outcome::RetryLater(_) => "retry_later",
+                Outcome::Refused(_) => "refused",
+            },
+        );
+    }
+
+    /// A command was written, and its answer was lost or not understood.
+    pub fn command_unanswered(&self, command: &Command) {
+        self.count_command(command, "unanswered");
+    }
+
+    /// A catalog event's change is applied, `latency` after the event's arrival.
+    pub fn applied(&self, latency: Duration) {
+        self.event_to_applied.observe(latency.as_secs_f64());
+    }
+
+    /// How many backends are blocked now.
+    pub fn backends_blocked(&self, backends: usize) {
+        self.backends_blocked.set(count(backends));
+    }
+
+    /// How many registrations are unusable now.
+    pub fn registrations_rejected(&self, registrations: usize) {
+        self.registrations_rejected.set(count(registrations));
+    }
+
+    /// How many servers the sidecar owns now.
+    pub fn servers_owned(&self, servers: ServersOwned) {
+        for (state, number) in [
+            ("in_rotation", servers.in_rotation),
+            ("down", servers.down),
+            ("draining", servers.draining),
+            ("maintenance", servers.maintenance),
+            ("free", servers.free),
+        ] {
+            self.servers_owned
+                .get_or_create(&ByState { state })
+                .set(count(number));
+        }
+    }
+
+    /// The text exposition of everything, as of `now`.
+    pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
+        self.ready.set(i64::from(status.is_ready()));
+        self.catalog_age.set(status.catalog_age(now).as_secs_f64());
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    fn count_command(&self, command: &Command, outcome: &'static str) {
+        let kind = match command {
+            Command::SetAddress(..) => "set_address",
+            Command::Ready(_) => "ready",
+            Command::Drain(_) => "drain",
+            Command::Maintenance(_) => "maintenance",
+            Command::HealthDown(_) => "health_down",
+            Command::EnableHealth(_) => "enable_health",
+            Command::SetWeight(..) => "set_weight",
+            Command::SetMaxconn(..) => "set_maxconn",
+            Command::AddServer(..) => "add_server",
+            Command::DeleteServer(_) => "delete_server",
+        };
+        self.commands
+            .get_or_create(&ByOutcome { kind, outcome })
+            .inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<SyncFailure> for ByKind {
+    fn from(failure: SyncFailure) -> Self {
+        Self {
+            kind: match failure {
+                SyncFailure::Nomad => "nomad",
+                SyncFailure::Haproxy => "haproxy",
+                SyncFailure::Backend => "backend",
+            },
+        }
+    }
+}
+
+/// A gauge that has no sample before it is set, and is set once.
+#[derive(Debug)]
+struct SetOnce<N>(Arc<OnceLock<N>>);
+
+impl<N> SetOnce<N> {
+    fn set(&self, value: N) {
+        drop(self.0.set(value));
+    }
+}
+
+impl<N> Default for SetOnce<N> {
+    fn default() -> Self {
+        Self(Arc::new(OnceLock::new()))
+    }
+}
+
+impl<N> Clone for SetOnce<N> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<N: EncodeGaugeValue> EncodeMetric for SetOnce<N> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self.0.get() {
+            Some(value) => encoder.encode_gauge(value),
+            None => Ok(()),
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+fn register<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    to.register(name, help, metric.clone());
+    metric
+}
+
+fn register_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    to.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BackendName, ServerName, ServerRef};
+
+    #[expect(clippy::disallowed_methods, reason = "only a starting point")]
+    fn status() -> Status {
+        Status::starting(Instant::now())
+    }
+
+    fn samples(metrics: &Metrics, status: &Status) -> Vec<String> {
+        let now = status.started + Duration::from_secs(2);
+        let text = metrics.render(status, now).unwrap();
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| {
+                let name = line.strip_prefix("haproxy_nomad_sidecar_");
+                name.expect("every name has the prefix").to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn before_the_first_sync_its_duration_has_no_sample() {
+        let mut samples = samples(&Metrics::new(), &status());
+        samples.retain(|sample| !sample.starts_with("event_to_applied_seconds"));
+        samples.sort();
+        assert_eq!(
+            samples,
+            [
+                "backends_blocked 0",
+                concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+                "catalog_age_seconds 2.0",
+                "haproxy_restarts_total 0",
+                "ready 0",
+                "registrations_rejected 0",
+                "sync_failures_total{kind=\"backend\"} 0",
+                "sync_failures_total{kind=\"haproxy\"} 0",
+                "sync_failures_total{kind=\"nomad\"} 0",
+                "syncs_total 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_daemon_reports_is_counted_under_bounded_labels() {
+        let metrics = Metrics::new();
+        let server = ServerRef {
+            backend: BackendName::new("web").unwrap(),
+            server: ServerName::new("nomad1").unwrap(),
+        };
+        let command = Command::Ready(server);
+        metrics.synced();
+        metrics.sync_failed(SyncFailure::Backend);
+        metrics.first_sync(Duration::from_millis(1500), 100);
+        metrics.haproxy_restarted();
+        metrics.command_answered(&command, &Outcome::Done);
+        metrics.command_answered(&command, &Outcome::Refused("No such server.".to_owned()));
+        metrics.command_unanswered(&command);
+        metrics.applied(Duration::from_millis(20));
+        metrics.backends_blocked(3);
+        metrics.registrations_rejected(4);
+        metrics.servers_owned(ServersOwned {
+            in_rotation: 5,
+            draining: 1,
+            ..ServersOwned::default()
+        });
+        let mut status = status();
+        status.missing.clear();
+
+        let samples = samples(&metrics, &status);
+        for expected in [
+            "ready 1",
+            "syncs_total 1",
+            "sync_failures_total{kind=\"backend\"} 1",
+            "initial_sync_duration_seconds 1.5",
+            "services_restored 100",
+            "haproxy_restarts_total 1",
+            "commands_total{kind=\"ready\",outcome=\"done\"} 1",
+            "commands_total{kind=\"ready\",outcome=\"refused\"} 1",
+            "commands_total{kind=\"ready\",outcome=\"unanswered\"} 1",
+            "event_to_applied_seconds_bucket{le=\"0.01\"} 0",
+            "event_to_applied_seconds_bucket{le=\"0.025\"} 1",
+            "event_to_applied_seconds_count 1",
+            "backends_blocked 3",
+            "registrations_rejected 4",
+            "servers_owned{state=\"in_rotation\"} 5",
+            "servers_owned{state=\"draining\"} 1",
+            "servers_owned{state=\"free\"} 0",
+        ] {
+            assert!(
+                samples.iter().any(|s| s == expected),
+                "{expected}: {samples:#?}"
+            );
+        }
+    }
+}

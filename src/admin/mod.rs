@@ -1,0 +1,338 @@
+//! The admin listener: `/live`, `/ready` and `/metrics` over HTTP/1.1.
+//!
+//! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
+//! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
+
+mod metrics;
+mod status;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+pub use metrics::{Metrics, ServersOwned, SyncFailure};
+pub use status::{Missing, Status};
+
+/// Connections at once. One more is closed unanswered.
+const MAX_CONNECTIONS: usize = 64;
+
+/// For the head of a request to arrive.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// For a connection as a whole, the answer read by the other side included.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// The largest head of a request, in bytes. It is also hyper's smallest buffer.
+const MAX_HEAD: usize = 8192;
+
+/// Between two attempts to listen, and after a connection could not be accepted for want of file descriptors.
+const RETRY: Duration = Duration::from_secs(1);
+
+const GET: HeaderValue = HeaderValue::from_static("GET");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Listens on `addr`, trying again until it works: a port that is taken is said once and never ends the daemon.
+pub async fn bind_forever(addr: SocketAddr) -> TcpListener {
+    let mut said = None;
+    loop {
+        match TcpListener::bind(addr).await {
+            Ok(listener) => {
+                info!(%addr, "the admin listener answers /live, /ready and /metrics");
+                return listener;
+            }
+            Err(error) if said == Some(error.kind()) => {
+                debug!(%addr, %error, "still not listening");
+            }
+            Err(error) => {
+                said = Some(error.kind());
+                warn!(
+                    %addr, %error,
+                    "the admin listener cannot listen and tries again every second: free the address, or set --admin-listen to another one or to off"
+                );
+            }
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Answers requests for as long as the future is polled. Dropping it closes every connection.
+pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, metrics: Arc<Metrics>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                    connections.spawn(answer(stream, status.clone(), Arc::clone(&metrics)));
+                }
+                Ok((_, peer)) => debug!(%peer, "too many admin connections; this one is closed"),
+                Err(error) => {
+                    debug!(%error, "an admin connection could not be accepted");
+                    if !concerns_one_connection(&error) {
+                        sleep(RETRY).await;
+                    }
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, status: watch::Receiver<Status>, metrics: Arc<Metrics>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = respond(&request, &status.borrow(), &metrics);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "an admin connection failed"),
+        Err(_) => debug!("an admin connection was closed for taking too long"),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the listener is part of the shell"
+)]
+fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let now = Instant::now();
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/live") => live(status, now),
+        (&Method::GET, "/ready") => ready(status),
+        (&Method::GET, "/metrics") => exposition(status, metrics, now),
+        (_, "/live" | "/ready" | "/metrics") => {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+            response.headers_mut().insert(ALLOW, GET);
+            response
+        }
+        _ => plain(
+            StatusCode::NOT_FOUND,
+            "there are /live, /ready and /metrics\n".to_owned(),
+        ),
+    }
+}
+
+fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
+    match status.silent_for(now) {
+        None => plain(StatusCode::OK, "ok\n".to_owned()),
+        Some(silence) => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "the daemon's loop was last seen {} s ago\n",
+                silence.as_secs()
+            ),
+        ),
+    }
+}
+
+fn ready(status: &Status) -> Response<Full<Bytes>> {
+    if status.is_ready() {
+        return plain(StatusCode::OK, "ready\n".to_owned());
+    }
+    let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
+    plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+}
+
+fn exposition(status: &Status, metrics: &Metrics, now: Instant) -> Response<Full<Bytes>> {
+    match metrics.render(status, now) {
+        Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn plain(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    response(status, PLAIN, body)
+}
+
+fn response(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// Whether accepting failed for the one connection only, so that the next one can be accepted at once.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    [
+        io::ErrorKind::ConnectionAborted,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::ConnectionRefused,
+    ]
+    .contains(&error.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A listener with a status that the test can change.
+    async fn listening(status: Status) -> (SocketAddr, watch::Sender<Status>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (sender, receiver) = watch::channel(status);
+        tokio::spawn(serve(listener, receiver, Arc::new(Metrics::new())));
+        (addr, sender)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the listener's clock is real")]
+    fn starting() -> Status {
+        Status::starting(Instant::now())
+    }
+
+    /// What the listener answers to `request`, until it closes the connection.
+    async fn exchange(addr: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Status line, content type and body.
+    async fn ask(addr: SocketAddr, method_and_path: &str) -> (String, String, String) {
+        let request = format!("{method_and_path} HTTP/1.1\r\nhost: sidecar\r\n\r\n");
+        let answer = exchange(addr, &request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let kind = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-type: "))
+            .unwrap();
+        let status = head.lines().next().unwrap();
+        let status = status.strip_prefix("HTTP/1.1 ").unwrap();
+        (status.to_owned(), kind.to_owned(), body.to_owned())
+    }
+
+    fn plain_answer(status: &str, body: &str) -> (String, String, String) {
+        let kind = "text/plain; charset=utf-8";
+        (status.to_owned(), kind.to_owned(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn live_while_the_loop_comes_round() {
+        let (addr, status) = listening(starting()).await;
+        assert_eq!(ask(addr, "GET /live").await, plain_answer("200 OK", "ok\n"));
+
+        status.send_modify(|status| status.alive_at -= Duration::from_secs(45));
+        assert_eq!(
+            ask(addr, "GET /live").await,
+            plain_answer(
+                "503 Service Unavailable",
+                "the daemon's loop was last seen 45 s ago\n"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn ready_when_nothing_is_missing_and_otherwise_it_says_what_is() {
+        let (addr, status) = listening(starting()).await;
+        assert_eq!(
+            ask(addr, "GET /ready").await,
+            plain_answer(
+                "503 Service Unavailable",
+                "haproxy: not connected: not tried yet\nnomad: no list was accepted yet: not tried yet\n"
+            )
+        );
+
+        status.send_modify(|status| status.missing.clear());
+        assert_eq!(
+            ask(addr, "GET /ready").await,
+            plain_answer("200 OK", "ready\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn metrics_are_open_metrics_text() {
+        let (addr, _status) = listening(starting()).await;
+        let (status, kind, body) = ask(addr, "GET /metrics").await;
+        assert_eq!(status, "200 OK");
+        assert_eq!(
+            kind,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        );
+        assert!(body.contains("\nhaproxy_nomad_sidecar_ready 0\n"), "{body}");
+        assert!(body.ends_with("\n# EOF\n"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_methods_are_refused() {
+        let (addr, _status) = listening(starting()).await;
+        assert_eq!(
+            ask(addr, "GET /").await,
+            plain_answer("404 Not Found", "there are /live, /ready and /metrics\n")
+        );
+        assert_eq!(
+            ask(addr, "DELETE /ready").await,
+            plain_answer("405 Method Not Allowed", "only GET\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let (addr, _status) = listening(starting()).await;
+        let request = format!("GET /live HTTP/1.1\r\nx: {}", "x".repeat(MAX_HEAD));
+        let answer = exchange(addr, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
+        let (addr, _status) = listening(starting()).await;
+        let start = tokio::time::Instant::now();
+        assert_eq!(exchange(addr, "GET /live HTTP/1.1\r\n").await, "");
+        assert!((HEAD_LIMIT..CONNECTION_LIMIT).contains(&start.elapsed()));
+    }
+
+    #[tokio::test]
+    async fn the_sixty_fifth_connection_is_closed() {
+        let (addr, _status) = listening(starting()).await;
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            idle.push(TcpStream::connect(addr).await.unwrap());
+        }
+        let mut one_more = TcpStream::connect(addr).await.unwrap();
+        assert_eq!(one_more.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_taken_address_is_waited_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = taken.local_addr().unwrap();
+        let mut bound = pin!(bind_forever(addr));
+        assert!(timeout(RETRY * 3, &mut bound).await.is_err());
+
+        drop(taken);
+        assert_eq!(bound.await.local_addr().unwrap(), addr);
+    }
+}

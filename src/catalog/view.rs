@@ -1,0 +1,277 @@
+//! What is known of one followed namespace, and how events and reads are merged by index.
+//!
+//! Three rules make the merge exact. A line of the stream whose index was seen before is the past (a restarted server
+//! replays it). An event applies to a service only above the index at which that service was read. Events are kept in a
+//! journal until a list proves that every later read includes them, so a read that is older than an event that was
+//! already applied cannot undo it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    catalog::{Line, ListedService, Reading, Wanted},
+    model::{NomadEvent, Registration, ServiceKey},
+};
+
+/// No more events than this are kept between two syncs.
+const JOURNAL_EVENTS: usize = 4096;
+
+/// What is known of one followed namespace (or of all, for `*`).
+#[derive(Debug)]
+pub(super) struct View {
+    namespace: Arc<str>,
+    wanted: Wanted,
+    services: BTreeMap<ServiceKey, Entry>,
+    journal: VecDeque<(u64, NomadEvent)>,
+    /// Events up to this index fell out of the journal: an older read cannot be completed.
+    forgotten: u64,
+    /// The index of the last adopted list: the base of every service that has none.
+    floor: u64,
+    /// The highest index that came over a stream.
+    seen: u64,
+    /// Everything up to this index is known: the table is unchanged while its index is this one.
+    complete: u64,
+    /// Whether the stream has been open without a break since before the last adopted list.
+    unbroken: bool,
+    /// Whether events are applied at once. Not before the first sync, and not after the index went back.
+    live: bool,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// The index of the read that this began with.
+    base: u64,
+    registrations: BTreeMap<Arc<str>, Registration>,
+}
+
+impl View {
+    pub(super) fn new(namespace: Arc<str>, wanted: Wanted) -> Self {
+        Self {
+            namespace,
+            wanted,
+            services: BTreeMap::new(),
+            journal: VecDeque::new(),
+            forgotten: 0,
+            floor: 0,
+            seen: 0,
+            complete: 0,
+            unbroken: false,
+            live: false,
+        }
+    }
+
+    /// Whether a sync was adopted, so that what is not here is known to be absent or unwanted.
+    pub(super) const fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The highest index that is known in any way: a list below it is from another past.
+    pub(super) fn latest(&self) -> u64 {
+        self.floor.max(self.seen)
+    }
+
+    /// Whether a table with this index has nothing that is not known.
+    pub(super) const fn is_complete_at(&self, index: u64) -> bool {
+        self.live && self.complete == index
+    }
+
+    /// The oldest index that a read may have.
+    pub(super) const fn oldest_readable(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// The stream is gone, or a new one came: lines may have been missed.
+    pub(super) const fn stream_broke(&mut self) {
+        self.unbroken = false;
+    }
+
+    /// The services that must be read after this list: the wanted, and the known, whatever the list says of those.
+    pub(super) fn to_read(&self, listed: Vec<ListedService>) -> BTreeSet<ServiceKey> {
+        let known = self
+            .services
+            .iter()
+            .filter(|(_, entry)| !entry.registrations.is_empty())
+            .map(|(key, _)| key.clone());
+        listed
+            .into_iter()
+            .filter(|service| self.follows(&service.key) && self.wanted.wants(&service.tags))
+            .map(|service| service.key)
+            .chain(known)
+            .collect()
+    }
+
+    /// Takes a line of the stream; gives the services that it changed.
+    pub(super) fn take(&mut self, line: Line) -> BTreeSet<ServiceKey> {
+        let mut changed = BTreeSet::new();
+        if line.index <= self.seen {
+            return changed;
+        }
+        self.seen = line.index;
+        if self.unbroken {
+            self.complete = self.complete.max(line.index);
+        }
+        for event in line.events {
+            if !self.follows(&event.registration().service) {
+                continue;
+            }
+            if self.live && self.apply(line.index, &event) {
+                changed.insert(event.registration().service.clone());
+            }
+            self.journal.push_back((line.index, event));
+        }
+        while self.journal.len() > JOURNAL_EVENTS {
+            if let Some((index, _)) = self.journal.pop_front() {
+                self.forgotten = index;
+            }
+        }
+        changed
+    }
+
+    /// Adopts what was read after a list of this index; gives the services that are not as they were before.
+    /// `unbroken`: the stream was open from before the list until now.
+    pub(super) fn adopt(
+        &mut self,
+        list_index: u64,
+        readings: BTreeMap<ServiceKey, Reading>,
+        unbroken: bool,
+    ) -> BTreeSet<ServiceKey> {
+        let mut before = BTreeMap::new();
+        for (key, reading) in readings {
+            let entry = Entry::from_reading(&key, reading);
+            let old = self.services.insert(key.clone(), entry);
+            before.insert(
+                key,
+                old.map(|entry| entry.registrations).unwrap_or_default(),
+            );
+        }
+        self.floor = list_index;
+        self.live = true;
+        for (index, event) in std::mem::take(&mut self.journal) {
+            if index > list_index {
+                self.apply(index, &event);
+                self.journal.push_back((index, event));
+            }
+        }
+        self.unbroken = unbroken;
+        self.complete = if unbroken { self.latest() } else { list_index };
+        self.forget_unwanted(&before);
+        before
+            .into_iter()
+            .filter(|(key, old)| match self.services.get(key) {
+                Some(entry) => entry.registrations != *old,
+                None => !old.is_empty(),
+            })
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// The catalog's index went back: no index of before means anything now. What is known stays, unproven.
+    pub(super) fn reset_indexes(&mut self) {
+        self.journal.clear();
+        self.forgotten = 0;
+        self.floor = 0;
+        self.seen = 0;
+        self.complete = 0;
+        self.unbroken = false;
+        self.live = false;
+        for entry in self.services.values_mut() {
+            entry.base = 0;
+        }
+    }
+
+    /// Whether anything is known of a service, be it that it has no instance.
+    pub(super) fn knows(&self, key: &ServiceKey) -> bool {
+        self.services.contains_key(key)
+    }
+
+    /// All registrations of a service, sorted by ID.
+    pub(super) fn registrations(&self, key: &ServiceKey) -> Vec<Registration> {
+        self.services
+            .get(key)
+            .map(|entry| entry.registrations.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Every service that has registrations.
+    pub(super) fn services(&self) -> impl Iterator<Item = (ServiceKey, Vec<Registration>)> {
+        self.services
+            .iter()
+            .filter(|(_, entry)| !entry.registrations.is_empty())
+            .map(|(key, _)| (key.clone(), self.registrations(key)))
+    }
+
+    fn follows(&self, key: &ServiceKey) -> bool {
+        &*self.namespace == "*" || key.namespace == self.namespace
+    }
+
+    fn apply(&mut self, index: u64, event: &NomadEvent) -> bool {
+        let registration = event.registration();
+        let base = self
+            .services
+            .get(&registration.service)
+            .map(|entry| entry.base);
+        if index <= base.unwrap_or(self.floor) {
+            return false;
+        }
+        match event {
+            NomadEvent::Registered(new) => {
+                if base.is_none() && !self.wanted.wants(&new.tags) {
+                    return false;
+                }
+                let floor = self.floor;
+                let entry = self
+                    .services
+                    .entry(new.service.clone())
+                    .or_insert_with(|| Entry {
+                        base: floor,
+                        registrations: BTreeMap::new(),
+                    });
+                entry
+                    .registrations
+                    .insert(Arc::clone(&new.id), new.clone())
+                    .as_ref()
+                    != Some(new)
+            }
+            NomadEvent::Deregistered(old) => self
+                .services
+                .get_mut(&old.service)
+                .is_some_and(|entry| entry.registrations.remove(&old.id).is_some()),
+        }
+    }
+
+    /// Drops what was read and turned out not to be wanted. An entry without registrations stays while its base is
+    /// above the list's index: late events below it are the past of what was read.
+    fn forget_unwanted<T>(&mut self, read: &BTreeMap<ServiceKey, T>) {
+        for key in read.keys() {
+            if let Some(entry) = self.services.get_mut(key)
+                && !entry
+                    .registrations
+                    .values()
+                    .any(|one| self.wanted.wants(&one.tags))
+            {
+                entry.registrations.clear();
+            }
+        }
+        let floor = self.floor;
+        self.services
+            .retain(|_, entry| !entry.registrations.is_empty() || entry.base > floor);
+    }
+}
+
+impl Entry {
+    /// Only what carries the name that was asked for: nothing else was asked, so nothing else is proven.
+    fn from_reading(key: &ServiceKey, reading: Reading) -> Self {
+        let registrations = reading
+            .registrations
+            .into_iter()
+            .filter(|registration| registration.service == *key)
+            .map(|registration| (Arc::clone(&registration.id), registration))
+            .collect();
+        Self {
+            base: reading.index,
+            registrations,
+        }
+    }
+}

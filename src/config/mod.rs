@@ -1,0 +1,449 @@
+//! Flags, environment and file, made into a [`Config`] that needs no further checking. A flag beats its environment
+//! variable, that beats the file, that beats the default.
+//!
+//! Inside a Nomad task the defaults are the task's own: HAProxy's socket in the allocation's directory, Nomad through the
+//! Task API. What cannot be used is an [`Error`] that names the flag, the variable, or the line and column.
+
+mod nomad;
+mod options;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize as _;
+use tracing_subscriber::filter::Targets;
+
+use self::options::Layers;
+pub use self::options::{Options, Origin, Position};
+use crate::{haproxy::session, nomad::settings::Settings};
+
+/// HAProxy's socket outside a Nomad task: Debian's.
+const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
+
+/// Where the admin listener listens.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
+
+/// How long a server that is removed may finish its sessions.
+const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
+
+/// Finds a setting by the field's name, which is also its own.
+macro_rules! find {
+    ($layers:expr, $field:ident) => {
+        $layers.find(stringify!($field), |options| options.$field.as_ref())
+    };
+}
+use find;
+
+/// Everything that the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Read and plan as always, but write nothing to HAProxy.
+    pub observe: bool,
+    /// HAProxy.
+    pub haproxy: session::Settings,
+    /// The namespace that the sidecar itself is in.
+    pub own_namespace: String,
+    /// Nomad, and what is followed there.
+    pub nomad: Settings,
+    /// What the names of slots begin with; a number follows.
+    pub slot_prefix: String,
+    /// How long a server that is removed may finish its sessions.
+    pub drain_timeout: Duration,
+    /// Where the admin listener listens; `None` is nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// The log.
+    pub log: Log,
+    sources: Sources,
+}
+
+/// How the log is written.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which events are shown.
+    pub filter: Targets,
+}
+
+/// The form of a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Time, level, module, message, fields.
+    Plain,
+    /// One JSON object.
+    Json,
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Flags and environment.
+    pub options: Options,
+    /// Which of the options came from the environment: the flag's name without `--`, and the variable's.
+    pub from_environment: BTreeMap<String, String>,
+    /// The configuration file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The Nomad task that the program is.
+    pub task: Task,
+}
+
+/// What Nomad tells each task of its surroundings.
+#[derive(Clone, Debug, Default)]
+pub struct Task {
+    /// `NOMAD_ALLOC_DIR`: the directory that the tasks of the allocation share.
+    pub alloc_dir: Option<PathBuf>,
+    /// `NOMAD_SECRETS_DIR`: the task's own directory, with the socket of the Task API.
+    pub secrets_dir: Option<PathBuf>,
+}
+
+/// Why there is no configuration. The program ends with exit code 64.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("read the configuration file {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML, or has something that is not a setting.
+    #[error("{position}: {problem}")]
+    File {
+        /// Where.
+        position: Position,
+        /// What is wrong, and what could be there.
+        problem: String,
+    },
+    /// A setting has a value that cannot be used.
+    #[error("{origin}: {problem}")]
+    Value {
+        /// Where it was written.
+        origin: Origin,
+        /// What is wrong, and what could be there.
+        problem: String,
+    },
+}
+
+impl Task {
+    /// The task that this process is, if it is one.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let directory = |name| {
+            let value = env::var_os(name).filter(|value| !value.is_empty());
+            value.map(PathBuf::from)
+        };
+        Self {
+            alloc_dir: directory("NOMAD_ALLOC_DIR"),
+            secrets_dir: directory("NOMAD_SECRETS_DIR"),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, if there is one, and puts the layers together.
+    pub fn load(sources: Sources) -> Result<Self, Error> {
+        let path = sources.file.clone().unwrap_or_default();
+        let content = match &sources.file {
+            Some(path) => fs::read_to_string(path).map_err(|source| Error::Unreadable {
+                path: path.clone(),
+                source,
+            })?,
+            None => String::new(),
+        };
+        let layers = Layers {
+            given: &sources.options,
+            from_environment: &sources.from_environment,
+            file: &read(&path, &content)?,
+            path: &path,
+            content: &content,
+        };
+        Ok(Self {
+            observe: value::switch(find!(layers, observe))?,
+            haproxy: session::Settings::new(haproxy_socket(&layers, &sources.task)),
+            own_namespace: nomad::own_namespace(&layers)?,
+            nomad: nomad::settings(&layers, &sources.task)?,
+            slot_prefix: match find!(layers, slot_prefix) {
+                Some(found) => found.parse(value::slot_prefix)?,
+                None => "nomad".to_owned(),
+            },
+            drain_timeout: match find!(layers, drain_timeout) {
+                Some(found) => found.parse(value::duration)?,
+                None => DEFAULT_DRAIN,
+            },
+            admin_listen: match find!(layers, admin_listen) {
+                Some(found) => found.parse(value::listen)?,
+                None => Some(DEFAULT_ADMIN),
+            },
+            log: log(&layers)?,
+            sources,
+        })
+    }
+
+    /// The same flags and environment, with the file read again.
+    pub fn reload(&self) -> Result<Self, Error> {
+        Self::load(self.sources.clone())
+    }
+}
+
+fn read(path: &Path, content: &str) -> Result<Options, Error> {
+    let refuse = |error: &toml::de::Error, problem| Error::File {
+        position: Position::new(path, content, error.span().map_or(0, |span| span.start)),
+        problem,
+    };
+    let parsed = toml::Deserializer::parse(content).map_err(|error| {
+        let problem = format!(
+            "this is not TOML ({}); write name = \"text\", name = true or name = [\"text\", \"text\"]",
+            error.message()
+        );
+        refuse(&error, problem)
+    })?;
+    Options::deserialize(parsed).map_err(|error| refuse(&error, error.message().to_owned()))
+}
+
+fn haproxy_socket(layers: &Layers<'_>, task: &Task) -> PathBuf {
+    match (find!(layers, haproxy_socket), &task.alloc_dir) {
+        (Some(found), _) => found.text.into(),
+        (None, Some(alloc_dir)) => alloc_dir.join("haproxy.sock"),
+        (None, None) => DEFAULT_SOCKET.into(),
+    }
+}
+
+fn log(layers: &Layers<'_>) -> Result<Log, Error> {
+    Ok(Log {
+        format: match find!(layers, log_format) {
+            Some(found) => found.parse(value::log_format)?,
+            None => LogFormat::Plain,
+        },
+        filter: match find!(layers, log_level) {
+            Some(found) => found.parse(value::log_filter)?,
+            None => Targets::new().with_default(tracing::Level::INFO),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::nomad::settings::{Endpoint, TokenSource};
+
+    /// A setting as a flag or a variable has it.
+    macro_rules! options {
+        ($($field:ident: $text:expr),*) => {
+            Options { $($field: Some($text.to_owned().into()),)* ..Options::default() }
+        };
+    }
+
+    fn flags(options: Options) -> Sources {
+        Sources {
+            options,
+            ..Sources::default()
+        }
+    }
+
+    fn environment(options: Options, names: &[(&str, &str)]) -> Sources {
+        let own = |&(flag, variable): &(&str, &str)| (flag.to_owned(), variable.to_owned());
+        Sources {
+            from_environment: names.iter().map(own).collect(),
+            ..flags(options)
+        }
+    }
+
+    fn task(secrets_dir: &Path) -> Task {
+        Task {
+            alloc_dir: Some("/alloc".into()),
+            secrets_dir: Some(secrets_dir.to_owned()),
+        }
+    }
+
+    fn refusal(sources: Sources) -> String {
+        Config::load(sources).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn outside_of_nomad_the_defaults_are_those_of_the_machine() {
+        let config = Config::load(Sources::default()).unwrap();
+        assert_eq!(config.haproxy.socket, Path::new("/run/haproxy/admin.sock"));
+        assert_eq!(config.nomad.endpoint.to_string(), "http://127.0.0.1:4646");
+        assert_eq!(config.nomad.token, TokenSource::None);
+        assert_eq!(config.nomad.namespaces, ["default"]);
+        assert_eq!(config.nomad.tag_prefix, "haproxy");
+        assert_eq!(config.own_namespace, "default");
+        assert_eq!(config.slot_prefix, "nomad");
+        assert_eq!(config.drain_timeout, Duration::from_secs(10));
+        assert_eq!(config.admin_listen, "127.0.0.1:9417".parse().ok());
+        assert_eq!(config.log.format, LogFormat::Plain);
+        assert_eq!(config.log.filter.to_string(), "info");
+        assert!(!config.observe && !config.nomad.expose_by_default);
+    }
+
+    #[test]
+    fn in_a_task_the_defaults_are_those_of_the_task() {
+        let secrets = tempfile::tempdir().unwrap();
+        let token = secrets.path().join("nomad_token");
+        let sources = Sources {
+            task: task(secrets.path()),
+            ..environment(
+                options! { nomad_namespace: "shop", nomad_token: "t0ken" },
+                &[("nomad-token", "NOMAD_TOKEN")],
+            )
+        };
+        let config = Config::load(sources.clone()).unwrap();
+        assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
+        assert_eq!(
+            config.nomad.endpoint,
+            Endpoint::Unix(secrets.path().join("api.sock"))
+        );
+        assert!(matches!(config.nomad.token, TokenSource::Value(_)));
+        assert_eq!(config.own_namespace, "shop");
+        assert_eq!(config.nomad.namespaces, ["shop"]);
+
+        fs::write(&token, "t0ken").unwrap();
+        let config = Config::load(sources).unwrap();
+        assert_eq!(config.nomad.token, TokenSource::File(token));
+    }
+
+    #[test]
+    fn an_address_that_is_set_beats_the_task_api_and_its_token() {
+        let secrets = tempfile::tempdir().unwrap();
+        fs::write(secrets.path().join("nomad_token"), "t0ken").unwrap();
+        let in_task = |options| {
+            let task = task(secrets.path());
+            let sources = Sources {
+                task,
+                ..flags(options)
+            };
+            Config::load(sources).unwrap().nomad
+        };
+        let nomad = in_task(options! { nomad_addr: "http://10.0.0.1:4646" });
+        assert_eq!(nomad.endpoint.to_string(), "http://10.0.0.1:4646");
+        assert_eq!(nomad.token, TokenSource::None);
+
+        let nomad = in_task(options! { nomad_unix_addr: "unix:///elsewhere/api.sock" });
+        assert_eq!(nomad.endpoint, Endpoint::Unix("/elsewhere/api.sock".into()));
+    }
+
+    #[test]
+    fn a_token_that_somebody_wrote_beats_that_of_the_task() {
+        let secrets = tempfile::tempdir().unwrap();
+        fs::write(secrets.path().join("nomad_token"), "t0ken").unwrap();
+        let token = |options| {
+            let task = task(secrets.path());
+            let sources = Sources {
+                task,
+                ..flags(options)
+            };
+            Config::load(sources).unwrap().nomad.token
+        };
+        assert!(matches!(
+            token(options! { nomad_token: "other" }),
+            TokenSource::Value(_)
+        ));
+        assert_eq!(
+            token(options! { nomad_token: "other", nomad_token_file: "/run/token" }),
+            TokenSource::File("/run/token".into())
+        );
+    }
+
+    #[test]
+    fn flag_beats_variable_beats_file_beats_default_and_the_complaint_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sidecar.toml");
+        fs::write(&path, "tag-prefix = \"lb\"\ndrain-timeout = \"1 week\"\n").unwrap();
+        let with_file = |sources| Sources {
+            file: Some(path.clone()),
+            ..sources
+        };
+        let text = "\"1 week\" is more than a day";
+        assert_eq!(
+            refusal(with_file(Sources::default())),
+            format!(
+                "{}, line 2, column 17: drain-timeout: {text}",
+                path.display()
+            )
+        );
+
+        let text = "\"x\" is not a duration (expected number at 0); write for example 10s or 1m30s";
+        let variable = [("drain-timeout", "SIDECAR_DRAIN_TIMEOUT")];
+        assert_eq!(
+            refusal(with_file(environment(
+                options! { drain_timeout: "x" },
+                &variable
+            ))),
+            format!("SIDECAR_DRAIN_TIMEOUT in the environment: {text}")
+        );
+        assert_eq!(
+            refusal(with_file(flags(options! { drain_timeout: "x" }))),
+            format!("--drain-timeout: {text}")
+        );
+
+        let config = Config::load(with_file(flags(options! { drain_timeout: "1m30s" }))).unwrap();
+        assert_eq!(config.drain_timeout, Duration::from_secs(90));
+        assert_eq!(config.nomad.tag_prefix, "lb");
+    }
+
+    #[test]
+    fn an_empty_value_counts_as_not_set() {
+        let options = options! { nomad_addr: "", drain_timeout: "", nomad_skip_verify: "" };
+        let config = Config::load(flags(options)).unwrap();
+        assert_eq!(config.nomad.endpoint.to_string(), "http://127.0.0.1:4646");
+        assert_eq!(config.drain_timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let config = Config::load(flags(
+            options! { nomad_token: "s3cret", nomad_http_auth: "user:s3cret" },
+        ))
+        .unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert_eq!(
+            refusal(flags(
+                options! { nomad_addr: "http://user:s3cret@nomad:4646" }
+            )),
+            "--nomad-addr: user and password do not belong into the address: set NOMAD_HTTP_AUTH"
+        );
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_key() {
+        assert_eq!(
+            refusal(flags(options! { nomad_client_cert: "/cert.pem" })),
+            "--nomad-client-cert: set the key too: --nomad-client-key"
+        );
+        assert_eq!(
+            refusal(flags(options! { nomad_client_key: "/key.pem" })),
+            "--nomad-client-key: set the certificate too: --nomad-client-cert"
+        );
+    }
+
+    #[test]
+    fn a_reload_reads_the_file_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sidecar.toml");
+        fs::write(&path, "").unwrap();
+        let sources = Sources {
+            file: Some(path.clone()),
+            ..flags(options! { drain_timeout: "3s" })
+        };
+        let config = Config::load(sources).unwrap();
+        fs::write(&path, "tag-prefix = \"lb\"").unwrap();
+        let config = config.reload().unwrap();
+        assert_eq!(config.nomad.tag_prefix, "lb");
+        assert_eq!(config.drain_timeout, Duration::from_secs(3));
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!(
+            config.reload().unwrap_err().to_string(),
+            format!("read the configuration file {}", path.display())
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! Every setting, once: the same struct is filled from flags and environment (by clap) and from the file (by serde).
+//!
+//! Nothing is interpreted here. A setting is text with its origin, so that whoever cannot use it can say where it was
+//! written; the parent module decides what the text means.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::Spanned;
+
+use super::Error;
+use crate::redacted::Redacted;
+
+/// The settings that flags, environment and file have in common. In the file a name is that of the flag without `--`.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(
+    clippy::doc_markdown,
+    reason = "the comments are also the text of --help"
+)]
+pub struct Options {
+    /// HAProxy's stats socket, with `level admin` [default: ${NOMAD_ALLOC_DIR}/haproxy.sock in a Nomad task, otherwise
+    /// /run/haproxy/admin.sock]
+    #[arg(long, global = true, env = "HAPROXY_SOCKET", value_name = "PATH")]
+    pub(super) haproxy_socket: Option<Given>,
+
+    /// Nomad's address: http://…, https://… or unix:///path [default: the Task API in a Nomad task, otherwise
+    /// http://127.0.0.1:4646]
+    #[arg(long, global = true, env = "NOMAD_ADDR", value_name = "URL")]
+    pub(super) nomad_addr: Option<Given>,
+
+    /// The Task API's socket, for when no address is set [default: ${NOMAD_SECRETS_DIR}/api.sock in a Nomad task]
+    #[arg(long, global = true, env = "NOMAD_UNIX_ADDR", value_name = "PATH")]
+    pub(super) nomad_unix_addr: Option<Given>,
+
+    /// The ACL token or workload identity
+    #[arg(
+        long,
+        global = true,
+        env = "NOMAD_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    pub(super) nomad_token: Option<Given>,
+
+    /// A file with the token, read again when Nomad refuses it [default: ${NOMAD_SECRETS_DIR}/nomad_token on the Task
+    /// API, if it is there]
+    #[arg(long, global = true, env = "NOMAD_TOKEN_FILE", value_name = "PATH")]
+    pub(super) nomad_token_file: Option<Given>,
+
+    /// The sidecar's own namespace [default: default]
+    #[arg(long, global = true, env = "NOMAD_NAMESPACE", value_name = "NAME")]
+    pub(super) nomad_namespace: Option<Given>,
+
+    /// The region to ask [default: the agent's]
+    #[arg(long, global = true, env = "NOMAD_REGION", value_name = "NAME")]
+    pub(super) nomad_region: Option<Given>,
+
+    /// Certificate authorities that Nomad's certificate is checked against, as a PEM file [default: the system's]
+    #[arg(long, global = true, env = "NOMAD_CACERT", value_name = "PATH")]
+    pub(super) nomad_cacert: Option<Given>,
+
+    /// The same, as a directory of PEM files
+    #[arg(long, global = true, env = "NOMAD_CAPATH", value_name = "PATH")]
+    pub(super) nomad_capath: Option<Given>,
+
+    /// The client certificate for mutual TLS, as a PEM file
+    #[arg(long, global = true, env = "NOMAD_CLIENT_CERT", value_name = "PATH")]
+    pub(super) nomad_client_cert: Option<Given>,
+
+    /// The key of the client certificate, as a PEM file
+    #[arg(long, global = true, env = "NOMAD_CLIENT_KEY", value_name = "PATH")]
+    pub(super) nomad_client_key: Option<Given>,
+
+    /// The name that Nomad's certificate must have [default: the host of the address]
+    #[arg(
+        long,
+        global = true,
+        env = "NOMAD_TLS_SERVER_NAME",
+        value_name = "NAME"
+    )]
+    pub(super) nomad_tls_server_name: Option<Given>,
+
+    /// Do not check Nomad's certificate
+    #[arg(long, global = true, env = "NOMAD_SKIP_VERIFY", value_name = "BOOL",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(deserialize_with = "switch")]
+    pub(super) nomad_skip_verify: Option<Given>,
+
+    /// HTTP basic authentication in front of Nomad
+    #[arg(
+        long,
+        global = true,
+        env = "NOMAD_HTTP_AUTH",
+        hide_env_values = true,
+        value_name = "USER:PASSWORD"
+    )]
+    pub(super) nomad_http_auth: Option<Given>,
+
+    /// The namespaces whose services are followed, with commas between them, or * for all [default: the sidecar's own]
+    #[arg(long, global = true, env = "SIDECAR_NAMESPACES", value_name = "NAMES")]
+    #[serde(deserialize_with = "list")]
+    pub(super) namespaces: Option<Given>,
+
+    /// Follow every service that is not switched off by a tag, instead of those that are switched on
+    #[arg(long, global = true, env = "SIDECAR_EXPOSE_BY_DEFAULT", value_name = "BOOL",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(deserialize_with = "switch")]
+    pub(super) expose_by_default: Option<Given>,
+
+    /// What the tags that are meant for the sidecar begin with [default: haproxy]
+    #[arg(long, global = true, env = "SIDECAR_TAG_PREFIX", value_name = "PREFIX")]
+    pub(super) tag_prefix: Option<Given>,
+
+    /// What the names of the slots begin with, as in `server-template nomad 1-32 …` [default: nomad]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_SLOT_PREFIX",
+        value_name = "PREFIX"
+    )]
+    pub(super) slot_prefix: Option<Given>,
+
+    /// How long a server that is removed may finish its sessions [default: 10s]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_DRAIN_TIMEOUT",
+        value_name = "DURATION"
+    )]
+    pub(super) drain_timeout: Option<Given>,
+
+    /// Do everything but write to HAProxy
+    #[arg(long, global = true, env = "SIDECAR_OBSERVE", value_name = "BOOL",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(deserialize_with = "switch")]
+    pub(super) observe: Option<Given>,
+
+    /// Where /live, /ready and /metrics are answered, or off [default: 127.0.0.1:9417]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_ADMIN_LISTEN",
+        value_name = "IP:PORT"
+    )]
+    pub(super) admin_listen: Option<Given>,
+
+    /// plain or json [default: plain]
+    #[arg(long, global = true, env = "SIDECAR_LOG_FORMAT", value_name = "FORMAT")]
+    pub(super) log_format: Option<Given>,
+
+    /// A level (error, warn, info, debug, trace, off), or levels by module: info,haproxy_nomad_sidecar::nomad=debug
+    /// [default: info]
+    #[arg(long, global = true, env = "SIDECAR_LOG_LEVEL", value_name = "FILTER")]
+    pub(super) log_level: Option<Given>,
+}
+
+/// A setting as it was written. Any of them can be a secret, so none is ever shown by accident.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    text: Redacted<String>,
+    /// Where in the file it is, in bytes.
+    span: Option<Range<usize>>,
+}
+
+impl From<String> for Given {
+    fn from(text: String) -> Self {
+        Self {
+            text: Redacted::new(text),
+            span: None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A type error of serde's would repeat the value, and it can be a secret without its quotes.
+        let value = Spanned::<toml::Value>::deserialize(deserializer)?;
+        let span = Some(value.span());
+        let toml::Value::String(text) = value.into_inner() else {
+            return Err(D::Error::custom("a text belongs here, in quotes"));
+        };
+        Ok(Self {
+            text: Redacted::new(text),
+            span,
+        })
+    }
+}
+
+/// A boolean of the file, as the text that a flag would have.
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
+    spanned(deserializer, |on: bool| on.to_string()).map(Some)
+}
+
+/// A list of the file, as the text that a flag would have.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
+    spanned(deserializer, |names: Vec<String>| names.join(",")).map(Some)
+}
+
+fn spanned<'de, D, T>(deserializer: D, text: impl FnOnce(T) -> String) -> Result<Given, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let value = Spanned::<T>::deserialize(deserializer)?;
+    Ok(Given {
+        span: Some(value.span()),
+        text: Redacted::new(text(value.into_inner())),
+    })
+}
+
+/// Where a setting was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// On the command line, under this name.
+    Flag(String),
+    /// In this environment variable.
+    Environment(String),
+    /// In the file, under this name.
+    File(Position, String),
+}
+
+/// A place in the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    path: PathBuf,
+    line: usize,
+    column: usize,
+}
+
+impl Position {
+    /// The place of byte `offset` of `text`. Lines and columns (of characters) count from one.
+    pub(super) fn new(path: &Path, text: &str, offset: usize) -> Self {
+        let before = text.get(..offset).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, column } = self;
+        write!(f, "{}, line {line}, column {column}", path.display())
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Environment(name) => write!(f, "{name} in the environment"),
+            Self::File(position, name) => write!(f, "{position}: {name}"),
+        }
+    }
+}
+
+/// The two layers of settings, the upper one first: flags and environment, then the file.
+#[derive(Debug)]
+pub(super) struct Layers<'a> {
+    pub(super) given: &'a Options,
+    /// Those of the given settings that came from the environment: the flag's name, and the variable's.
+    pub(super) from_environment: &'a BTreeMap<String, String>,
+    pub(super) file: &'a Options,
+    pub(super) path: &'a Path,
+    /// The content of the file.
+    pub(super) content: &'a str,
+}
+
+/// A setting that is set, and where.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub(super) text: &'a str,
+    pub(super) origin: Origin,
+}
+
+impl<'a> Layers<'a> {
+    /// The setting called `field` in [`Options`], from the highest layer that has it. Empty text counts as not set: Nomad
+    /// and its templates leave such variables behind.
+    pub(super) fn find(
+        &self,
+        field: &str,
+        of: impl Fn(&'a Options) -> Option<&'a Given>,
+    ) -> Option<Found<'a>> {
+        let name = field.replace('_', "-");
+        let set = |options| of(options).filter(|given| !given.text.reveal().is_empty());
+        let given = set(self.given).or_else(|| set(self.file))?;
+        let origin = match (&given.span, self.from_environment.get(&name)) {
+            (Some(span), _) => {
+                Origin::File(Position::new(self.path, self.content, span.start), name)
+            }
+            (None, Some(variable)) => Origin::Environment(variable.clone()),
+            (None, None) => Origin::Flag(name),
+        };
+        Some(Found {
+            text: given.text.reveal(),
+            origin,
+        })
+    }
+}
+
+impl<'a> Found<'a> {
+    /// What `parse` makes of the text. Its complaint must not repeat a secret.
+    pub(super) fn parse<T, E: fmt::Display>(
+        self,
+        parse: impl FnOnce(&'a str) -> Result<T, E>,
+    ) -> Result<T, Error> {
+        parse(self.text).map_err(|problem| self.refuse(problem))
+    }
+
+    /// The complaint about this setting. It must not repeat a secret.
+    pub(super) fn refuse(self, problem: impl fmt::Display) -> Error {
+        Error::Value {
+            origin: self.origin,
+            problem: problem.to_string(),
+        }
+    }
+}

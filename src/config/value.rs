@@ -1,0 +1,170 @@
+//! What the text of a setting means. Each complaint says what could be written instead, and none repeats a secret.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::{Error, LogFormat, options::Found};
+use crate::{
+    model::ServerName,
+    nomad::settings::{Endpoint, InvalidAddress},
+};
+
+/// The longest drain that makes sense; more is a typing error.
+const MAX_DURATION: Duration = Duration::from_hours(24);
+
+/// Off when it is not set.
+pub(super) fn switch(found: Option<Found<'_>>) -> Result<bool, Error> {
+    found.map_or(Ok(false), |found| found.parse(boolean))
+}
+
+/// What Go's `strconv.ParseBool` accepts, since some of these variables are Nomad's.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= MAX_DURATION => Ok(duration),
+        Ok(_) => Err(format!("{text:?} is more than a day")),
+        Err(error) => Err(format!(
+            "{text:?} is not a duration ({error}); write for example 10s or 1m30s"
+        )),
+    }
+}
+
+pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        format!("{text:?} is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, or off")
+    })
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "plain" => Ok(LogFormat::Plain),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither plain nor json")),
+    }
+}
+
+/// `Targets` takes a word that is no level for a module, and would then show nothing else.
+pub(super) fn log_filter(text: &str) -> Result<Targets, String> {
+    let text: String = text.split_whitespace().collect();
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let misspelt = text
+        .split(',')
+        .find(|part| !part.contains('=') && !is_level(part));
+    let filter = text.parse::<Targets>();
+    match (misspelt, filter) {
+        (None, Ok(filter)) => Ok(filter),
+        (Some(part), _) => Err(complaint(part)),
+        (None, Err(_)) => Err(complaint(&text)),
+    }
+}
+
+fn complaint(filter: &str) -> String {
+    format!(
+        "{filter:?} is not a log level; write off, error, warn, info, debug or trace, or for one module info,haproxy_nomad_sidecar::nomad=debug"
+    )
+}
+
+/// A number follows the prefix, so the prefix cannot end with one.
+pub(super) fn slot_prefix(text: &str) -> Result<String, String> {
+    if text.ends_with(|c: char| c.is_ascii_digit()) {
+        return Err(format!(
+            "{text:?} ends with a digit, and a number follows it"
+        ));
+    }
+    match ServerName::new(&format!("{text}1")) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?} cannot begin a server's name: {error}")),
+    }
+}
+
+/// A tag is the prefix, a dot and a key.
+pub(super) fn tag_prefix(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !text.chars().all(allowed) || text.starts_with('.') || text.ends_with('.') {
+        return Err(format!(
+            "{text:?} cannot begin a tag: letters, digits and _ - . are allowed, and no dot at an end"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of one namespace, as Nomad allows it (`nomad/structs/structs.go`, `validNamespaceName`).
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if text.is_empty() || text.len() > 128 || !text.chars().all(allowed) {
+        return Err(format!(
+            "{text:?} is not a namespace: 1 to 128 letters, digits and - are allowed"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// `*`, or names with commas between them; each once, sorted.
+pub(super) fn namespaces(text: &str) -> Result<Vec<String>, String> {
+    if text.trim() == "*" {
+        return Ok(vec!["*".to_owned()]);
+    }
+    let names = text.split(',').map(|name| match name.trim() {
+        "*" => Err("* is every namespace; write it alone, or leave it out".to_owned()),
+        name => namespace(name),
+    });
+    let names: BTreeSet<String> = names.collect::<Result<_, _>>()?;
+    Ok(names.into_iter().collect())
+}
+
+/// An address of Nomad. One with a password in it is not repeated.
+pub(super) fn nomad_address(text: &str) -> Result<Endpoint, String> {
+    if text.contains('@') {
+        return Err(
+            "user and password do not belong into the address: set NOMAD_HTTP_AUTH".to_owned(),
+        );
+    }
+    text.parse()
+        .map_err(|error: InvalidAddress| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused_instead_of_silencing_the_log() {
+        assert_eq!(log_filter("warn").unwrap().to_string(), "warn");
+        assert!(log_filter("info, haproxy_nomad_sidecar::nomad=debug").is_ok());
+        for bad in ["infoo", "info,debugg", "sidecar=loud", "info,"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_names_or_all() {
+        assert_eq!(namespaces("web, api,web").unwrap(), ["api", "web"]);
+        assert_eq!(namespaces("*").unwrap(), ["*"]);
+        for bad in ["a,*", "a,,b", "a b", "web/api"] {
+            assert!(namespaces(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_makes_names_that_haproxy_accepts() {
+        assert_eq!(slot_prefix("nomad").unwrap(), "nomad");
+        for bad in ["nomad1", "no mad", "a;b", &"x".repeat(100)] {
+            assert!(slot_prefix(bad).is_err(), "{bad}");
+        }
+        assert_eq!(tag_prefix("lb.public").unwrap(), "lb.public");
+        for bad in [".lb", "lb.", "l b", "l=b"] {
+            assert!(tag_prefix(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The shell: passes what happens to the core and what the core wants to the sessions, by messages. It decides nothing.
+//!
+//! It ends only by a signal. A panic of any part is logged and everything but the admin listener is started afresh: in a
+//! task group a task that fails for good takes its siblings down, HAProxy included.
+
+mod plan;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{interval, sleep, sleep_until},
+};
+use tokio_stream::StreamExt as _;
+use tracing::{error, info, warn};
+
+pub use plan::{PlanVerdict, plan};
+
+use crate::{
+    admin::{self, Metrics, Status},
+    config::Config,
+    haproxy::session,
+    model::{Batch, BatchId, Request},
+    nomad::{settings::Settings, watch as catalog},
+    reconcile::{Backoff, Failure, Input, Mode, Output, Policy, Reconciler},
+};
+use report::Report;
+
+/// Why the program cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system gives no signals.
+    #[error("listen for signals")]
+    Signals(#[source] io::Error),
+    /// `plan`: HAProxy cannot be asked.
+    #[error(transparent)]
+    Haproxy(#[from] session::ConnectError),
+    /// `plan`: HAProxy stopped answering.
+    #[error("HAProxy was lost")]
+    HaproxyLost(#[source] session::SessionError),
+    /// `plan`: the catalog cannot be read.
+    #[error(transparent)]
+    Nomad(#[from] catalog::Unread),
+    /// `plan`: nobody reads what is written.
+    #[error("write the plan")]
+    Output(#[from] io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT. HAProxy is left as it is.
+///
+/// # Errors
+///
+/// [`Error::Signals`], and no other: what happens outside is retried for ever.
+pub async fn run(mut config: Config) -> Result<(), Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::Signals)?;
+    let metrics = Arc::new(Metrics::new());
+    let (status, status_seen) = watch::channel(Status::starting(now()));
+    let mut listener = JoinSet::new();
+    if let Some(address) = config.admin_listen {
+        let metrics = Arc::clone(&metrics);
+        listener.spawn(async move {
+            admin::serve(admin::bind_forever(address).await, status_seen, metrics).await;
+        });
+    }
+    let mut restarts = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    loop {
+        let report = Report::new(Arc::clone(&metrics), status.clone());
+        let mut parts = JoinSet::new();
+        let (to_core, signals_seen) = mpsc::channel(4);
+        parts.spawn(core(config.clone(), report, signals_seen));
+        let ended = loop {
+            tokio::select! {
+                biased;
+                signal = signals.next() => {
+                    if signal != Some(SIGHUP) {
+                        info!("stopping; HAProxy goes on serving as it is");
+                        return Ok(());
+                    }
+                    if let Some(new) = reread(&config) {
+                        config = new;
+                        break Ok(());
+                    }
+                    // One that waits already will do for this signal, too.
+                    let _ = to_core.try_send(());
+                }
+                Some(ended) = parts.join_next() => break ended,
+            }
+        };
+        if let Err(panic) = ended {
+            let delay = restarts.next_delay(seed());
+            error!(%panic, ?delay, "a part of the sidecar failed; it starts afresh");
+            sleep(delay).await;
+        }
+    }
+}
+
+/// The configuration after SIGHUP, when it is another one. One that cannot be used changes nothing.
+fn reread(config: &Config) -> Option<Config> {
+    match config.reload() {
+        Ok(new)
+            if format!("{new:?}") == format!("{config:?}")
+                && new.nomad.token == config.nomad.token =>
+        {
+            info!(
+                "SIGHUP: the configuration is the same; the token is read again and everything is synced"
+            );
+            None
+        }
+        Ok(new) => {
+            info!("SIGHUP: the configuration changed; starting afresh with it");
+            Some(new)
+        }
+        Err(error) => {
+            warn!(%error, "SIGHUP: the configuration cannot be used; the former one stays in force");
+            None
+        }
+    }
+}
+
+/// The core with its two sessions. Ends by being dropped, or by the panic of a part.
+async fn core(config: Config, report: Report, mut resyncs: mpsc::Receiver<()>) {
+    let mut parts = JoinSet::new();
+    let (batches, batches_seen) = mpsc::channel(64);
+    let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
+    let (control, control_seen) = mpsc::channel(16);
+    let (catalog_events, mut from_catalog) = mpsc::channel(256);
+    let settings = config.haproxy.clone();
+    parts.spawn(session::run(settings, batches_seen, haproxy_events));
+    parts.spawn(catalog::run(
+        nomad_settings(&config),
+        control_seen,
+        catalog_events,
+    ));
+
+    let mode = if config.observe {
+        Mode::Observe
+    } else {
+        Mode::Act
+    };
+    let started = now();
+    let mut shell = Shell {
+        core: Reconciler::new(policy(&config), mode, seed()),
+        started,
+        batches,
+        control,
+        under_way: BTreeMap::new(),
+        report,
+    };
+    Report::starting(&config);
+    let mut ticks = interval(Duration::from_secs(1));
+    loop {
+        let wake = shell.core.next_timeout().map(|at| (started + at).into());
+        tokio::select! {
+            biased;
+            Some(ended) = parts.join_next() => {
+                // They end only when this function does, or by a panic, which is this part's too.
+                if let Err(panic) = ended {
+                    std::panic::resume_unwind(panic.into_panic());
+                }
+                return;
+            }
+            Some(event) = from_haproxy.recv() => shell.haproxy(event).await,
+            Some(event) = from_catalog.recv() => shell.catalog(event).await,
+            Some(()) = resyncs.recv() => shell.ask(catalog::Control::Resync).await,
+            () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
+            _ = ticks.tick() => shell.report.tick(&shell.core.overview()),
+        }
+    }
+}
+
+struct Shell {
+    core: Reconciler,
+    started: Instant,
+    batches: mpsc::Sender<Batch>,
+    control: mpsc::Sender<catalog::Control>,
+    under_way: BTreeMap<BatchId, Vec<Request>>,
+    report: Report,
+}
+
+impl Shell {
+    async fn haproxy(&mut self, event: session::Event) {
+        match event {
+            session::Event::Connected(info) => {
+                self.report.connected(&info);
+                self.input(Input::Connected(info)).await;
+            }
+            session::Event::Completed { id, responses } => {
+                if let Some(requests) = self.under_way.remove(&id) {
+                    self.report.answered(&requests, &responses);
+                }
+                self.input(Input::Answered(id, responses)).await;
+            }
+            session::Event::Failed {
+                id,
+                responses,
+                error,
+            } => {
+                if let Some(requests) = self.under_way.remove(&id) {
+                    self.report.answered(&requests, &responses);
+                }
+                let failure = if let session::SessionError::UnknownReply(reply) = &error {
+                    Failure::NotUnderstood(reply.to_string())
+                } else {
+                    Failure::ConnectionLost
+                };
+                self.input(Input::Failed(id, failure)).await;
+            }
+            session::Event::Lost(error) => {
+                self.report.lost(&error);
+                self.input(Input::Disconnected).await;
+            }
+            session::Event::Unavailable(error) => self.report.unavailable(&error),
+        }
+    }
+
+    async fn catalog(&mut self, event: catalog::Event) {
+        self.report.catalog(&event);
+        match event {
+            catalog::Event::Synced(synced) => {
+                let (services, unproven) = (synced.services, synced.unproven);
+                self.input(Input::Synced { services, unproven }).await;
+            }
+            catalog::Event::Changed {
+                key,
+                registrations,
+                received_at,
+                ..
+            } => {
+                self.report.changed_at(received_at);
+                self.input(Input::Changed(key, registrations)).await;
+            }
+            catalog::Event::Following { .. }
+            | catalog::Event::StreamLost { .. }
+            | catalog::Event::IndexWentBack { .. }
+            | catalog::Event::Trouble { .. }
+            | catalog::Event::Recovered { .. }
+            | catalog::Event::Current { .. } => {}
+        }
+    }
+
+    /// One input, then everything that the core wants.
+    async fn input(&mut self, input: Input) {
+        self.core
+            .handle(now().saturating_duration_since(self.started), input);
+        let mut told = false;
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Run(batch) => {
+                    self.under_way.insert(batch.id, batch.requests.clone());
+                    // The session always takes batches, and fails those that it cannot run.
+                    drop(self.batches.send(batch).await);
+                }
+                Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
+                Output::Tell(fact) => {
+                    told = true;
+                    self.report.fact(fact);
+                }
+            }
+        }
+        if told {
+            self.report.tick(&self.core.overview());
+        }
+    }
+
+    async fn ask(&self, control: catalog::Control) {
+        // It is gone only when this shell is about to be, too.
+        drop(self.control.send(control).await);
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        namespace: config.own_namespace.as_str().into(),
+        tag_prefix: config.nomad.tag_prefix.clone(),
+        expose_by_default: config.nomad.expose_by_default,
+        slot_prefix: config.slot_prefix.clone(),
+        drain_timeout: config.drain_timeout,
+    }
+}
+
+fn nomad_settings(config: &Config) -> Settings {
+    Settings {
+        seed: seed(),
+        ..config.nomad.clone()
+    }
+}
+
+/// Randomness of the operating system, for jitter.
+fn seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell is where time comes from"
+)]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,117 @@
+//! `plan`: reads both sides once, and prints what would be sent and why. Writes nothing to HAProxy.
+
+use std::{io::Write, time::Duration};
+
+use crate::{
+    config::Config,
+    haproxy::{command::print, session::Connection},
+    model::{BackendName, Request},
+    nomad::watch::read_once,
+    reconcile::{Fact, Input, Mode, Output, Reconciler, plan::Step},
+};
+
+use super::{Error, nomad_settings, policy};
+
+/// Whether a plan has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanVerdict {
+    /// HAProxy is as it should be.
+    NothingToDo,
+    /// There are changes.
+    HasChanges,
+}
+
+/// Writes the plan to `out`.
+///
+/// # Errors
+///
+/// When one of both sides cannot be read, or `out` cannot be written.
+pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, Error> {
+    let services = read_once(&nomad_settings(&config)).await?;
+    let (mut connection, info) = Connection::open(&config.haproxy).await?;
+    let mut core = Reconciler::new(policy(&config), Mode::Observe, 0);
+    let unproven = [].into();
+    core.handle(Duration::ZERO, Input::Connected(info));
+    core.handle(Duration::ZERO, Input::Synced { services, unproven });
+    let mut facts = Vec::new();
+    while let Some(output) = core.poll() {
+        match output {
+            Output::Run(batch) => {
+                let (responses, error) = connection.run_batch(&batch).await;
+                if let Some(error) = error {
+                    return Err(Error::HaproxyLost(error));
+                }
+                core.handle(Duration::ZERO, Input::Answered(batch.id, responses));
+            }
+            Output::Tell(fact) => facts.push(fact),
+            // Without a running daemon nobody waits for the proof.
+            Output::Prove(_) => {}
+        }
+    }
+    write_plan(&facts, out)
+}
+
+fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error> {
+    let (mut commands, mut backends) = (0, 0);
+    for fact in facts {
+        match fact {
+            Fact::Found(found) => writeln!(
+                out,
+                "HAProxy {}: {} servers are the sidecar's, {} are not and stay as they are; {} services are wanted",
+                found.process.version_text, found.owned, found.foreign, found.services
+            )?,
+            Fact::WouldSend(backend, steps) => {
+                write_backend(backend, steps, out)?;
+                commands += steps.len();
+                backends += 1;
+            }
+            Fact::Hindered(backend, hindrance) => {
+                writeln!(
+                    out,
+                    "blocked in {backend}: {}: {}",
+                    hindrance.registration, hindrance.obstacle
+                )?;
+            }
+            Fact::Rejected(service, rejection) => {
+                let word = if rejection.reason.is_note() {
+                    "note"
+                } else {
+                    "not served"
+                };
+                writeln!(
+                    out,
+                    "{word}: {service}: {}: {}",
+                    rejection.registration, rejection.reason
+                )?;
+            }
+            Fact::Restarted { .. }
+            | Fact::Applied { .. }
+            | Fact::Sent(_)
+            | Fact::Noticed(..)
+            | Fact::Failed { .. }
+            | Fact::Unhindered(..)
+            | Fact::Unrejected(..)
+            | Fact::FirstSync { .. }
+            | Fact::InSync { .. }
+            | Fact::SyncFailed { .. } => {}
+        }
+    }
+    if commands == 0 {
+        writeln!(out, "nothing to do")?;
+        return Ok(PlanVerdict::NothingToDo);
+    }
+    writeln!(
+        out,
+        "{commands} commands in {backends} backends; nothing was written"
+    )?;
+    Ok(PlanVerdict::HasChanges)
+}
+
+fn write_backend(backend: &BackendName, steps: &[Step], out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "backend {backend}")?;
+    for step in steps {
+        let command = print(&Request::Change(step.command.clone()));
+        writeln!(out, "  {:<70} # {}", command.trim_end(), step.why)?;
+    }
+    Ok(())
+}

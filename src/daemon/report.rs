@@ -1,0 +1,350 @@
+//! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
+//! that lasts is said at its begin and at its end.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::{
+    admin::{Metrics, Missing, ServersOwned, Status, SyncFailure},
+    config::Config,
+    haproxy::{
+        command::print,
+        session::{ConnectError, SessionError},
+    },
+    model::{BackendName, Capability, ProcessInfo, Request, Response},
+    nomad::watch::Event,
+    reconcile::{Fact, Overview, Owned, plan::Why},
+};
+
+use super::now;
+
+/// Passes on what happens.
+pub(super) struct Report {
+    metrics: Arc<Metrics>,
+    status: watch::Sender<Status>,
+    haproxy: Result<(), String>,
+    nomad: String,
+    catalog_at: Option<Instant>,
+    /// When the bytes of the last event were here, until what it caused is applied.
+    event_at: Option<Instant>,
+}
+
+impl Report {
+    pub(super) fn new(metrics: Arc<Metrics>, status: watch::Sender<Status>) -> Self {
+        let haproxy = Err("not tried yet".to_owned());
+        let nomad = "not read yet".to_owned();
+        Self {
+            metrics,
+            status,
+            haproxy,
+            nomad,
+            catalog_at: None,
+            event_at: None,
+        }
+    }
+
+    pub(super) fn starting(config: &Config) {
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            haproxy_socket = %config.haproxy.socket.display(),
+            nomad = %config.nomad.endpoint,
+            namespaces = config.nomad.namespaces.join(","),
+            own_namespace = config.own_namespace,
+            observe = config.observe,
+            "starting"
+        );
+    }
+
+    // === HAProxy ===
+
+    pub(super) fn connected(&mut self, info: &ProcessInfo) {
+        self.haproxy = Ok(());
+        info!(
+            version = info.version_text,
+            pid = info.pid,
+            "connected to HAProxy"
+        );
+        if !info.version.can(Capability::DynamicServers) {
+            warn!(
+                version = info.version_text,
+                "this HAProxy cannot add servers: only backends with server-template slots are served"
+            );
+        }
+    }
+
+    pub(super) fn lost(&mut self, error: &SessionError) {
+        self.haproxy = Err(error.to_string());
+        self.event_at = None;
+        self.metrics.sync_failed(SyncFailure::Haproxy);
+        match error {
+            SessionError::Stopping | SessionError::Replaced | SessionError::Closed => {
+                info!(reason = %error, "the session with HAProxy ended; connecting again");
+            }
+            SessionError::Silent(_)
+            | SessionError::UnknownReply(_)
+            | SessionError::TooLong(_)
+            | SessionError::Unasked(_)
+            | SessionError::Io(_)
+            | SessionError::NotConnected
+            | SessionError::Abandoned => {
+                warn!(reason = %Chain(error), "the session with HAProxy broke; connecting again");
+            }
+        }
+    }
+
+    pub(super) fn unavailable(&mut self, error: &ConnectError) {
+        self.haproxy = Err(error.to_string());
+        self.metrics.sync_failed(SyncFailure::Haproxy);
+        warn!(reason = %Chain(error), "HAProxy cannot be used; trying again for ever");
+    }
+
+    /// Counts the commands of a batch by HAProxy's answers.
+    pub(super) fn answered(&self, requests: &[Request], responses: &[Response]) {
+        for (i, request) in requests.iter().enumerate() {
+            match (request, responses.get(i)) {
+                (Request::Change(command), Some(Response::Changed(outcome))) => {
+                    self.metrics.command_answered(command, outcome);
+                }
+                (Request::Change(command), _) => self.metrics.command_unanswered(command),
+                (_, _) => {}
+            }
+        }
+    }
+
+    // === Nomad ===
+
+    pub(super) fn catalog(&mut self, event: &Event) {
+        match event {
+            Event::Synced(synced) => {
+                self.catalog_at = Some(now());
+                let unproven: Vec<_> = synced.unproven.iter().map(ToString::to_string).collect();
+                if unproven.is_empty() {
+                    debug!(
+                        index = synced.index,
+                        services = synced.services.len(),
+                        "the catalog was read"
+                    );
+                } else {
+                    warn!(
+                        index = synced.index,
+                        services = synced.services.len(),
+                        unread = unproven.join(", "),
+                        "the catalog was read in parts: what is unread stays as it is"
+                    );
+                }
+            }
+            Event::Current { at, .. } => self.catalog_at = Some(*at),
+            Event::Changed {
+                key,
+                registrations,
+                index,
+                ..
+            } => {
+                debug!(service = %key, registrations = registrations.len(), index, "a service changed");
+            }
+            Event::Following { text, how, .. } => match how {
+                crate::catalog::How::Stream => info!("{text}"),
+                crate::catalog::How::Poll { .. } => warn!("{text}"),
+            },
+            Event::StreamLost { namespace, text } => {
+                info!(%namespace, reason = text, "the event stream ended; reading again");
+            }
+            Event::IndexWentBack {
+                namespace,
+                from,
+                to,
+            } => {
+                warn!(%namespace, from, to, "Nomad's index went back: it was restored; reading again, removing nothing");
+            }
+            Event::Trouble { scope, kind, text } => {
+                self.nomad.clone_from(text);
+                self.metrics.sync_failed(SyncFailure::Nomad);
+                warn!(%scope, %kind, "{text}; HAProxy stays as it is");
+            }
+            Event::Recovered { scope } => info!(%scope, "Nomad can be read again"),
+        }
+    }
+
+    pub(super) fn changed_at(&mut self, at: Instant) {
+        self.event_at = Some(at);
+    }
+
+    // === The core ===
+
+    pub(super) fn fact(&mut self, fact: Fact) {
+        match fact {
+            Fact::Found(found) => {
+                let unclaimed: Vec<_> = found.unclaimed.iter().map(ToString::to_string).collect();
+                info!(
+                    haproxy = found.process.version_text,
+                    slot_backends = found.slot_backends,
+                    dynamic_backends = found.dynamic_backends,
+                    owned_servers = found.owned,
+                    foreign_servers = found.foreign,
+                    services = found.services,
+                    "found; foreign servers are never touched"
+                );
+                if !unclaimed.is_empty() {
+                    info!(
+                        backends = unclaimed.join(", "),
+                        "servers named like ours are in backends that no service resolves to; they stay as they are"
+                    );
+                }
+            }
+            Fact::Restarted { before, now } => {
+                self.metrics.haproxy_restarted();
+                info!(
+                    before = before.pid,
+                    now = now.pid,
+                    "HAProxy was restarted or reloaded; putting everything back"
+                );
+            }
+            Fact::Applied {
+                backend,
+                commands,
+                took,
+            } => self.applied(&backend, &commands, took),
+            Fact::Sent(step) => {
+                debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
+            }
+            Fact::WouldSend(backend, steps) => {
+                info!(%backend, commands = steps.len(), "observing only: this would have been sent");
+                for step in steps {
+                    info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
+                }
+            }
+            Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
+            Fact::Failed {
+                backend,
+                problem,
+                again_in,
+            } => {
+                self.metrics.sync_failed(SyncFailure::Backend);
+                let backend =
+                    backend.map_or_else(|| "(all)".to_owned(), |backend| backend.to_string());
+                warn!(backend, problem, ?again_in, "a batch failed; trying again");
+            }
+            Fact::Hindered(backend, hindrance) => {
+                warn!(%backend, registration = &*hindrance.registration, "blocked: {}", hindrance.obstacle);
+            }
+            Fact::Unhindered(backend, hindrance) => {
+                info!(%backend, registration = &*hindrance.registration, "no longer blocked: {}", hindrance.obstacle);
+            }
+            Fact::Rejected(service, rejection) => {
+                let registration = &*rejection.registration;
+                if rejection.reason.is_note() {
+                    info!(%service, registration, "{}", rejection.reason);
+                } else {
+                    warn!(%service, registration, "not served: {}", rejection.reason);
+                }
+            }
+            Fact::Unrejected(service, rejection) => {
+                debug!(%service, registration = &*rejection.registration, "no longer so: {}", rejection.reason);
+            }
+            Fact::FirstSync {
+                took,
+                services,
+                servers,
+            } => {
+                self.metrics.first_sync(took, services);
+                info!(services, servers, took = ?Rounded(took), "the first sync is applied: ready");
+            }
+            Fact::InSync { took } => {
+                self.metrics.synced();
+                info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
+            }
+            Fact::SyncFailed { missing, wanted } => {
+                self.metrics.sync_failed(SyncFailure::Backend);
+                warn!(
+                    missing,
+                    wanted, "registrations are not in rotation 30 s after a sync began"
+                );
+            }
+        }
+    }
+
+    fn applied(&mut self, backend: &BackendName, commands: &[(Why, u32)], took: Duration) {
+        let total: u32 = commands.iter().map(|(_, count)| count).sum();
+        let reasons: Vec<_> = commands.iter().map(|(why, _)| why.to_string()).collect();
+        let took = match self.event_at.take() {
+            Some(at) => {
+                let took = now().saturating_duration_since(at);
+                self.metrics.applied(took);
+                took
+            }
+            None => took,
+        };
+        info!(%backend, commands = total, why = reasons.join("; "), took = ?Rounded(took), "applied");
+    }
+
+    /// Publishes where things stand.
+    pub(super) fn tick(&self, overview: &Overview) {
+        self.metrics.backends_blocked(overview.blocked);
+        self.metrics.registrations_rejected(overview.rejected);
+        self.metrics.servers_owned(overview.owned.into());
+        let mut missing = Vec::new();
+        if let Err(reason) = &self.haproxy {
+            missing.push(Missing::Haproxy {
+                reason: reason.clone(),
+            });
+        }
+        if !overview.catalog_known {
+            missing.push(Missing::Catalog {
+                reason: self.nomad.clone(),
+            });
+        }
+        if missing.is_empty() && !overview.in_sync {
+            let (pending, total) = (overview.unsettled.clone(), overview.backends);
+            missing.push(Missing::Backends { pending, total });
+        }
+        self.status.send_modify(|status| {
+            status.alive_at = now();
+            status.catalog_at = self.catalog_at;
+            status.missing = missing;
+        });
+    }
+}
+
+/// A time as people read it.
+struct Rounded(Duration);
+
+impl std::fmt::Debug for Rounded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1?}", self.0)
+    }
+}
+
+/// An error with what caused it.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
+        causes.try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl From<Owned> for ServersOwned {
+    fn from(owned: Owned) -> Self {
+        let Owned {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        } = owned;
+        Self {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Prints requests as lines of the runtime API. Besides the session's fixed greeting, every byte that reaches the socket
+//! comes from [`print`].
+//!
+//! Nothing is escaped, because nothing can need it: names and addresses passed their grammar in `model`, the rest are
+//! numbers. Source: management guide, section 9.3.
+
+use std::fmt::{self, Display, Formatter};
+
+use crate::model::{Command, Keyword, Request};
+
+/// The line for `request`, with its line feed: never more than one line.
+#[must_use]
+pub fn print(request: &Request) -> String {
+    match request {
+        Request::Info => "show info\n".to_owned(),
+        Request::Backends => "show backend\n".to_owned(),
+        Request::ServersState(None) => "show servers state\n".to_owned(),
+        Request::ServersState(Some(backend)) => format!("show servers state {backend}\n"),
+        // 4 asks for servers, -1 for all of them.
+        Request::Stat(backend) => format!("show stat {backend} 4 -1\n"),
+        Request::Change(command) => format!("{}\n", Line(command)),
+    }
+}
+
+struct Line<'a>(&'a Command);
+
+impl Display for Line<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Command::SetAddress(server, address) => write!(
+                f,
+                "set server {server} addr {} port {}",
+                address.ip, address.port
+            ),
+            Command::Ready(server) => write!(f, "set server {server} state ready"),
+            Command::Drain(server) => write!(f, "set server {server} state drain"),
+            Command::Maintenance(server) => write!(f, "set server {server} state maint"),
+            Command::HealthDown(server) => write!(f, "set server {server} health down"),
+            Command::EnableHealth(server) => write!(f, "enable health {server}"),
+            Command::SetWeight(server, weight) => write!(f, "set server {server} weight {weight}"),
+            Command::SetMaxconn(server, maxconn) => {
+                write!(f, "set maxconn server {server} {maxconn}")
+            }
+            Command::AddServer(server, address, keywords) => {
+                write!(f, "add server {server} {address}")?;
+                keywords
+                    .iter()
+                    .try_for_each(|keyword| write!(f, " {}", Word(*keyword)))
+            }
+            Command::DeleteServer(server) => write!(f, "del server {server}"),
+        }
+    }
+}
+
+struct Word(Keyword);
+
+impl Display for Word {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Keyword::Check => f.write_str("check"),
+            Keyword::Inter(ms) => write!(f, "inter {ms}ms"),
+            Keyword::FastInter(ms) => write!(f, "fastinter {ms}ms"),
+            Keyword::DownInter(ms) => write!(f, "downinter {ms}ms"),
+            Keyword::Rise(checks) => write!(f, "rise {checks}"),
+            Keyword::Fall(checks) => write!(f, "fall {checks}"),
+            Keyword::CheckPort(port) => write!(f, "port {port}"),
+            Keyword::Weight(weight) => write!(f, "weight {weight}"),
+            Keyword::Maxconn(maxconn) => write!(f, "maxconn {maxconn}"),
+            Keyword::Backup => f.write_str("backup"),
+            Keyword::InitStateFullyDown => f.write_str("init-state fully-down"),
+            Keyword::ReuseConnections => f.write_str("pool-purge-delay 5s pool-max-conn -1"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Address, BackendName, ServerName, ServerRef};
+
+    fn server(backend: &str, server: &str) -> ServerRef {
+        ServerRef {
+            backend: BackendName::new(backend).unwrap(),
+            server: ServerName::new(server).unwrap(),
+        }
+    }
+
+    fn address(ip: &str, port: u16) -> Address {
+        Address {
+            ip: ip.parse().unwrap(),
+            port: NonZeroU16::new(port).unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_request_has_its_line() {
+        let web = || BackendName::new("web").unwrap();
+        let slot = || server("web", "nomad1");
+        let change = Request::Change;
+        let keywords = vec![
+            Keyword::Check,
+            Keyword::Inter(2000),
+            Keyword::FastInter(250),
+            Keyword::DownInter(250),
+            Keyword::Rise(2),
+            Keyword::Fall(3),
+            Keyword::CheckPort(8080),
+            Keyword::Weight(256),
+            Keyword::Maxconn(100),
+            Keyword::Backup,
+            Keyword::InitStateFullyDown,
+            Keyword::ReuseConnections,
+        ];
+        for (request, line) in [
+            (Request::Info, "show info"),
+            (Request::Backends, "show backend"),
+            (Request::ServersState(None), "show servers state"),
+            (Request::ServersState(Some(web())), "show servers state web"),
+            (Request::Stat(web()), "show stat web 4 -1"),
+            (
+                change(Command::SetAddress(slot(), address("10.0.0.1", 80))),
+                "set server web/nomad1 addr 10.0.0.1 port 80",
+            ),
+            (
+                change(Command::SetAddress(slot(), address("::1", 80))),
+                "set server web/nomad1 addr ::1 port 80",
+            ),
+            (
+                change(Command::Ready(slot())),
+                "set server web/nomad1 state ready",
+            ),
+            (
+                change(Command::Drain(slot())),
+                "set server web/nomad1 state drain",
+            ),
+            (
+                change(Command::Maintenance(slot())),
+                "set server web/nomad1 state maint",
+            ),
+            (
+                change(Command::HealthDown(slot())),
+                "set server web/nomad1 health down",
+            ),
+            (
+                change(Command::EnableHealth(slot())),
+                "enable health web/nomad1",
+            ),
+            (
+                change(Command::SetWeight(slot(), 7)),
+                "set server web/nomad1 weight 7",
+            ),
+            (
+                change(Command::SetMaxconn(slot(), 9)),
+                "set maxconn server web/nomad1 9",
+            ),
+            (
+                change(Command::AddServer(slot(), address("10.0.0.1", 80), vec![])),
+                "add server web/nomad1 10.0.0.1:80",
+            ),
+            (
+                change(Command::AddServer(slot(), address("::1", 80), keywords)),
+                "add server web/nomad1 [::1]:80 check inter 2000ms fastinter 250ms downinter 250ms rise 2 fall 3 \
+                 port 8080 weight 256 maxconn 100 backup init-state fully-down pool-purge-delay 5s pool-max-conn -1",
+            ),
+            (
+                change(Command::DeleteServer(slot())),
+                "del server web/nomad1",
+            ),
+        ] {
+            assert_eq!(print(&request), format!("{line}\n"));
+        }
+    }
+
+    fn keyword() -> impl Strategy<Value = Keyword> {
+        prop_oneof![
+            Just(Keyword::Check),
+            any::<u32>().prop_map(Keyword::Inter),
+            any::<u32>().prop_map(Keyword::FastInter),
+            any::<u32>().prop_map(Keyword::DownInter),
+            any::<u16>().prop_map(Keyword::Rise),
+            any::<u16>().prop_map(Keyword::Fall),
+            any::<u16>().prop_map(Keyword::CheckPort),
+            any::<u16>().prop_map(Keyword::Weight),
+            any::<u32>().prop_map(Keyword::Maxconn),
+            Just(Keyword::Backup),
+            Just(Keyword::InitStateFullyDown),
+            Just(Keyword::ReuseConnections),
+        ]
+    }
+
+    // Whatever passes the grammar of names, and as much as possible that does not.
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[A-Za-z0-9_.:-]{1,100}",
+            "[ ;\\\\<\n\r\0a-c#/]{1,5}",
+            any::<String>(),
+        ]
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let server = (name(), name()).prop_filter_map("not a name", |(backend, server)| {
+            Some(ServerRef {
+                backend: BackendName::new(&backend).ok()?,
+                server: ServerName::new(&server).ok()?,
+            })
+        });
+        let address = (any::<std::net::IpAddr>(), 1..=u16::MAX).prop_map(|(ip, port)| Address {
+            ip,
+            port: NonZeroU16::new(port).unwrap(),
+        });
+        let parts = (
+            server,
+            address,
+            any::<u32>(),
+            proptest::collection::vec(keyword(), 0..12),
+        );
+        (0..14, parts).prop_map(|(kind, (server, address, number, keywords))| match kind {
+            0 => Request::Info,
+            1 => Request::Backends,
+            2 => Request::ServersState(None),
+            3 => Request::ServersState(Some(server.backend)),
+            4 => Request::Stat(server.backend),
+            kind => Request::Change(match kind {
+                5 => Command::SetAddress(server, address),
+                6 => Command::Ready(server),
+                7 => Command::Drain(server),
+                8 => Command::Maintenance(server),
+                9 => Command::HealthDown(server),
+                10 => Command::EnableHealth(server),
+                11 => Command::SetWeight(server, u16::try_from(number & 0xffff).unwrap()),
+                12 => Command::SetMaxconn(server, number),
+                _ if number % 2 == 0 => Command::AddServer(server, address, keywords),
+                _ => Command::DeleteServer(server),
+            }),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_is_one_harmless_line(request in request()) {
+            let line = print(&request);
+            let text = line.strip_suffix('\n').expect("ends with a line feed");
+            prop_assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text:?}");
+            prop_assert!(!text.contains([';', '\\', '#', '"', '\'']) && !text.contains("<<"), "{text:?}");
+            prop_assert!(!text.contains("  ") && text.split(' ').count() <= 64 && line.len() <= 1024);
+        }
+    }
+}

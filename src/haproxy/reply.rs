@@ -1,0 +1,295 @@
+//! What HAProxy's words mean. Every text was met in HAProxy 2.6 to 3.4 or stands in their source; one that is not known
+//! is an error, never a guess.
+//!
+//! The final line feed is not told apart: 2.6 leaves it out after some answers. Source: management guide, section 9.3,
+//! and `src/server.c`, `src/cli.c` of HAProxy.
+
+use super::parse::{self, ParseError};
+use crate::model::{Command, Outcome, Request, Response};
+
+/// An answer that does not tell what became of the request. What it asked for may or may not be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownReply {
+    /// The socket is not of `level admin`.
+    #[error("HAProxy denies {0}: the stats socket is not of `level admin`")]
+    Denied(&'static str),
+    /// A text that is not known.
+    #[error("the answer to {request} is not understood: {text:?}")]
+    Text {
+        /// The kind of request.
+        request: &'static str,
+        /// The beginning of the answer.
+        text: String,
+    },
+    /// A dump that cannot be read.
+    #[error("the answer to {request} cannot be read")]
+    Dump {
+        /// The kind of request.
+        request: &'static str,
+        /// Why.
+        source: ParseError,
+    },
+}
+
+/// Reads the whole answer to `request`, without the prompt that ends it.
+pub fn read(request: &Request, reply: &[u8]) -> Result<Response, UnknownReply> {
+    let unreadable = |source| UnknownReply::Dump {
+        request: kind(request),
+        source,
+    };
+    let words = reply.trim_ascii_end();
+    match request {
+        Request::Info => parse::info(reply).map(Response::Info).map_err(unreadable),
+        Request::Backends => parse::backends(reply)
+            .map(Response::Backends)
+            .map_err(unreadable),
+        Request::ServersState(Some(_)) if words == b"Can't find backend." => {
+            Ok(Response::NoSuchBackend)
+        }
+        Request::ServersState(_) => parse::servers_state(reply)
+            .map(Response::Servers)
+            .map_err(unreadable),
+        Request::Stat(_) if words == b"No such proxy." => Ok(Response::NoSuchBackend),
+        Request::Stat(backend) => parse::stat(reply, backend)
+            .map(|stat| stat.map_or(Response::NoSuchBackend, Response::Stat))
+            .map_err(unreadable),
+        Request::Change(_) if words == b"Permission denied" => {
+            Err(UnknownReply::Denied(kind(request)))
+        }
+        Request::Change(command) => outcome(command, &String::from_utf8_lossy(words))
+            .map(Response::Changed)
+            .ok_or_else(|| UnknownReply::Text {
+                request: kind(request),
+                text: parse::shown(words),
+            }),
+    }
+}
+
+/// Whether the answer is what a process on its way out says to most changes. A backend that the configuration disables
+/// says it too, so only `show info` can tell.
+#[must_use]
+pub fn may_be_stopping(reply: &[u8]) -> bool {
+    reply.trim_ascii_end() == DISABLED.as_bytes()
+}
+
+const DISABLED: &str = "Proxy is disabled.";
+
+fn kind(request: &Request) -> &'static str {
+    match request {
+        Request::Info => "show info",
+        Request::Backends => "show backend",
+        Request::ServersState(_) => "show servers state",
+        Request::Stat(_) => "show stat",
+        Request::Change(command) => match command {
+            Command::SetAddress(..) => "set server addr",
+            Command::Ready(_) | Command::Drain(_) | Command::Maintenance(_) => "set server state",
+            Command::HealthDown(_) => "set server health",
+            Command::EnableHealth(_) => "enable health",
+            Command::SetWeight(..) => "set server weight",
+            Command::SetMaxconn(..) => "set maxconn server",
+            Command::AddServer(..) => "add server",
+            Command::DeleteServer(_) => "del server",
+        },
+    }
+}
+
+fn outcome(command: &Command, text: &str) -> Option<Outcome> {
+    let retry = || Some(Outcome::RetryLater(text.to_owned()));
+    let refused = || Some(Outcome::Refused(text.to_owned()));
+    // Somebody else changed HAProxy, or replaces it: what is there must be read again.
+    if ["No such backend.", "No such server.", DISABLED].contains(&text) {
+        return retry();
+    }
+    match command {
+        Command::SetAddress(..) => address_outcome(text),
+        Command::AddServer(..) => match text {
+            "Already exists a server with the same name in backend." => retry(),
+            _ if is_refused_server(text) => refused(),
+            _ => last_line_says(text, "New server registered."),
+        },
+        Command::DeleteServer(_) => match text {
+            "Only servers in maintenance mode can be deleted."
+            | "Server still has connections attached to it, cannot remove it." => retry(),
+            "This server cannot be removed at runtime due to other configuration elements pointing to it."
+            | EXPERIMENTAL => refused(),
+            _ => last_line_says(text, "Server deleted."),
+        },
+        Command::Ready(_)
+        | Command::Drain(_)
+        | Command::Maintenance(_)
+        | Command::HealthDown(_)
+        | Command::EnableHealth(_)
+        | Command::SetWeight(..)
+        | Command::SetMaxconn(..) => match text {
+            "" => Some(Outcome::Done),
+            "cannot change health on a tracking server."
+            | "Health check was not configured on this server, cannot enable."
+            | "Absolute weight can only be between 0 and 256 inclusive."
+            | "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'." => {
+                refused()
+            }
+            _ => None,
+        },
+    }
+}
+
+/// Up to 2.5, where dynamic servers were experimental.
+const EXPERIMENTAL: &str = "This command is restricted to experimental mode only.";
+
+/// Whether `add server` said why such a server cannot be in such a backend.
+fn is_refused_server(text: &str) -> bool {
+    text == EXPERIMENTAL
+        || [
+            "Backend must use a dynamic load balancing to support dynamic servers.",
+            "Backend does not support dynamic servers",
+            "verify is enabled by default but no CA file specified.",
+            "unknown keyword '",
+            "weight of server ",
+        ]
+        .iter()
+        .any(|beginning| text.starts_with(beginning))
+        || text.ends_with("' option is not accepted for dynamic server.")
+        || text.ends_with("' option is not accepted for dynamic server")
+}
+
+/// The answers that follow what the process has to say besides: it is in the last line whether the change was made.
+fn last_line_says(text: &str, done: &str) -> Option<Outcome> {
+    let remarks = text.strip_suffix(done)?;
+    match remarks.trim() {
+        "" => Some(Outcome::Done),
+        // Not the end of another sentence.
+        remark if remarks.ends_with('\n') => Some(Outcome::Notice(remark.to_owned())),
+        _ => None,
+    }
+}
+
+/// `IP changed from '…' to '…', no need to change the port by 'stats socket command'` and its kin.
+fn address_outcome(text: &str) -> Option<Outcome> {
+    if text.starts_with("Update for the current server address family is only supported")
+        || text.starts_with("Invalid addr '")
+    {
+        return Some(Outcome::Refused(text.to_owned()));
+    }
+    let changes = text
+        .strip_suffix(" by 'stats socket command'")
+        .unwrap_or(text);
+    let (mut done, mut refused) = (true, false);
+    for change in changes.split(", ") {
+        done &= change.starts_with("IP changed from '")
+            || change.starts_with("port changed from '")
+            || [
+                "no need to change the addr",
+                "no need to change the port",
+                "nothing changed",
+            ]
+            .contains(&change);
+        refused |= change.starts_with("problem converting port")
+            || change.starts_with("can't change <port> to port map");
+    }
+    match (done, refused) {
+        (true, _) => Some(Outcome::Done),
+        (false, true) => Some(Outcome::Refused(text.to_owned())),
+        (false, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod recorded;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use super::*;
+    use crate::model::{Address, BackendName, Keyword, ServerName, ServerRef};
+
+    #[test]
+    fn what_haproxy_adds_to_a_success_is_kept() {
+        let remark = "Ignoring cookie as HTTP mode is disabled.\nNew server registered.\n";
+        assert_eq!(
+            read(&add("web/d", &[]), remark.as_bytes()),
+            Ok(Response::Changed(Outcome::Notice(
+                "Ignoring cookie as HTTP mode is disabled.".to_owned()
+            )))
+        );
+    }
+
+    #[test]
+    fn a_half_made_address_is_no_success() {
+        let request = Request::Change(Command::SetAddress(
+            server("web/s"),
+            address("10.0.0.1", 80),
+        ));
+        for (text, refused) in [
+            (
+                "IP changed from '1.2.3.4' to '10.0.0.1', problem converting port 'x' to an int by 'stats socket command'",
+                true,
+            ),
+            ("Invalid addr '10.0.0.1'", true),
+            ("", false),
+            ("IP changed", false),
+            ("nothing changed, but the weather", false),
+        ] {
+            match read(&request, text.as_bytes()) {
+                Ok(Response::Changed(Outcome::Refused(_))) => assert!(refused, "{text}"),
+                Err(UnknownReply::Text { .. }) => assert!(!refused, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_an_error_that_can_be_shown() {
+        let long = format!("\u{1b}[31mno \u{fffd}{}", "x".repeat(5000));
+        let error = read(&add("web/d", &[]), long.as_bytes()).unwrap_err();
+        assert!(error.to_string().len() < 300, "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with(r#"the answer to add server is not understood: "\u{1b}[31mno"#),
+            "{error}"
+        );
+        for text in ["Server deleted.", "Not New server registered.", ""] {
+            assert!(read(&add("web/d", &[]), text.as_bytes()).is_err(), "{text}");
+        }
+        assert_eq!(
+            read(&Request::Info, b"Permission denied\n")
+                .unwrap_err()
+                .to_string(),
+            "the answer to show info cannot be read"
+        );
+        assert_eq!(
+            UnknownReply::Denied("add server").to_string(),
+            "HAProxy denies add server: the stats socket is not of `level admin`"
+        );
+    }
+
+    #[test]
+    fn a_disabled_proxy_makes_the_process_suspect() {
+        assert!(may_be_stopping(b"Proxy is disabled.\n"));
+        assert!(!may_be_stopping(b"No such server.\n"));
+    }
+
+    pub(super) fn server(name: &str) -> ServerRef {
+        let (backend, server) = name.split_once('/').unwrap();
+        ServerRef {
+            backend: BackendName::new(backend).unwrap(),
+            server: ServerName::new(server).unwrap(),
+        }
+    }
+
+    pub(super) fn address(ip: &str, port: u16) -> Address {
+        Address {
+            ip: ip.parse().unwrap(),
+            port: NonZeroU16::new(port).unwrap(),
+        }
+    }
+
+    pub(super) fn add(name: &str, keywords: &[Keyword]) -> Request {
+        Request::Change(Command::AddServer(
+            server(name),
+            address("127.0.0.1", 81),
+            keywords.to_vec(),
+        ))
+    }
+}

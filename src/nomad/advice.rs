@@ -1,0 +1,134 @@
+//! What an operator reads when something is wrong with Nomad: what happened, and what to do. Never a token.
+
+use std::{error::Error as StdError, io};
+
+use crate::nomad::{
+    client::{Doubt, Error},
+    settings::{Endpoint, Settings, TokenSource},
+    stream::StreamError,
+    transport::DialError,
+};
+
+/// A failed list or read of something in `namespace`.
+pub(super) fn on_failure(error: &Error, settings: &Settings, namespace: &str) -> String {
+    let what = format!("nomad at {}: {}", settings.endpoint, chain(error));
+    match advice(error, settings, namespace) {
+        Some(advice) => format!("{what}: {advice}"),
+        None => what,
+    }
+}
+
+/// A stream that cannot be had or is lost.
+pub(super) fn on_stream(error: &StreamError, settings: &Settings, namespace: &str) -> String {
+    match error {
+        StreamError::Refused(error) => on_failure(error, settings, namespace),
+        StreamError::NotHttp(_)
+        | StreamError::Silent
+        | StreamError::Empty
+        | StreamError::Dead
+        | StreamError::Ended
+        | StreamError::EndedBy(_)
+        | StreamError::LineTooLong
+        | StreamError::Malformed(_)
+        | StreamError::Broken(_) => format!("nomad at {}: {}", settings.endpoint, chain(error)),
+    }
+}
+
+/// How to get the stream.
+pub(super) fn on_polling(namespace: &str, reason: &str) -> String {
+    format!(
+        "following namespace {namespace} by reading every 2 s, because there is no event stream ({reason}); to follow by \
+         events, give the token the policy {}",
+        policy(namespace)
+    )
+}
+
+fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String> {
+    let task_api = matches!(settings.endpoint, Endpoint::Unix(_));
+    match error {
+        Error::Denied { status: 401, .. } if settings.token == TokenSource::None => Some(
+            "no token was sent: set NOMAD_TOKEN or, in a job, identity { env = true }".to_owned(),
+        ),
+        Error::Denied { status: 401, .. } => {
+            Some("nomad knows no such token: replace NOMAD_TOKEN".to_owned())
+        }
+        Error::Denied { .. } => Some(format!(
+            "the token may not read services in namespace {namespace}, or nomad does not know it: it needs the policy {}",
+            policy(namespace)
+        )),
+        Error::BadToken { .. } => Some(
+            "the token is not valid, or the agent has no server to ask; the token is read again and everything stays as it is"
+                .to_owned(),
+        ),
+        Error::NotBelievable(Doubt::IndexZero) => Some(format!(
+            "it answered with index 0, which is no answer, so nothing of it is believed: the token lacks read-job in namespace \
+             {namespace} (policy {}), or the agent is shutting down",
+            policy(namespace)
+        )),
+        Error::NotBelievable(Doubt::NoLeader) => Some(
+            "nothing of it is believed: the agent is shutting down, or the servers have no leader"
+                .to_owned(),
+        ),
+        Error::NotBelievable(Doubt::NoIndex | Doubt::ContentType(_) | Doubt::Content(_)) => Some(
+            "nothing of it is believed: is this a Nomad agent, and no proxy between changes its answers? see NOMAD_ADDR"
+                .to_owned(),
+        ),
+        Error::Timeout => Some("the agent or its servers hang, or are overloaded".to_owned()),
+        Error::Connect(DialError::Connect(error)) => Some(unreachable(error, task_api).to_owned()),
+        Error::Connect(DialError::ConnectTimeout | DialError::HandshakeTimeout) => {
+            Some("is NOMAD_ADDR right, and does no firewall stand between?".to_owned())
+        }
+        Error::Connect(DialError::Handshake(_)) => Some(
+            "see NOMAD_CACERT for whom to trust, NOMAD_TLS_SERVER_NAME for the name in the certificate (Nomad's own say \
+             server.<region>.nomad), NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
+                .to_owned(),
+        ),
+        Error::Limited { .. } => {
+            Some("see limits.http_max_conns_per_client of the agent".to_owned())
+        }
+        Error::Token(_) => {
+            Some("in a job, identity { file = true } writes secrets/nomad_token".to_owned())
+        }
+        Error::Protocol(_) => Some("is this a Nomad agent? https:// is not http://".to_owned()),
+        Error::Broken(_) if matches!(settings.endpoint, Endpoint::Https { .. }) => Some(
+            "if the agent wants to know its clients, set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
+                .to_owned(),
+        ),
+        Error::ServerError { .. }
+        | Error::Connect(DialError::Settings(_))
+        | Error::Broken(_)
+        | Error::TooLong
+        | Error::UnreadableName(_) => None,
+    }
+}
+
+fn unreachable(error: &io::Error, task_api: bool) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "the user of this process may not use the socket: see its mode and group"
+    } else if task_api {
+        "is the agent running, and is this its socket? in a job it is ${NOMAD_SECRETS_DIR}/api.sock"
+    } else {
+        "is the agent running? set NOMAD_ADDR to where it answers"
+    }
+}
+
+/// The smallest right that lets a token follow the stream.
+fn policy(namespace: &str) -> String {
+    format!("`namespace {namespace:?} {{ capabilities = [\"read-job\"] }}`")
+}
+
+/// An error and what caused it.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,127 @@
+//! The program as it is started: help, version, and refusals with exit code 64.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use haproxy_nomad_sidecar::cli;
+
+fn sidecar(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+/// The exit code and the standard error.
+fn refusal(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = sidecar(arguments, environment);
+    assert_eq!(output.stdout, b"");
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn help_is_as_reviewed() {
+    let output = sidecar(&["--help"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!("help", String::from_utf8(output.stdout).unwrap());
+}
+
+#[test]
+fn help_shows_no_secret_of_the_environment() {
+    let secrets = [("NOMAD_TOKEN", "s3cret"), ("NOMAD_HTTP_AUTH", "u:s3cret")];
+    let output = sidecar(&["--help"], &secrets);
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("s3cret"));
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let output = sidecar(&["--version"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        concat!("haproxy-nomad-sidecar ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn a_wrong_flag_ends_with_64() {
+    let (code, text) = refusal(&["--nomad-adr", "http://nomad:4646"], &[]);
+    assert_eq!(code, Some(64));
+    assert!(
+        text.starts_with("error: unexpected argument '--nomad-adr' found\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_wrong_value_ends_with_64_and_names_the_flag_before_or_after_the_command() {
+    let expected = "error: --admin-listen: \"9417\" is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, or off\n";
+    for arguments in [
+        ["--admin-listen", "9417", "plan"],
+        ["plan", "--admin-listen", "9417"],
+    ] {
+        let (code, text) = refusal(&arguments, &[("SIDECAR_ADMIN_LISTEN", "off")]);
+        assert_eq!((code, text.as_str()), (Some(64), expected));
+    }
+}
+
+#[test]
+fn a_wrong_variable_ends_with_64_and_is_named() {
+    assert_eq!(
+        refusal(&["plan"], &[("NOMAD_SKIP_VERIFY", "yes")]),
+        (
+            Some(64),
+            "error: NOMAD_SKIP_VERIFY in the environment: \"yes\" is neither true nor false\n"
+                .to_owned()
+        )
+    );
+}
+
+#[test]
+fn a_switch_needs_no_value() {
+    let (code, text) = refusal(
+        &["--nomad-skip-verify", "--observe=false", "--log-format=xml"],
+        &[],
+    );
+    assert_eq!(
+        (code, text.as_str()),
+        (
+            Some(64),
+            "error: --log-format: \"xml\" is neither plain nor json\n"
+        )
+    );
+}
+
+#[test]
+fn a_missing_file_ends_with_64_and_says_why() {
+    assert_eq!(
+        refusal(&[], &[("SIDECAR_CONFIG", "/nowhere/sidecar.toml")]),
+        (
+            Some(64),
+            "error: read the configuration file /nowhere/sidecar.toml: No such file or directory (os error 2)\n"
+                .to_owned()
+        )
+    );
+}
+
+#[test]
+fn the_readme_has_every_flag_and_its_variable() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let Ok(text) = fs::read_to_string(readme) else {
+        return;
+    };
+    for flag in cli::flags() {
+        let row = format!("| `--{}` | `{}` |", flag.name, flag.variable);
+        assert!(text.contains(&row), "README.md has no row {row}");
+    }
+}

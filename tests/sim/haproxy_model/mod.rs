@@ -1,0 +1,294 @@
+//! A HAProxy without its sockets, its clock and its traffic: the runtime API as text in, text out, for simulations.
+//!
+//! One [`Model`] is one process. It answers with the very words of its version and moves its servers through
+//! maintenance, drain, health checks and late address changes as that version does; `tests/haproxy_model.rs` holds
+//! it against the real ones. It says which servers would be given traffic, and keeps a list of those that were before
+//! their check had passed. It does not do framing (prompts, sessions: the caller's), maps, TLS, agents, tracking, DNS.
+//! A command that it does not know is a panic, so that a simulation cannot rest on a guess.
+//!
+//! Source: the management guide ("Unix Socket commands") and runs of 2.6.12, 2.8.25, 3.0.11, 3.2.26, 3.4.7.
+
+mod commands;
+mod config;
+mod server;
+mod show;
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+pub(crate) use config::{Backend, Check, Config, ServerLine};
+use server::Server;
+
+/// What is behind an address, as HAProxy's check sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    /// Accepts connections and answers 200.
+    Serves,
+    /// Accepts connections and answers 503.
+    Fails,
+    /// Accepts no connections.
+    Refuses,
+}
+
+/// How addresses behave over time.
+pub(crate) type World = Rc<dyn Fn(SocketAddr, Duration) -> Conduct>;
+
+/// `major.minor`; what differs between patches of one line is not modelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Line(u16, u16);
+
+/// A server was given traffic though no check had passed at its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leak {
+    /// When it began.
+    pub(crate) at: Duration,
+    /// `backend/server`.
+    pub(crate) server: String,
+    /// Where the traffic would have gone.
+    pub(crate) address: SocketAddr,
+}
+
+/// One server, for assertions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Its backend.
+    pub(crate) backend: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Where traffic goes at this moment.
+    pub(crate) address: SocketAddr,
+    /// `srv_op_state`.
+    pub(crate) oper: u8,
+    /// `srv_admin_state`.
+    pub(crate) admin: u8,
+    /// `srv_uweight`.
+    pub(crate) weight: u16,
+    /// `slim`.
+    pub(crate) maxconn: u32,
+    /// `srv_check_health`.
+    pub(crate) health: u16,
+    /// `scur`.
+    pub(crate) sessions: u64,
+    /// Made by `add server`.
+    pub(crate) dynamic: bool,
+    /// It would be given new requests.
+    pub(crate) in_rotation: bool,
+    /// Its check has passed since it was added, or since it has this address.
+    pub(crate) has_passed: bool,
+}
+
+/// One HAProxy process. It dies by being dropped.
+#[derive(Clone)]
+pub(crate) struct Model {
+    version: String,
+    line: Line,
+    config: Config,
+    world: World,
+    pid: u32,
+    started: Duration,
+    now: Duration,
+    connections: u64,
+    stopping: bool,
+    /// How long after its answer `set server addr` is in force, where it is late (2.9 and later).
+    address_lag: Duration,
+    /// In the order of the configuration, each with its servers in the order of `show servers state`.
+    backends: Vec<(Backend, Vec<Server>)>,
+    leaks: Vec<Leak>,
+}
+
+impl Model {
+    /// The process `pid` of `version` (as in `show info`: packagers' suffixes are welcome), started at `now`.
+    pub(crate) fn new(
+        version: &str,
+        config: Config,
+        world: World,
+        pid: u32,
+        now: Duration,
+    ) -> Self {
+        let mut numbers = version
+            .split(['.', '-'])
+            .map(|number| number.parse().unwrap());
+        let line = Line(numbers.next().unwrap(), numbers.next().unwrap());
+        let mut model = Self {
+            version: version.to_owned(),
+            line,
+            config,
+            world,
+            pid,
+            started: now,
+            now,
+            connections: 0,
+            stopping: false,
+            address_lag: if line < Line(2, 9) {
+                Duration::ZERO
+            } else {
+                Duration::from_millis(1)
+            },
+            backends: Vec::new(),
+            leaks: Vec::new(),
+        };
+        model.load();
+        model
+    }
+
+    /// The worker is replaced by a fresh one: the configuration as in the file, the dynamic servers gone. Returns the
+    /// old process, which goes on answering the connections that were open: `Proxy is disabled.`, or a change of
+    /// something that nobody uses any more.
+    pub(crate) fn reload(&mut self, now: Duration, pid: u32) -> Self {
+        self.advance(now);
+        let mut old = self.clone();
+        old.stopping = true;
+        *self = Self {
+            address_lag: self.address_lag,
+            ..Self::new(
+                &self.version,
+                self.config.clone(),
+                Rc::clone(&self.world),
+                pid,
+                now,
+            )
+        };
+        old
+    }
+
+    /// How late the changes of addresses are that are asked for from now on. Nothing is late before 2.9.
+    pub(crate) fn set_address_lag(&mut self, lag: Duration) {
+        if self.line >= Line(2, 9) {
+            self.address_lag = lag;
+        }
+    }
+
+    /// Somebody connected to the socket, or sent a request to a frontend: `CumConns`.
+    pub(crate) fn count_connection(&mut self) {
+        self.connections += 1;
+    }
+
+    /// What traffic has made of a server: `scur`, `qcur`, `srv_icur`.
+    pub(crate) fn set_traffic(
+        &mut self,
+        backend: &str,
+        server: &str,
+        sessions: u64,
+        queued: u64,
+        idle: u64,
+    ) {
+        let server = self
+            .backends
+            .iter_mut()
+            .filter(|(config, _)| config.name == backend)
+            .flat_map(|(_, servers)| servers)
+            .find(|candidate| candidate.name == server)
+            .expect("traffic goes to a server that exists");
+        server.total_sessions += sessions.saturating_sub(server.sessions);
+        server.sessions = sessions;
+        server.queued = queued;
+        server.idle = idle;
+    }
+
+    /// When something will change by itself, if ever.
+    pub(crate) fn next_change(&self) -> Option<Duration> {
+        self.servers_in_order().filter_map(|(_, server)| self.next_of(server)).min()
+    }
+
+    /// Lets everything happen that is due by `now`, each thing at its own time.
+    pub(crate) fn advance(&mut self, now: Duration) {
+        while let Some(at) = self.next_change().filter(|at| *at <= now) {
+            self.now = at;
+            let world = Rc::clone(&self.world);
+            let is_stopping = self.stopping;
+            for (config, servers) in &mut self.backends {
+                for server in servers {
+                    while server.pending.first().is_some_and(|(due, _)| *due <= at) {
+                        let (_, address) = server.pending.remove(0);
+                        server.move_to(address);
+                    }
+                    if !is_stopping && server.next_check.is_some_and(|due| due <= at) {
+                        let oper = server.oper;
+                        let conduct = world(server.check_target(), at);
+                        server.check_due(at, config.httpchk, conduct);
+                        if server.oper != oper {
+                            server.changed = at;
+                        }
+                    }
+                }
+            }
+            self.note_leaks();
+        }
+        assert!(now >= self.now, "time runs forward");
+        self.now = now;
+    }
+
+    /// All servers, as they are.
+    pub(crate) fn servers(&self) -> Vec<View> {
+        self.servers_in_order()
+            .map(|(backend, server)| View {
+                backend: backend.name.clone(),
+                name: server.name.clone(),
+                address: server.address,
+                oper: server.oper,
+                admin: server.admin,
+                weight: server.weight,
+                maxconn: server.maxconn,
+                health: server.health,
+                sessions: server.sessions,
+                dynamic: server.dynamic,
+                in_rotation: server.in_rotation(),
+                has_passed: server.has_passed,
+            })
+            .collect()
+    }
+
+    /// Servers with a check that were given traffic at an address before a check had passed there, each once for
+    /// each address. A server that was put back at once on purpose is among them.
+    pub(crate) fn leaks(&self) -> &[Leak] {
+        &self.leaks
+    }
+
+    fn load(&mut self) {
+        for backend in &self.config.backends {
+            let lines = (1..).zip(&backend.servers);
+            let phases = (0..).map(|position: u32| {
+                f64::from(position) / backend.servers.len().max(1) as f64
+            });
+            let servers = lines
+                .zip(phases)
+                .map(|((id, line), phase)| {
+                    Server::configured(id, line, self.line, phase, self.now)
+                })
+                .collect();
+            self.backends.push((backend.clone(), servers));
+        }
+    }
+
+    fn servers_in_order(&self) -> impl Iterator<Item = (&Backend, &Server)> {
+        self.backends
+            .iter()
+            .flat_map(|(config, servers)| servers.iter().map(move |server| (config, server)))
+    }
+
+    /// A process on its way out checks nobody.
+    fn next_of(&self, server: &Server) -> Option<Duration> {
+        let pending = server.pending.first().map(|(due, _)| *due);
+        let check = server.next_check.filter(|_| !self.stopping);
+        [pending, check].into_iter().flatten().min()
+    }
+
+    fn note_leaks(&mut self) {
+        for (config, servers) in &mut self.backends {
+            for server in servers {
+                // A server of the file is the operator's: it is served from the start.
+                let is_operators = !server.dynamic && server.admin & server::CONFIG_DISABLED == 0;
+                if is_operators || server.check.is_none() || server.has_passed || server.leaked {
+                    continue;
+                }
+                if server.in_rotation() {
+                    server.leaked = true;
+                    self.leaks.push(Leak {
+                        at: self.now,
+                        server: format!("{}/{}", config.name, server.name),
+                        address: server.address,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The answers themselves: bytes recorded from real agents (`tests/fixtures/nomad-*/http`), and the heads of the two
+//! that carry a catalog, written as recorded. `tests/fake_nomad.rs` compares both with the recordings.
+
+use super::{Version, Via};
+
+/// When every answer was given. A constant: nothing reads it, and recordings can be compared byte by byte.
+const DATE: &str = "Tue, 24 Nov 2026 15:38:05 GMT";
+
+macro_rules! recorded {
+    ($(#[$doc:meta] $name:ident = $path:literal;)*) => {
+        /// An answer that is always the same.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+        pub(crate) enum Recorded { $(#[$doc] $name,)* }
+
+        impl Recorded {
+            fn bytes(self) -> &'static str {
+                match self { $(Self::$name => include_str!(concat!("../../fixtures/", $path)),)* }
+            }
+        }
+    };
+}
+
+recorded! {
+    /// A named namespace or a service that the token may not read.
+    PermissionDenied = "nomad-2.0.5/http/list-denied-403.http";
+    /// `index` is no number.
+    InvalidIndex = "nomad-2.0.5/http/error-bad-index-400.http";
+    /// `wait` is no Go duration.
+    InvalidWait = "nomad-2.0.5/http/error-bad-wait-400.http";
+    /// Anything but what the path takes.
+    InvalidMethod = "nomad-2.0.5/http/error-method-405.http";
+    /// `index` of a stream is no number.
+    StreamInvalidIndex = "nomad-2.0.5/http/error-stream-bad-index-400.http";
+    /// A topic with two colons.
+    StreamInvalidTopic = "nomad-2.0.5/http/error-stream-bad-topic-400.http";
+    /// No such path.
+    NotFound = "nomad-2.0.5/http/unknown-path-404.http";
+    /// `/v1/service/` and nothing behind it.
+    NameMissing = "nomad-2.0.5/http/service-name-missing-400.http";
+    /// A registration that is not there was to be deleted.
+    DeleteMissing = "nomad-2.0.5/http/service-delete-missing-500.http";
+    /// A read while the agent shuts down: the false empty.
+    ShuttingDown = "nomad-2.0.5/http/client-agent-shutdown-false-empty.http";
+    /// The list of `*` for a token without a right.
+    NoRightAnywhere = "nomad-2.0.5/http/list-star-no-right-index-0.http";
+    /// The server is away, or the token is no token; the Task API does not say which.
+    ServerErrorAuthenticating = "nomad-2.0.5/http/task-api-malformed-token-500.http";
+    /// A client agent whose server is away.
+    ConnectionRefused = "nomad-2.0.5/http/server-away-500-2.http";
+    /// A client agent whose server has just come back.
+    RpcNotReady = "nomad-2.0.5/http/server-away-500-3.http";
+    /// A server that has just started.
+    NotReady = "nomad-1.10.5/http/list-first-after-server-restart.http";
+    /// The 101st connection of one address.
+    TooManyConnections = "nomad-2.0.5/http/too-many-connections-429.http";
+    /// The 81st stream through one client agent.
+    TooManyStreams = "nomad-2.0.5/http/stream-refused-client-agent-81st.http";
+    /// The Task API without a token.
+    Unauthorized = "nomad-2.0.5/http/task-api-no-token-401.http";
+    /// The Task API with a token that nobody has issued.
+    Forbidden = "nomad-2.0.5/http/task-api-unknown-token-403.http";
+    /// The stream without the right, up to 1.11.1.
+    StreamDenied = "nomad-1.10.5/http/stream-denied.http";
+}
+
+/// What was recorded for `answer`. The Task API compresses nothing, so it says nothing of encodings.
+pub(crate) fn recorded(answer: Recorded, via: Via) -> Vec<u8> {
+    match via {
+        Via::Agent => answer.bytes().into(),
+        Via::TaskApi => answer
+            .bytes()
+            .replace("Vary: Accept-Encoding\r\n", "")
+            .into(),
+    }
+}
+
+/// A list or a read that succeeded. Go says the length only of what fits into its buffer.
+pub(crate) fn catalog(index: u64, body: &str, via: Via) -> Vec<u8> {
+    let head = catalog_head(index, via);
+    let length = body.len();
+    if length > 2048 {
+        return format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        )
+        .into();
+    }
+    format!("{head}Content-Length: {length}\r\n\r\n{body}").into()
+}
+
+/// A list that goes on for ever: the head, the beginning of its only chunk, and what repeats.
+pub(crate) fn endless(via: Via) -> (String, String) {
+    let service =
+        r#"{"Namespace":"default","Services":[{"ServiceName":"sidecar","Tags":["v1"]}]},"#;
+    let head = catalog_head(17, via);
+    (
+        format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n[",
+            u32::MAX
+        ),
+        service.repeat(100),
+    )
+}
+
+fn catalog_head(index: u64, via: Via) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{}X-Nomad-Index: {index}\r\n\
+         X-Nomad-Knownleader: true\r\nX-Nomad-Lastcontact: 0\r\nDate: {DATE}\r\n",
+        vary(via)
+    )
+}
+
+/// A deletion that succeeded.
+pub(crate) fn deleted(index: u64, via: Via) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\n{}X-Nomad-Index: {index}\r\nDate: {DATE}\r\nContent-Length: 0\r\n\r\n",
+        vary(via)
+    )
+    .into()
+}
+
+/// The head of a stream, which from 1.11.2 on does not say whether it was opened or denied.
+pub(crate) fn stream_head(version: Version, via: Via) -> Vec<u8> {
+    let status = match version {
+        Version::V1_10_5 => "HTTP/1.1 200 OK\r\n",
+        Version::V1_11_2 => "HTTP/0.0 200 OK\r\n",
+        Version::V2_0_5 => "HTTP/1.1 200 OK\r\nConnection: close\r\n",
+    };
+    let framing = match version {
+        Version::V1_10_5 => format!("Date: {DATE}\r\nTransfer-Encoding: chunked\r\n"),
+        Version::V1_11_2 | Version::V2_0_5 => String::new(),
+    };
+    format!(
+        "{status}Cache-Control: no-cache\r\nContent-Type: application/json\r\n{}{framing}\r\n",
+        vary(via)
+    )
+    .into()
+}
+
+/// `line` as it goes over the wire: up to 1.11.1 its newline is a chunk of its own.
+pub(crate) fn stream_line(version: Version, line: &str) -> Vec<u8> {
+    match version {
+        Version::V1_10_5 => format!("{:x}\r\n{line}\r\n1\r\n\n\r\n", line.len()).into(),
+        Version::V1_11_2 | Version::V2_0_5 => format!("{line}\n").into(),
+    }
+}
+
+fn vary(via: Via) -> &'static str {
+    match via {
+        Via::Agent => "Vary: Accept-Encoding\r\n",
+        Via::TaskApi => "",
+    }
+}
