@@ -59,7 +59,7 @@ impl Mirror {
 
     /// Takes what was heard. An answer to something that is no longer asked has no effect.
     pub fn handle(&mut self, now: Duration, heard: Heard) {
-        let ticket = match &heard {
+        let whose = match &heard {
             Heard::StreamOpened { ticket } | Heard::StreamLine { ticket, .. } => {
                 self.tickets.get(ticket).cloned()
             }
@@ -73,7 +73,7 @@ impl Mirror {
             }
         };
         let out = &mut self.out;
-        if let Some(follower) = ticket.and_then(|namespace| self.followers.get_mut(&namespace)) {
+        if let Some(follower) = whose.and_then(|namespace| self.followers.get_mut(&namespace)) {
             match heard {
                 Heard::StreamOpened { ticket } => {
                     out.tells.extend(follower.stream_opened(now, ticket));

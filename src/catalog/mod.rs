@@ -14,6 +14,9 @@ mod mirror;
 mod view;
 mod wanted;
 
+#[cfg(test)]
+mod tests;
+
 pub use backoff::SplitMix64;
 pub use exchange::{
     Ask, Failure, FailureKind, Heard, How, Line, ListedService, Listing, Reading, Scope, StreamEnd,

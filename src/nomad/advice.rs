@@ -90,6 +90,10 @@ fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String>
             Some("in a job, identity { file = true } writes secrets/nomad_token".to_owned())
         }
         Error::Protocol(_) => Some("is this a Nomad agent? https:// is not http://".to_owned()),
+        Error::Broken(_) if matches!(settings.endpoint, Endpoint::Https { .. }) => Some(
+            "if the agent wants to know its clients, set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
+                .to_owned(),
+        ),
         Error::ServerError { .. }
         | Error::Connect(DialError::Settings(_))
         | Error::Broken(_)

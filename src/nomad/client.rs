@@ -38,13 +38,11 @@ const TOKEN_HEADER: &str = "x-nomad-token";
 const INDEX_HEADER: &str = "x-nomad-index";
 const LEADER_HEADER: &str = "x-nomad-knownleader";
 
-/// A believable answer.
+/// A believable answer: there was a known leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer<T> {
     /// The index of the whole table of registrations, 1 or more.
     pub index: u64,
-    /// Always true: an answer without a leader is not believed.
-    pub known_leader: bool,
     /// What was asked for.
     pub value: T,
 }
@@ -287,11 +285,7 @@ impl Client {
         let index = believed.map_err(Error::NotBelievable)?;
         let value = parse(&body)
             .map_err(|error| Error::NotBelievable(Doubt::Content(shortened(&error.to_string()))))?;
-        Ok(Answer {
-            index,
-            known_leader: true,
-            value,
-        })
+        Ok(Answer { index, value })
     }
 
     async fn connect(&self) -> Result<Kept, Error> {
@@ -348,6 +342,9 @@ fn believed_index(headers: &HeaderMap) -> Result<u64, Doubt> {
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, Error> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(Error::TooLong);
+    }
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLong),

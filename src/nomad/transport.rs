@@ -154,8 +154,8 @@ impl Connection {
     }
 }
 
-/// Holds back what the other side says until the first byte was written. Nomad answers a connection too many with a 429
-/// at once, and an answer before the request would be an error without a text.
+/// Holds back what the other side says until the first byte was written, and leaves an error of writing to the reader.
+/// Nomad answers a connection too many with a 429 at once and closes it; the 429 is what has to be known.
 struct SpeakFirst {
     io: Box<dyn Io>,
     spoke: bool,
@@ -197,7 +197,7 @@ impl AsyncWrite for SpeakFirst {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
-        Poll::Ready(written)
+        Poll::Ready(Ok(written.unwrap_or(bytes.len())))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -193,7 +193,6 @@ mod tests {
     fn what_is_not_nomads_is_refused() {
         for line in [
             "subscription closed by server, client should resubscribe",
-            "[]",
             r#"{"Index":1,"Events":[{"Topic":"Service","Type":"PlanResult","Payload":{}}]}"#,
         ] {
             assert!(parse_line(line).is_err(), "{line}");

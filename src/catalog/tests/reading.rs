@@ -1,0 +1,256 @@
+//! Lists and reads: what is believed, what a failure does, and how absence is proven.
+
+use super::*;
+
+#[test]
+fn a_service_that_the_list_lacks_is_read_before_it_is_believed_gone() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &[]));
+    assert_eq!(rig.reads(), ["web"]);
+    assert_eq!(rig.web(), ["a"]);
+    rig.read("web", reading(110, &[]));
+    assert_eq!(rig.web(), [""; 0]);
+    assert!(matches!(
+        rig.told().as_slice(),
+        [Tell::Changed { registrations, event_index: None, .. }] if registrations.is_empty()
+    ));
+}
+
+#[test]
+fn a_failed_list_changes_nothing_and_is_told_when_it_begins_and_when_it_ends() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    for kind in [
+        FailureKind::ServerError,
+        FailureKind::ServerError,
+        FailureKind::Denied,
+    ] {
+        rig.list(failure(kind));
+        rig.wait_for_deadline();
+    }
+    assert_eq!(rig.web(), ["a"]);
+    let kinds: Vec<FailureKind> = rig
+        .told()
+        .into_iter()
+        .map(|tell| match tell {
+            Tell::Trouble { failure, .. } => failure.kind,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, [FailureKind::ServerError, FailureKind::Denied]);
+    rig.list(listing(100, &["web"]));
+    rig.read("web", reading(100, &[web("a", 50)]));
+    assert!(matches!(rig.told().as_slice(), [Tell::Recovered { .. }]));
+}
+
+#[test]
+fn a_connection_that_breaks_during_the_reads_fails_the_round() {
+    let mut rig = Rig::new();
+    rig.open_stream();
+    rig.list(listing(100, &["api", "web"]));
+    rig.read("api", reading(100, &[]));
+    rig.read("web", failure(FailureKind::Unreachable));
+    assert!(
+        !rig.told()
+            .iter()
+            .any(|tell| matches!(tell, Tell::Synced(_)))
+    );
+    rig.wait_for_deadline();
+    rig.list(listing(100, &["api", "web"]));
+    assert_eq!(rig.reads(), ["api", "web"]);
+}
+
+#[test]
+fn one_service_that_cannot_be_read_blocks_the_others_for_three_rounds_only() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    for round in 0..3 {
+        assert_eq!(rig.web(), ["a"]);
+        rig.list(listing(110, &["api", "bad", "web"]));
+        rig.read("bad", failure(FailureKind::ServerError));
+        rig.read(
+            "api",
+            reading(110, &[registration("api", "c", 105, &[ENABLE])]),
+        );
+        rig.read("web", reading(110, &[web("b", 105)]));
+        if round < 2 {
+            rig.wait_for_deadline();
+        }
+    }
+    assert_eq!(rig.web(), ["b"]);
+    let bad = Scope::Service(ServiceKey::new("default", "bad"));
+    let told = rig.told();
+    assert!(
+        matches!(&told[0], Tell::Trouble { scope, .. } if *scope == bad),
+        "{told:?}"
+    );
+    // It is tried in every round, and told when it can be read.
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &["api", "bad", "web"]));
+    rig.read("web", reading(110, &[web("b", 105)]));
+    rig.read(
+        "api",
+        reading(110, &[registration("api", "c", 105, &[ENABLE])]),
+    );
+    rig.read("bad", reading(110, &[]));
+    let told = rig.told();
+    assert!(
+        matches!(
+            told.as_slice(),
+            [Tell::Recovered { scope }, Tell::Changed { key, .. }] if *scope == bad && &*key.name == "bad"
+        ),
+        "what was unproven is proven now: {told:?}"
+    );
+}
+
+#[test]
+fn what_was_never_read_is_unproven_in_the_first_sync() {
+    let mut rig = Rig::new();
+    rig.open_stream();
+    rig.list(listing(100, &["a/b", "web"]));
+    rig.read("a/b", failure(FailureKind::Unreadable));
+    rig.read("web", reading(100, &[web("a", 50)]));
+    let told = rig.told();
+    let Some(Tell::Synced(synced)) = told.last() else {
+        panic!("{told:?}");
+    };
+    let unproven = Scope::Service(ServiceKey::new("default", "a/b"));
+    assert!(synced.unproven.iter().eq([&unproven]));
+    assert_eq!(synced.services.len(), 1);
+}
+
+#[test]
+fn a_denied_namespace_does_not_hold_back_the_others_and_is_unproven() {
+    let mut rig = Rig::following(&["default", "other"], &Wanted::new("haproxy", false));
+    rig.wait(Duration::from_millis(250));
+    let other = rig.lists.remove("other").unwrap();
+    rig.hear(Heard::Listed {
+        ticket: other,
+        result: failure(FailureKind::Denied),
+    });
+    rig.list(listing(100, &["web"]));
+    rig.read("web", reading(100, &[web("a", 50)]));
+    let told = rig.told();
+    let Some(Tell::Synced(synced)) = told.last() else {
+        panic!("{told:?}");
+    };
+    assert!(
+        synced
+            .unproven
+            .iter()
+            .eq([&Scope::Namespace("other".into())])
+    );
+}
+
+#[test]
+fn an_index_that_went_back_is_confirmed_and_then_everything_is_read_again() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.line(registered(120, web("b", 120)));
+    rig.told();
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(60, &[]));
+    assert!(rig.told().is_empty(), "one list alone is not believed");
+    rig.wait_for_deadline();
+    let stream = rig.stream();
+    rig.list(listing(60, &[]));
+    assert_ne!(rig.stream(), stream, "the old stream is of another past");
+    assert_eq!(rig.reads(), ["web"]);
+    assert_eq!(rig.web(), ["a", "b"], "the list removes nothing");
+    rig.open_stream();
+    rig.line(registered(61, web("c", 61)));
+    rig.read("web", reading(60, &[web("a", 50)]));
+    assert_eq!(rig.web(), ["a", "c"]);
+    assert!(matches!(
+        rig.told()[0],
+        Tell::IndexWentBack {
+            from: 120,
+            to: 60,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn one_low_index_is_ignored() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(60, &[]));
+    rig.wait_for_deadline();
+    rig.list(listing(100, &["web"]));
+    rig.read("web", reading(100, &[web("a", 50)]));
+    assert!(rig.told().is_empty());
+}
+
+#[test]
+fn a_read_below_the_index_of_the_list_is_not_believed() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &["web"]));
+    rig.read("web", reading(109, &[]));
+    assert_eq!(rig.web(), ["a"]);
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_taken_from_a_read() {
+    let mut rig = Rig::synced_with(&[]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &["web"]));
+    let foreign = registration("Web", "x", 105, &[ENABLE]);
+    rig.read("web", reading(110, &[web("a", 50), foreign]));
+    assert_eq!(rig.web(), ["a"]);
+}
+
+#[test]
+fn a_service_that_lost_its_tag_leaves_the_mirror_when_it_was_read() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    let untagged = ListedService {
+        key: ServiceKey::new("default", "web"),
+        tags: vec!["v2".to_owned()],
+    };
+    rig.list(Ok(Listing {
+        index: 110,
+        services: vec![untagged],
+    }));
+    rig.read(
+        "web",
+        reading(110, &[registration("web", "a", 50, &["v2"])]),
+    );
+    assert_eq!(rig.web(), [""; 0]);
+    assert_eq!(rig.told().len(), 1);
+}
+
+#[test]
+fn no_more_than_eight_reads_are_asked_at_a_time() {
+    let names: Vec<String> = (0..20).map(|number| format!("s{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut rig = Rig::new();
+    rig.open_stream();
+    rig.list(listing(100, &names));
+    assert_eq!(rig.reads().len(), Mirror::PARALLEL_READS);
+    for name in names {
+        assert!(rig.reads().len() <= Mirror::PARALLEL_READS);
+        rig.read(name, reading(100, &[]));
+    }
+    assert!(matches!(rig.told().last(), Some(Tell::Synced(_))));
+}
+
+#[test]
+fn a_late_answer_to_a_round_that_failed_is_ignored() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &["api", "web"]));
+    let late = rig
+        .reads
+        .remove(&ServiceKey::new("default", "api"))
+        .unwrap();
+    rig.read("web", failure(FailureKind::Unreachable));
+    let key = rig.told();
+    rig.hear(Heard::Read {
+        ticket: late,
+        result: reading(110, &[registration("api", "c", 105, &[ENABLE])]),
+    });
+    assert_eq!(key.len(), 1);
+    assert!(rig.told().is_empty());
+}

@@ -1,0 +1,270 @@
+//! Lists and reads: what is sent, what is believed, and what each recorded refusal is taken for.
+
+use std::{fs, sync::Arc};
+
+use haproxy_nomad_sidecar::{
+    catalog::FailureKind,
+    model::ServiceKey,
+    nomad::{
+        client::{Client, Error},
+        settings::{Settings, TokenSource},
+    },
+    redacted::Redacted,
+};
+
+use crate::script::{Reply, Script, ScriptDial, json, recorded, settings};
+
+fn client(settings: Settings, script: &Arc<Script>) -> Client {
+    Client::with_dial(Arc::new(settings), Arc::new(ScriptDial(Arc::clone(script))))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_list_and_read_are_understood() {
+    let script = Script::always(recorded("2.0.5/http/list-two-namespaces.http"));
+    let list = client(settings(), &script).list("*").await.unwrap();
+    assert_eq!(list.index, 510);
+    let keys: Vec<String> = list
+        .value
+        .iter()
+        .map(|service| service.key.to_string())
+        .collect();
+    assert_eq!(keys, ["default/web", "late/web"]);
+
+    let script = Script::always(recorded("2.0.5/http/service.http"));
+    let key = ServiceKey::new("default", "sidecar");
+    let read = client(settings(), &script).read(&key).await.unwrap();
+    assert_eq!(read.index, 17);
+    let [one] = read.value.as_slice() else {
+        panic!("{read:?}");
+    };
+    assert_eq!(
+        (&*one.address, one.port, one.create_index),
+        ("127.0.0.1", 30501, 17)
+    );
+    assert_eq!(one.tags, ["v1"]);
+
+    let script = Script::always(recorded("2.0.5/http/service-tags-null.http"));
+    let read = client(settings(), &script).read(&key).await.unwrap();
+    assert!(read.value[0].tags.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_says_who_asks_and_never_asks_for_stale_or_compressed_answers() {
+    let script = Script::always(json(7, "[]"));
+    let mut settings = settings();
+    settings.token = TokenSource::Value(Redacted::new("s3cr3t".to_owned()));
+    settings.region = Some("eu west".to_owned());
+    settings.http_auth = Some(Redacted::new("user:pass".to_owned()));
+    let mut client = client(settings, &script);
+    client.list("*").await.unwrap();
+    client
+        .read(&ServiceKey::new("a&b", "sp ace?"))
+        .await
+        .unwrap();
+    let seen = script.seen.lock().unwrap().clone();
+    assert_eq!(
+        seen,
+        [
+            "dial",
+            "GET /v1/services?namespace=%2A&region=eu%20west HTTP/1.1\r\nhost: 127.0.0.1:4646\r\n\
+             user-agent: haproxy-nomad-sidecar\r\nx-nomad-token: s3cr3t\r\nauthorization: Basic dXNlcjpwYXNz\r\n\r\n",
+            "GET /v1/service/sp%20ace%3F?namespace=a%26b&region=eu%20west HTTP/1.1\r\nhost: 127.0.0.1:4646\r\n\
+             user-agent: haproxy-nomad-sidecar\r\nx-nomad-token: s3cr3t\r\nauthorization: Basic dXNlcjpwYXNz\r\n\r\n",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_the_api_cannot_be_asked_for_is_not_asked_for() {
+    let script = Script::always(recorded("2.0.5/http/service.http"));
+    let mut client = client(settings(), &script);
+    for name in ["a/b", "", ".", ".."] {
+        let error = client
+            .read(&ServiceKey::new("default", name))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Unreadable);
+    }
+    assert!(script.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_recorded_refusal_is_taken_for_what_it_is() {
+    let table = [
+        (
+            "list-denied-403",
+            FailureKind::Denied,
+            "denied (403: Permission denied)",
+        ),
+        (
+            "task-api-no-token-401",
+            FailureKind::BadToken,
+            "denied (401: Unauthorized)",
+        ),
+        (
+            "task-api-unknown-token-403",
+            FailureKind::Denied,
+            "denied (403: Forbidden)",
+        ),
+        (
+            "task-api-malformed-token-500",
+            FailureKind::BadToken,
+            "the token could not be authenticated (500: Server error authenticating request)",
+        ),
+        (
+            "list-star-no-right-index-0",
+            FailureKind::NotBelievable,
+            "the answer cannot be believed",
+        ),
+        (
+            "client-agent-shutdown-false-empty",
+            FailureKind::NotBelievable,
+            "the answer cannot be believed",
+        ),
+        (
+            "too-many-connections-429",
+            FailureKind::Limited,
+            "too many connections or requests (429: Your IP is issuing too many concurrent connections, please rate limit your calls)",
+        ),
+    ];
+    for (name, kind, text) in table {
+        let script = Script::always(recorded(&format!("2.0.5/http/{name}.http")));
+        let error = client(settings(), &script)
+            .list("default")
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (kind, text),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_every_sign_of_success_is_not_believed() {
+    let good = String::from_utf8(json(7, "[]")).unwrap();
+    let table = [
+        good.replace("X-Nomad-Index: 7\r\n", ""),
+        good.replace("X-Nomad-Index: 7", "X-Nomad-Index: many"),
+        good.replace("Knownleader: true", "Knownleader: false"),
+        good.replace("X-Nomad-Knownleader: true\r\n", ""),
+        good.replace("application/json", "text/html"),
+        good.replace("[]", "{}"),
+    ];
+    for answer in table {
+        let script = Script::always(answer.clone());
+        let error = client(settings(), &script)
+            .list("default")
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), FailureKind::NotBelievable, "{answer}");
+    }
+    let script = Script::always(good);
+    assert_eq!(
+        client(settings(), &script)
+            .list("default")
+            .await
+            .unwrap()
+            .index,
+        7
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_hangs_is_given_up_after_fifteen_seconds() {
+    for bytes in [Vec::new(), json(7, "[]")[..60].to_vec()] {
+        let script = Arc::new(Script::new(move |_| Reply::Silence(bytes.clone())));
+        let started = tokio::time::Instant::now();
+        let error = client(settings(), &script)
+            .list("default")
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "no answer within 15 s");
+        assert_eq!(started.elapsed().as_secs(), 15);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_too_many_is_told_from_a_broken_one() {
+    let mut script = Script::new(|_| Reply::End(Vec::new()));
+    script.greeting = Some(recorded("2.0.5/http/too-many-connections-429.http"));
+    let error = client(settings(), &Arc::new(script))
+        .list("default")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Limited { .. }), "{error:?}");
+
+    let script = Arc::new(Script::new(|_| Reply::End(Vec::new())));
+    let error = client(settings(), &script)
+        .list("default")
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the connection broke");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_that_was_closed_is_replaced() {
+    let list = recorded("2.0.5/http/list.http");
+    let script = Arc::new(Script::new(move |_| Reply::End(list.clone())));
+    let mut client = client(settings(), &script);
+    for _ in 0..3 {
+        client.list("default").await.unwrap();
+    }
+    assert_eq!(script.count("dial"), 3);
+    assert_eq!(script.count("GET"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_file_is_read_again_when_its_token_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nomad_token");
+    fs::write(&path, "first").unwrap();
+    let refused = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let refusing = Arc::clone(&refused);
+    let script = Arc::new(Script::new(move |_| {
+        let refuse = refusing.swap(false, std::sync::atomic::Ordering::Relaxed);
+        let name = if refuse {
+            "task-api-malformed-token-500"
+        } else {
+            "list"
+        };
+        Reply::Bytes(recorded(&format!("2.0.5/http/{name}.http")))
+    }));
+    let mut settings = settings();
+    settings.token = TokenSource::File(path.clone());
+    let mut client = client(settings, &script);
+    client.list("default").await.unwrap();
+    fs::write(&path, "second\n").unwrap();
+    refused.store(true, std::sync::atomic::Ordering::Relaxed);
+    client.list("default").await.unwrap();
+    assert_eq!(script.count("x-nomad-token: first"), 2);
+    assert_eq!(script.count("x-nomad-token: second"), 1);
+    // The same token is not tried twice.
+    refused.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = client.list("default").await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::BadToken);
+    assert_eq!(script.count("x-nomad-token: second"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_or_a_head_without_end_is_refused() {
+    let script = Script::always(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n[]",
+    );
+    let error = client(settings(), &script)
+        .list("default")
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the answer is longer than 64 MiB");
+
+    let script = Script::always(format!(
+        "HTTP/1.1 200 OK\r\nX: {}\r\n\r\n",
+        "x".repeat(1_000_000)
+    ));
+    let error = client(settings(), &script)
+        .list("default")
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the answer is no HTTP/1");
+}
