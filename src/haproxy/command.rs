@@ -1,5 +1,5 @@
 //! Prints requests as lines of the runtime API. Besides the session's fixed greeting, every byte that reaches the socket
-//! comes from [`print`].
+//! comes from [`print()`].
 //!
 //! Nothing is escaped, because nothing can need it: names and addresses passed their grammar in `model`, the rest are
 //! numbers. Source: management guide, section 9.3.

@@ -1,11 +1,11 @@
-//! Real HAProxies for tests: which there are, and one process of one of them with its socket.
+//! The real HAProxy for tests: of which versions it is there, and one process of one of them with its socket.
 //!
 //! A missing HAProxy fails the test that asks for it: nothing is skipped. Traffic is not made here; web servers to
 //! stand behind HAProxy are in `toy.rs`, a tap on its socket in `tap.rs`.
 
 use std::{
     env, fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpListener,
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -44,7 +44,7 @@ impl HaproxyBin {
     }
 }
 
-/// The HAProxies to test with: those of `HAPROXY_BINS` (paths, colon-separated), else the one on `PATH`.
+/// Every HAProxy to test with: the ones of `HAPROXY_BINS` (paths, colon-separated), else the one on `PATH`.
 ///
 /// Panics when there is none, or with `HAPROXY_LINES_REQUIRED=1` unless 2.6, 2.8, 3.0, 3.2 and 3.4 are all there.
 pub(crate) fn binaries() -> Vec<HaproxyBin> {
@@ -59,7 +59,7 @@ pub(crate) fn binaries() -> Vec<HaproxyBin> {
         "HAPROXY_BINS is empty: give it paths, or unset it"
     );
     for bin in &found {
-        println!(
+        eprintln!(
             "testing with HAProxy {} ({})",
             bin.version,
             bin.path.display()
@@ -237,8 +237,15 @@ impl Haproxy {
         let before = self
             .pid()
             .expect("a reload begins with a HAProxy that answers");
-        let log = one_shot(&self.directory.path().join("master.sock"), "reload")
-            .expect("the master answers, if only by closing the connection (2.6)");
+        // The master of 2.6 refuses connections for a moment after its start, and answers a reload with end of file.
+        let master = self.directory.path().join("master.sock");
+        let log = wait_for("the master's socket", || {
+            match one_shot(&master, "reload") {
+                Ok(log) => Some(log),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => None,
+                Err(error) => panic!("the master does not answer: {error}"),
+            }
+        });
         assert!(!log.starts_with("Success=0"), "the reload failed: {log}");
         wait_for("the new worker", || self.pid().filter(|pid| *pid != before));
     }

@@ -78,7 +78,13 @@ impl Tap {
 
     /// Closes all connections; new ones are welcome.
     pub(crate) fn cut(&self) {
-        for stream in self.shared.streams.lock().expect("no thread panics").drain(..) {
+        for stream in self
+            .shared
+            .streams
+            .lock()
+            .expect("no thread panics")
+            .drain(..)
+        {
             // It may be closed already.
             stream.shutdown(Shutdown::Both).unwrap_or_default();
         }

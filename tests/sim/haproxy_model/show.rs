@@ -25,7 +25,7 @@ impl Model {
              Start_time_sec: {}\n",
             self.version,
             self.pid,
-            (self.now - self.started).as_secs(),
+            self.now.saturating_sub(self.started).as_secs(),
             self.connections,
             u8::from(self.stopping),
             EPOCH_SECS + self.started.as_secs(),
@@ -68,7 +68,11 @@ impl Model {
         let header = self.line.stat_header();
         let mut text = header.to_owned();
         for server in servers {
-            for column in header.trim_start_matches("# ").trim_end().split_terminator(',') {
+            for column in header
+                .trim_start_matches("# ")
+                .trim_end()
+                .split_terminator(',')
+            {
                 text += &stat_cell(column, index + FIRST_ID, config, server, self.now);
                 text.push(',');
             }
@@ -112,7 +116,7 @@ fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Durati
         server.admin,
         server.weight,
         server.initial_weight,
-        (now - server.changed).as_secs(),
+        now.saturating_sub(server.changed).as_secs(),
         server.check_status.number(),
         server.check_result,
         server.health,
@@ -140,7 +144,7 @@ fn stat_cell(
         "status" => status(server),
         "act" => u8::from(!server.backup).to_string(),
         "bck" => u8::from(server.backup).to_string(),
-        "lastchg" => (now - server.changed).as_secs().to_string(),
+        "lastchg" => now.saturating_sub(server.changed).as_secs().to_string(),
         "pid" => "1".to_owned(),
         "iid" => iid.to_string(),
         "sid" => server.id.to_string(),
