@@ -5,14 +5,14 @@ ARCH := $(shell uname -m)
 MUSL := $(ARCH)-unknown-linux-musl
 
 # gcc links, and compiles a little C of ring.
-COMPILER := gcc libc6-dev
+COMPILER := cc=gcc,libc6-dev
 # pip brings HAProxy 2.8.
-HAPROXY := python3-pip
+HAPROXY := pip3=python3-pip
 
 .PHONY: help demo test check bench sim dist
 
 help:
-	@echo 'make demo    the story of the README on a real HAProxy; ONCE=1: end after it, with 0 or 1'
+	@echo 'make demo    the story of the README on a real HAProxy; ONCE=1: end after it; SLOTS=1: with slots'
 	@echo 'make test    every test, on each HAProxy line that can be had; HAPROXY_LINES_REQUIRED=1: on all five'
 	@echo 'make check   formatting, lints, documentation, dependencies'
 	@echo 'make bench   the measurements'
@@ -22,7 +22,7 @@ help:
 demo:
 	@scripts/need $(COMPILER) $(HAPROXY)
 	$(CARGO) build --locked --bin haproxy-nomad-sidecar --examples
-	@scripts/with-haproxy --newest $(CARGO) run --locked --quiet --example demo -- $(if $(filter 1,$(ONCE)),--once)
+	@scripts/with-haproxy --newest $(CARGO) run --locked --quiet --example demo -- $(if $(filter 1,$(ONCE)),--once) $(if $(filter 1,$(SLOTS)),--slots)
 
 test:
 	@scripts/need $(COMPILER) $(HAPROXY)

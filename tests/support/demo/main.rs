@@ -45,8 +45,6 @@ use process::{Process, free_port};
 use tap::Tap;
 use web::Visitor;
 
-const CONFIG: &str = "nomad-jobs/haproxy-dynamic.cfg";
-
 /// The third has no backend of its own name.
 const WEB: Service = ("web", &[]);
 const API: Service = ("api", &[]);
@@ -74,6 +72,9 @@ struct Flags {
     /// End after the last step.
     #[arg(long)]
     once: bool,
+    /// Slots instead of dynamic servers.
+    #[arg(long)]
+    slots: bool,
 }
 
 fn main() -> ExitCode {
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
         signal_hook::flag::register(signal, Arc::clone(&stop)).expect("they can be caught");
     }
     // What is being tried may panic in the supporting code of the tests. Everything that was started ends all the same.
-    let played = catch_unwind(AssertUnwindSafe(|| play(flags.once, &stop)));
+    let played = catch_unwind(AssertUnwindSafe(|| play(&flags, &stop)));
     match played {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) | Err(_) => ExitCode::FAILURE,
@@ -95,8 +96,13 @@ fn main() -> ExitCode {
 }
 
 /// Whether every step went well.
-fn play(once: bool, stop: &AtomicBool) -> Result<bool> {
-    let mut stage = Stage::set(stop)?;
+fn play(flags: &Flags, stop: &AtomicBool) -> Result<bool> {
+    let config = if flags.slots {
+        "nomad-jobs/haproxy-slots.cfg"
+    } else {
+        "nomad-jobs/haproxy-dynamic.cfg"
+    };
+    let mut stage = Stage::set(config, stop)?;
     stage.story();
     let went_well = stage.failures == 0 && !stop.load(Ordering::SeqCst);
     println!(
@@ -110,7 +116,7 @@ fn play(once: bool, stop: &AtomicBool) -> Result<bool> {
             ),
         }
     );
-    if !once && !stop.load(Ordering::SeqCst) {
+    if !flags.once && !stop.load(Ordering::SeqCst) {
         stage.invite();
         while !stop.load(Ordering::SeqCst) {
             thread::sleep(PAUSE);
@@ -140,7 +146,7 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn set(stop: &'a AtomicBool) -> Result<Self> {
+    fn set(config: &str, stop: &'a AtomicBool) -> Result<Self> {
         let directory = TempDir::with_prefix_in("demo", "/tmp")?;
         let localhost = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let [web, stats, admin] = [(); 3].map(|()| localhost(free_port()));
@@ -148,8 +154,8 @@ impl<'a> Stage<'a> {
         let bins = env::var("HAPROXY_BINS").unwrap_or_default();
         let newest = bins.rsplit(':').find(|path| !path.is_empty());
         let bin = HaproxyBin::at(newest.unwrap_or("haproxy"));
-        println!("HAProxy {} with {CONFIG}", bin.version);
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join(CONFIG);
+        println!("HAProxy {} with {config}", bin.version);
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join(config);
         // The shipped file has no page to look at.
         let page = format!(
             "listen stats\n  bind {stats}\n  stats enable\n  stats uri /\n  stats refresh 1s\n"
