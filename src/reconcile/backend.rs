@@ -176,7 +176,10 @@ impl Backend {
     pub(super) fn readings(&self, name: &BackendName) -> Vec<Request> {
         let mut requests = vec![Request::ServersState(Some(name.clone()))];
         if self.dirty || self.wants_stat {
-            requests.push(Request::Stat(name.clone()));
+            requests.push(Request::Stat(
+                name.clone(),
+                self.observed.as_ref().and_then(|observed| observed.id),
+            ));
         }
         requests
     }

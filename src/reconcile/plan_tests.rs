@@ -9,7 +9,7 @@ use super::{
     Policy,
     desired::{DesiredServer, contribution},
     plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, kind, plan},
-    predict::{apply, until_settled},
+    predict::{all_quiet, apply, until_settled},
 };
 use crate::model::{
     AdminState, BackendName, BackendStat, CheckState, Command, OperState, Registration, ServerName,
@@ -79,6 +79,7 @@ fn template(slots: u8) -> ObservedBackend {
         .map(|number| state(&format!("nomad{number}"), "127.0.0.1:1", 5, 1, 14))
         .collect();
     ObservedBackend {
+        id: Some(3),
         servers,
         stat: None,
     }
@@ -109,20 +110,18 @@ impl World {
         self.memory.observe(self.now, &self.observed);
     }
 
+    /// HAProxy tells the session counters: these, and for all other servers that they are quiet.
     fn stat(&mut self, rows: &[(&str, u64)]) {
-        let servers = rows.iter().map(|&(server, sessions)| {
-            (
-                name(server),
-                StatRow {
-                    sessions,
-                    total_sessions: sessions,
-                    ..StatRow::default()
-                },
-            )
-        });
-        self.observed.stat = Some(BackendStat {
-            servers: servers.collect(),
-        });
+        let mut stat = all_quiet(&self.observed);
+        for &(server, sessions) in rows {
+            let row = StatRow {
+                sessions,
+                total_sessions: sessions,
+                ..StatRow::default()
+            };
+            stat.servers.insert(name(server), row);
+        }
+        self.observed.stat = Some(stat);
     }
 
     fn plan(&self, desired: &[DesiredServer]) -> Plan {
@@ -216,7 +215,10 @@ fn a_slot_gets_its_address_first_and_the_rest_after_it_was_read_back() {
 fn a_new_dynamic_server_is_down_until_its_own_checks_passed() {
     let server = instance(1, &[]);
     let name = &server.name;
-    let new = World::new(ObservedBackend::default(), V34).plan(std::slice::from_ref(&server));
+    let mut world = World::new(ObservedBackend::default(), V34);
+    assert!(world.plan(std::slice::from_ref(&server)).wants_stat);
+    world.stat(&[]);
+    let new = world.plan(std::slice::from_ref(&server));
     assert_eq!(
         words(&new.steps),
         [
@@ -237,9 +239,8 @@ fn a_new_dynamic_server_is_down_until_its_own_checks_passed() {
 fn a_service_without_a_check_is_ready_at_once_and_never_forced_down() {
     let server = instance(1, &["haproxy.check.disabled"]);
     for version in [V26, V34] {
-        let steps = World::new(ObservedBackend::default(), version)
-            .plan(std::slice::from_ref(&server))
-            .steps;
+        let steps =
+            World::new(ObservedBackend::default(), version).settle(std::slice::from_ref(&server));
         assert!(steps.iter().all(|step| !matches!(
             step.command,
             Command::HealthDown(_) | Command::EnableHealth(_)
@@ -344,16 +345,18 @@ fn a_slot_is_used_again_only_when_its_former_owner_left_nothing_on_it() {
     assert_eq!(world.observed.servers[0].weight, 0);
     assert!(world.plan(&[instance(2, &[])]).wants_stat);
 
-    world.observed.stat = Some(BackendStat {
-        servers: [(
-            name("nomad1"),
-            StatRow {
-                idle: 1,
-                ..StatRow::default()
-            },
-        )]
-        .into(),
-    });
+    world.stat(&[]);
+    let idle = StatRow {
+        idle: 1,
+        ..StatRow::default()
+    };
+    world
+        .observed
+        .stat
+        .as_mut()
+        .unwrap()
+        .servers
+        .insert(name("nomad1"), idle);
     let blocked = world.plan(&[instance(2, &[])]);
     assert!(blocked.steps.is_empty());
     assert_eq!(
@@ -408,6 +411,7 @@ fn an_operators_maintenance_of_a_server_without_check_is_told_by_its_sessions() 
     let id = desired[0].name.as_str();
     let mut world = World::new(
         ObservedBackend {
+            id: Some(3),
             servers: vec![state(id, "10.0.0.1:80", 1, 1, 0)],
             stat: None,
         },
@@ -430,6 +434,7 @@ fn servers_of_others_are_not_touched() {
     ];
     let mut world = World::new(
         ObservedBackend {
+            id: Some(3),
             servers: foreign.clone(),
             stat: None,
         },
@@ -449,6 +454,18 @@ fn a_template_that_is_too_small_is_said_and_fills_what_it_can() {
     assert_eq!(
         plan.hindrances.first().unwrap().obstacle,
         Obstacle::NoFreeSlot
+    );
+}
+
+#[test]
+fn nothing_is_added_to_a_disabled_backend_where_that_kills_haproxy() {
+    let mut world = World::new(ObservedBackend::default(), V34);
+    world.observed.stat = Some(BackendStat::default());
+    let plan = world.plan(&[instance(1, &[])]);
+    assert!(plan.steps.is_empty());
+    assert_eq!(
+        plan.hindrances.first().unwrap().obstacle.to_string(),
+        "the backend is disabled: take `disabled` out of it in haproxy.cfg"
     );
 }
 

@@ -143,6 +143,7 @@ impl Reconciler {
                 let by_operator = |hindrance: &Hindrance| match &hindrance.obstacle {
                     Obstacle::OperatorMaintenance(server) => Some(server) == state.name.as_ref(),
                     Obstacle::NoFreeSlot
+                    | Obstacle::DisabledBackend
                     | Obstacle::NoDynamicServers(_)
                     | Obstacle::Refused(..) => false,
                 };

@@ -57,11 +57,13 @@ impl Model {
     }
 
     pub(super) fn show_stat(&self, backend: &str) -> String {
-        let Some((index, (config, servers))) = self
-            .backends
-            .iter()
-            .enumerate()
-            .find(|(_, (config, _))| config.name == backend)
+        let Some((index, (config, servers))) =
+            self.backends
+                .iter()
+                .enumerate()
+                .find(|(index, (config, _))| {
+                    config.name == backend || (index + FIRST_ID).to_string() == backend
+                })
         else {
             return "No such proxy.\n".to_owned();
         };
@@ -78,6 +80,8 @@ impl Model {
             }
             text.push('\n');
         }
+        let columns = header.matches(',').count();
+        text += &format!("{},BACKEND{}\n", config.name, ",".repeat(columns - 1));
         text
     }
 }
