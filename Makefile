@@ -50,6 +50,5 @@ sim:
 dist:
 	@scripts/need $(COMPILER)
 	rustup target add $(MUSL)
-	CC_$(ARCH)_unknown_linux_musl=gcc $(CARGO) build --locked --release --target $(MUSL)
-	@bin="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$(MUSL)/release/haproxy-nomad-sidecar"; \
-	ls -lh "$$bin"
+	CC_$(ARCH)_unknown_linux_musl=cc $(CARGO) build --locked --release --target $(MUSL)
+	@ls -lh $${CARGO_TARGET_DIR:-target}/$(MUSL)/release/haproxy-nomad-sidecar

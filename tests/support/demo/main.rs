@@ -31,7 +31,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Parser;
@@ -111,7 +111,7 @@ fn play(flags: &Flags, stop: &AtomicBool) -> Result<bool> {
             _ if stop.load(Ordering::SeqCst) => "interrupted".to_owned(),
             0 => "every step went well".to_owned(),
             failures => format!(
-                "{failures} steps FAILED; the end of the sidecar's log:\n{}",
+                "FAILED steps: {failures}; the end of the sidecar's log:\n{}",
                 stage.last_words()
             ),
         }
@@ -324,8 +324,18 @@ impl<'a> Stage<'a> {
         });
     }
 
-    fn until(&self, patience: Duration, condition: impl FnMut() -> bool) -> Result<()> {
-        until(self.stop, patience, condition)
+    fn until(&self, patience: Duration, condition: impl Fn() -> bool) -> Result<()> {
+        let deadline = now() + patience;
+        while !condition() {
+            if self.stop.load(Ordering::SeqCst) {
+                return Err("interrupted".into());
+            }
+            if now() > deadline {
+                return Err(format!("not within {} s", patience.as_secs()).into());
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     /// Goes on for a while, the visitor with it, and finds everything served at the end.
@@ -425,20 +435,6 @@ impl<'a> Stage<'a> {
         line("the sidecar's log", &self.log().display());
         line("Nomad", &format!("http://{}", self.nomad.addr()));
     }
-}
-
-fn until(stop: &AtomicBool, patience: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
-    let deadline: Instant = now() + patience;
-    while !condition() {
-        if stop.load(Ordering::SeqCst) {
-            return Err("interrupted".into());
-        }
-        if now() > deadline {
-            return Err(format!("not within {} s", patience.as_secs()).into());
-        }
-        thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 /// The product, which is built beside the examples.
