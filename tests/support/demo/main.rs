@@ -52,8 +52,10 @@ const PHOTOBOOKS: Service = ("photobooks", &["haproxy.backend.name=web"]);
 
 /// For a step of the sidecar and HAProxy alone.
 const SOON: Duration = Duration::from_secs(10);
-/// For one that a real Nomad has to schedule, or an agent that starts.
-const SCHEDULED: Duration = Duration::from_mins(1);
+/// For one that a real Nomad has to schedule.
+const SCHEDULED: Duration = Duration::from_secs(20);
+/// For an agent to start.
+const STARTED: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What commands begin with that change nothing but their own connection.
@@ -180,7 +182,7 @@ impl<'a> Stage<'a> {
             directory,
         };
         stage
-            .until(SCHEDULED, || stage.nomad.is_ready())
+            .until(STARTED, || stage.nomad.is_ready())
             .map_err(|error| format!("Nomad: {error}\n{}", stage.nomad.last_words()))?;
         Ok(stage)
     }
