@@ -51,7 +51,9 @@ fn what_left_while_haproxy_was_down_does_not_come_back() {
         }
         world.haproxy.kill9();
         sidecar.logged(&["the session with HAProxy ended"]);
-        keys.iter().for_each(|key| world.deregister(key));
+        for key in &keys {
+            world.deregister(key);
+        }
         world.haproxy.restart();
         for service in BOTH {
             world.until_served_by(service, &[&stays]);
@@ -70,7 +72,7 @@ fn until_back(world: &World, sidecar: &Sidecar, toys: &[Vec<Toy>; 2], what: &str
     let answered = now();
     for (service, toys) in BOTH.iter().zip(toys) {
         world.until_served_by(service, &toys.iter().collect::<Vec<_>>());
-        println!(
+        eprintln!(
             "HAProxy {}: {service} is served again {:.0?} after {what}",
             world.version(),
             answered.elapsed()

@@ -3,6 +3,7 @@
 
 use crate::support::{
     haproxy::now,
+    sidecar::soon,
     toy::Toy,
     world::{BOTH, World, on_every_line},
 };
@@ -15,8 +16,8 @@ fn what_was_registered_before_the_start_is_served() {
         let sidecar = world.sidecar();
         for (service, toys) in BOTH.iter().zip(&toys) {
             world.until_served_by(service, &toys.iter().collect::<Vec<_>>());
-            println!(
-                "{}: {service} served {:?} after the start",
+            eprintln!(
+                "{}: {service} served {:.0?} after the start",
                 world.version(),
                 sidecar.age()
             );
@@ -40,13 +41,21 @@ fn an_instance_that_registers_joins_and_one_that_deregisters_leaves() {
             let registered = now();
             world.register(service, &second);
             world.until_served_by(service, &[&first, &second]);
-            println!("{bin:?}: {service} joined after {:?}", registered.elapsed());
+            eprintln!(
+                "{}: {service} joined after {:.0?}",
+                bin.version,
+                registered.elapsed()
+            );
 
             let deregistered = now();
             world.deregister(&key);
             world.until_served_by(service, &[&second]);
-            println!("{bin:?}: {service} left after {:?}", deregistered.elapsed());
-            crate::support::sidecar::soon("the server is gone or free", || {
+            eprintln!(
+                "{}: {service} left after {:.0?}",
+                bin.version,
+                deregistered.elapsed()
+            );
+            soon("the server is gone or free", || {
                 let address = first.address().to_string();
                 let servers = world.servers(service);
                 servers

@@ -36,7 +36,7 @@ fn nothing_happens(begin: impl Fn(&Nomad) + Sync, words: &[&str], end: impl Fn(&
         begin(&world.nomad);
         let line = sidecar.logged_within(Duration::from_secs(25), words);
         assert!(line.contains("HAProxy stays as it is"), "{line}");
-        println!("{}: {line}", world.version());
+        eprintln!("{}: {line}", world.version());
         let joins = Toy::start("joins");
         for (service, key) in BOTH.iter().zip(&keys) {
             world.deregister(key);
@@ -174,7 +174,7 @@ fn a_stream_that_is_denied_by_silence_is_said_and_replaced_by_reading() {
             "the event stream stayed silent for 5 s: denied, or the event broker is disabled",
             r#"give the token the policy `namespace "default" { capabilities = ["read-job"] }`"#,
         ]);
-        println!("{}: {line}", world.version());
+        eprintln!("{}: {line}", world.version());
         let second = Toy::start("second");
         for (service, key) in BOTH.iter().zip(&keys) {
             world.register(service, &second);
@@ -205,7 +205,7 @@ fn a_stream_that_falls_silent_is_opened_again_and_what_it_hid_is_read() {
             world.deregister(key);
         }
         sidecar.logged_within(
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             &[
                 "the event stream ended; reading again",
                 "the event stream was silent for 40 s",

@@ -1,4 +1,4 @@
-//! The real program between real HAProxies of every line there is (`HAPROXY_BINS`) and a fake Nomad: one behaviour a
+//! The real program between a real HAProxy of every line there is (`HAPROXY_BINS`) and a fake Nomad: one behaviour a
 //! file, seen from outside, by traffic, by HAProxy's own state and by what is written to its socket.
 
 #[expect(dead_code, reason = "each test program uses a part of the support")]

@@ -50,7 +50,7 @@ fn an_instance_that_is_not_ready_gets_no_request_until_its_check_has_passed() {
                     (refuses.requests() > 5 && fails.requests() > 5).then_some(())
                 });
             });
-            println!("{}: {service}: {answers:?}", bin.version);
+            eprintln!("{}: {service}: {answers:?}", bin.version);
             let failed: Vec<_> = answers.keys().filter(|answer| answer.is_err()).collect();
             assert!(failed.is_empty(), "{service}: {answers:?}");
         }

@@ -35,12 +35,12 @@ fn an_exhausted_template_and_a_static_balance_are_reported_and_the_rest_is_serve
             "blocked: no free slot: raise the number in the backend's server-template line",
             "backend=full",
         ]);
-        println!("{}: {line}", bin.version);
+        eprintln!("{}: {line}", bin.version);
         let line = sidecar.logged(&[
             "blocked: HAProxy refused a change of nomad-",
             "backend=static",
         ]);
-        println!("{}: {line}", bin.version);
+        eprintln!("{}: {line}", bin.version);
         within(
             Duration::from_secs(20),
             "the refused server is tried again",

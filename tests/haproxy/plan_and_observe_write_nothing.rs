@@ -16,7 +16,7 @@ fn plan_prints_the_commands_with_their_reasons_and_exits_with_2_or_0() {
         let servers = BOTH.map(|backend| world.servers(backend));
 
         let (code, text) = read(&plan(&world));
-        println!("{}:\n{text}", bin.version);
+        eprintln!("{}:\n{text}", bin.version);
         assert_eq!(code, 2, "{text}");
         let [slot, dynamic] = toys.each_ref().map(|toys| toys[0].address());
         let command = |parts: &[&str]| {

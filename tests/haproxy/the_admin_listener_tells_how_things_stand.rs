@@ -84,7 +84,7 @@ fn ready_says_what_is_missing_and_metrics_count_what_happened() {
         });
         world.haproxy.restart();
         sidecar.until_ready();
-        println!(
+        eprintln!(
             "{}: ready again {:.0?} after kill -9",
             bin.version,
             killed.elapsed()

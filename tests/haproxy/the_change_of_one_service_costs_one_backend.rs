@@ -48,7 +48,7 @@ fn one_event_among_fifty_services_reads_and_writes_one_backend() {
                 lines.into_iter().partition(|line| line == "show info");
             let (changes, dumps): (Vec<_>, Vec<_>) =
                 lines.iter().partition(|line| is_changing(line));
-            println!(
+            eprintln!(
                 "{}: {backend}: {} commands, {} dumps, {} show info: {lines:#?}",
                 world.version(),
                 changes.len(),

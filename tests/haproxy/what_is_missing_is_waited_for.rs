@@ -26,7 +26,7 @@ fn is_waited_for(
     }
     let mut sidecar: Sidecar = world.sidecar_with(settings);
     let line = sidecar.logged(words);
-    println!("{}: {line}", world.version());
+    eprintln!("{}: {line}", world.version());
     let (status, body) = sidecar.get("/ready");
     assert_eq!(status, 503, "{body}");
     assert_eq!(sidecar.get("/live").0, 200);
@@ -146,9 +146,8 @@ fn a_token_that_is_denied_at_the_start() {
                 r#"it needs the policy `namespace "default" { capabilities = ["read-job"] }`"#,
             ],
             |world| {
-                world
-                    .nomad
-                    .issue(TOKEN, Token::Client(vec!["default".to_owned()]))
+                let rights = Token::Client(vec!["default".to_owned()]);
+                world.nomad.issue(TOKEN, rights);
             },
         );
     });
