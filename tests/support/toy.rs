@@ -53,6 +53,11 @@ impl Toy {
         self.address
     }
 
+    /// What it answers with.
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// Requests so far, without those to `/health`.
     pub(crate) fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
