@@ -50,7 +50,7 @@ fn a_tap_keeps_the_lines_and_can_lose_replies_and_connections() {
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();
     let mut ask = |line: &str| {
-        client.write_all(format!("{line}\n").as_bytes()).unwrap();
+        client.write_all(format!("{line}\n").as_bytes())?;
         let mut answer = [0; 4096];
         client.read(&mut answer).map(|count| count > 0)
     };

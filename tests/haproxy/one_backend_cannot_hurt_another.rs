@@ -36,8 +36,10 @@ fn an_exhausted_template_and_a_static_balance_are_reported_and_the_rest_is_serve
             "backend=full",
         ]);
         eprintln!("{}: {line}", bin.version);
+        // 2.6 to 3.2 say "must use a dynamic load balancing", 3.4 "uses a non dynamic load balancing method".
         let line = sidecar.logged(&[
             "blocked: HAProxy refused a change of nomad-",
+            "dynamic load balancing",
             "backend=static",
         ]);
         eprintln!("{}: {line}", bin.version);
@@ -53,6 +55,11 @@ fn an_exhausted_template_and_a_static_balance_are_reported_and_the_rest_is_serve
             },
         );
         assert_eq!(sidecar.metric("backends_blocked"), Some(2.0));
+        assert_eq!(
+            sidecar.count("blocked: HAProxy refused"),
+            1,
+            "not with every try"
+        );
 
         let [held, waiting] = if world.request("full") == Ok("first".to_owned()) {
             [0, 1]

@@ -42,7 +42,6 @@ fn one_event_among_fifty_services_reads_and_writes_one_backend() {
             world.until_served_by(backend, &[&toy, &joins]);
             sidecar.logged(&["applied", &format!("backend={backend}")]);
             let lines = world.tap.lines();
-            joined.push(joins);
 
             let (infos, lines): (Vec<_>, Vec<_>) =
                 lines.into_iter().partition(|line| line == "show info");
@@ -55,10 +54,10 @@ fn one_event_among_fifty_services_reads_and_writes_one_backend() {
                 dumps.len(),
                 infos.len()
             );
-            for line in &changes {
-                assert!(line.contains(&format!(" {backend}/")), "{line}");
-            }
-            assert!(changes.len() <= 6, "{changes:#?}");
+            let mut changes: Vec<_> = changes.into_iter().cloned().collect();
+            // On a busy machine an address that is not read back within 100 ms is sent twice.
+            changes.dedup();
+            assert_eq!(changes, expected(&world, backend, &joins));
             let (state, stat) = (
                 format!("show servers state {backend}"),
                 format!("show stat {} 6 -1", world.id_of(backend)),
@@ -73,6 +72,46 @@ fn one_event_among_fifty_services_reads_and_writes_one_backend() {
             assert!(whole.count() <= 1, "{dumps:#?}");
             // Before the plan, after each step, and four times a second until HAProxy has admitted it.
             assert!(dumps.len() <= 24, "{dumps:#?}");
+            joined.push(joins);
         }
     });
+}
+
+/// What brings this instance in, by the kind of its backend and by what its HAProxy can.
+fn expected(world: &World, backend: &str, joins: &Toy) -> Vec<String> {
+    let server = format!("{backend}/{}", world.server_of(backend, joins));
+    let (address, port) = (joins.address(), joins.address().port());
+    let set = |what: &str| format!("set server {server} {what}");
+    if server.ends_with("/nomad2") {
+        return vec![
+            set("weight 0"),
+            set(&format!("addr 127.0.0.1 port {port}")),
+            set("state drain"),
+            set("health down"),
+            set("weight 1"),
+            set("state ready"),
+        ];
+    }
+    let check = "check inter 2000ms fastinter 250ms downinter 250ms rise 2 fall 3";
+    let line = world.haproxy.bin().line();
+    if ["3.2", "3.4"].contains(&line) {
+        return vec![
+            format!("add server {server} {address} weight 1 {check} init-state fully-down"),
+            set("state ready"),
+            format!("enable health {server}"),
+        ];
+    }
+    // Its dynamic servers keep no idle connections for later requests unless they are told to.
+    let reuse = if line == "2.6" {
+        "pool-purge-delay 5s pool-max-conn -1 "
+    } else {
+        ""
+    };
+    vec![
+        format!("add server {server} {address} weight 1 {reuse}{check}"),
+        set("state drain"),
+        format!("enable health {server}"),
+        set("health down"),
+        set("state ready"),
+    ]
 }
