@@ -49,6 +49,8 @@ pub(super) struct Backend {
     pub(super) settled: bool,
     /// Commands sent since it was settled last, by reason.
     pub(super) sent: BTreeMap<Why, u32>,
+    /// An event of the catalog is among what is being applied.
+    pub(super) by_event: bool,
     /// When the change began that is being applied.
     pub(super) changing_since: Option<Duration>,
     /// What is in the way.
@@ -77,6 +79,7 @@ impl Backend {
             wants_stat: false,
             settled: false,
             sent: BTreeMap::new(),
+            by_event: false,
             changing_since: None,
             hindrances: BTreeSet::new(),
             notes: BTreeSet::new(),

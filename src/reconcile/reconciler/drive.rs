@@ -201,6 +201,7 @@ impl Reconciler {
         }
         backend.settled = true;
         let since = backend.changing_since.take();
+        let by_event = std::mem::take(&mut backend.by_event);
         if backend.memory.suspended.is_empty() {
             backend.refusals.reset();
         }
@@ -211,6 +212,7 @@ impl Reconciler {
                 backend: name.clone(),
                 commands,
                 took,
+                by_event,
             }));
         }
     }

@@ -226,7 +226,7 @@ impl Reconciler {
             .collect();
         self.catalog = Some(services);
         for service in changed {
-            self.contribute(now, &service);
+            self.contribute(now, &service, false);
         }
         self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
     }
@@ -238,11 +238,11 @@ impl Reconciler {
         };
         catalog.insert(service.clone(), registrations);
         self.unproven.remove(&Scope::Service(service.clone()));
-        self.contribute(now, service);
+        self.contribute(now, service, true);
     }
 
     /// Makes anew what one service contributes, and marks the backends that this concerns.
-    fn contribute(&mut self, now: Duration, service: &ServiceKey) {
+    fn contribute(&mut self, now: Duration, service: &ServiceKey, by_event: bool) {
         let Some(backends) = self
             .process
             .as_ref()
@@ -286,6 +286,7 @@ impl Reconciler {
                 let backend = self.backends.entry(name).or_insert_with(Backend::new);
                 backend.dirty = true;
                 backend.settled = false;
+                backend.by_event |= by_event;
                 backend.changing_since.get_or_insert(now);
             }
         }
@@ -433,7 +434,7 @@ impl Reconciler {
                 .map(|(service, _)| service.clone())
                 .collect();
             for service in services {
-                self.contribute(now, &service);
+                self.contribute(now, &service, false);
             }
         }
         for (name, backend) in &mut self.backends {
