@@ -115,7 +115,8 @@ job "haproxy" {
       provider = "nomad"
       port     = "http"
       check {
-        type     = "tcp"
+        type     = "http"
+        path     = "/haproxy-alive"
         interval = "5s"
         timeout  = "2s"
       }

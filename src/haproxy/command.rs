@@ -1,5 +1,5 @@
 //! Prints requests as lines of the runtime API. Besides the session's fixed greeting, every byte that reaches the socket
-//! comes from [`print`].
+//! comes from [`print()`].
 //!
 //! Nothing is escaped, because nothing can need it: names and addresses passed their grammar in `model`, the rest are
 //! numbers. Source: management guide, section 9.3.
@@ -16,8 +16,9 @@ pub fn print(request: &Request) -> String {
         Request::Backends => "show backend\n".to_owned(),
         Request::ServersState(None) => "show servers state\n".to_owned(),
         Request::ServersState(Some(backend)) => format!("show servers state {backend}\n"),
-        // 4 asks for servers, -1 for all of them.
-        Request::Stat(backend) => format!("show stat {backend} 4 -1\n"),
+        // 2 asks for backends, 4 for servers, -1 for all of them.
+        Request::Stat(_, Some(id)) => format!("show stat {id} 6 -1\n"),
+        Request::Stat(backend, None) => format!("show stat {backend} 6 -1\n"),
         Request::Change(command) => format!("{}\n", Line(command)),
     }
 }
@@ -120,7 +121,8 @@ mod tests {
             (Request::Backends, "show backend"),
             (Request::ServersState(None), "show servers state"),
             (Request::ServersState(Some(web())), "show servers state web"),
-            (Request::Stat(web()), "show stat web 4 -1"),
+            (Request::Stat(web(), None), "show stat web 6 -1"),
+            (Request::Stat(web(), Some(3)), "show stat 3 6 -1"),
             (
                 change(Command::SetAddress(slot(), address("10.0.0.1", 80))),
                 "set server web/nomad1 addr 10.0.0.1 port 80",
@@ -223,7 +225,7 @@ mod tests {
             1 => Request::Backends,
             2 => Request::ServersState(None),
             3 => Request::ServersState(Some(server.backend)),
-            4 => Request::Stat(server.backend),
+            4 => Request::Stat(server.backend, Some(number)),
             kind => Request::Change(match kind {
                 5 => Command::SetAddress(server, address),
                 6 => Command::Ready(server),

@@ -49,8 +49,8 @@ pub fn read(request: &Request, reply: &[u8]) -> Result<Response, UnknownReply> {
         Request::ServersState(_) => parse::servers_state(reply)
             .map(Response::Servers)
             .map_err(unreadable),
-        Request::Stat(_) if words == b"No such proxy." => Ok(Response::NoSuchBackend),
-        Request::Stat(backend) => parse::stat(reply, backend)
+        Request::Stat(..) if words == b"No such proxy." => Ok(Response::NoSuchBackend),
+        Request::Stat(backend, _) => parse::stat(reply, backend)
             .map(|stat| stat.map_or(Response::NoSuchBackend, Response::Stat))
             .map_err(unreadable),
         Request::Change(_) if words == b"Permission denied" => {
@@ -79,7 +79,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Info => "show info",
         Request::Backends => "show backend",
         Request::ServersState(_) => "show servers state",
-        Request::Stat(_) => "show stat",
+        Request::Stat(..) => "show stat",
         Request::Change(command) => match command {
             Command::SetAddress(..) => "set server addr",
             Command::Ready(_) | Command::Drain(_) | Command::Maintenance(_) => "set server state",

@@ -21,6 +21,8 @@ pub enum Defect {
     IdleConnectionBlocksDelete,
     /// `set server … addr` is acknowledged before it is in force.
     AddressAnsweredEarly,
+    /// `add server` into a backend that is `disabled` and has no `balance` line kills the process (SIGFPE).
+    CrashInDisabledBackend,
     /// `add server` and by-name lookups are linear in the servers of the backend, holding up traffic.
     SlowInBigBackends,
 }
@@ -65,6 +67,12 @@ pub const DEFECTS: &[DefectRow] = &[
         from: Version::new(2, 9, 0),
         until: EVER,
         instead: "read the address back until it is there, then make the server ready",
+    },
+    DefectRow {
+        defect: Defect::CrashInDisabledBackend,
+        from: Version::new(3, 3, 0),
+        until: EVER,
+        instead: "add only to backends that show stat has a row for: disabled ones have none",
     },
     DefectRow {
         defect: Defect::SlowInBigBackends,

@@ -207,6 +207,8 @@ impl ServerState {
 pub struct ServerRow {
     /// `be_name`.
     pub backend: BackendName,
+    /// `be_id`: the number of the proxy, by which [`Request::Stat`] asks for it.
+    pub backend_id: u32,
     /// The rest of the line.
     pub state: ServerState,
 }
@@ -237,8 +239,10 @@ impl StatRow {
 /// What `show stat` tells of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendStat {
-    /// By server.
+    /// By server. One that is missing was not told of: it is not a quiet one.
     pub servers: BTreeMap<ServerName, StatRow>,
+    /// The backend itself has a row: it is not `disabled` in the configuration.
+    pub is_running: bool,
 }
 
 /// Something that is asked of HAProxy: a reading, or a change.
@@ -250,8 +254,8 @@ pub enum Request {
     Backends,
     /// `show servers state [<backend>]`
     ServersState(Option<BackendName>),
-    /// `show stat <backend> 4 -1`
-    Stat(BackendName),
+    /// `show stat <backend's id or name> 6 -1`. By the name of a backend HAProxy up to 3.2 may show a frontend's.
+    Stat(BackendName, Option<u32>),
     /// A change.
     Change(Command),
 }

@@ -178,7 +178,10 @@ impl Backend {
     pub(super) fn readings(&self, name: &BackendName) -> Vec<Request> {
         let mut requests = vec![Request::ServersState(Some(name.clone()))];
         if self.dirty || self.wants_stat {
-            requests.push(Request::Stat(name.clone()));
+            requests.push(Request::Stat(
+                name.clone(),
+                self.observed.as_ref().and_then(|observed| observed.id),
+            ));
         }
         requests
     }
@@ -266,9 +269,11 @@ impl Backend {
         if matches!(outcome, Outcome::Refused(_)) {
             delay = delay.max(Duration::from_secs(5));
         }
+        // What follows from the first refusal, such as "No such server.", says less than it, and may pass sooner.
         self.memory
             .suspended
-            .insert(server.clone(), (now + delay, text.clone()));
+            .entry(server.clone())
+            .or_insert_with(|| (now + delay, text.clone()));
     }
 
     /// The earliest time at which a suspended server may be tried again.
@@ -319,4 +324,36 @@ fn boundary(steps: &[plan::Step]) -> usize {
         .iter()
         .rposition(|step| step.command.server() != server)
         .map_or(MAX_STEPS, |at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ServerRef;
+
+    #[test]
+    fn of_the_refusals_in_a_batch_the_first_one_counts() {
+        let mut backend = Backend::new();
+        let server = ServerRef {
+            backend: BackendName::new("web").unwrap(),
+            server: ServerName::new("nomad-1").unwrap(),
+        };
+        let why = "Backend must use a dynamic load balancing to support dynamic servers.";
+        for (command, outcome) in [
+            (
+                Command::DeleteServer(server.clone()),
+                Outcome::Refused(why.to_owned()),
+            ),
+            (
+                Command::Ready(server.clone()),
+                Outcome::RetryLater("No such server.".to_owned()),
+            ),
+        ] {
+            backend.answered(Duration::ZERO, &command, &outcome, 0);
+        }
+        assert_eq!(
+            backend.memory.suspended[&server.server],
+            (Duration::from_secs(5), why.to_owned())
+        );
+    }
 }

@@ -50,6 +50,20 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
                     Obstacle::NoDynamicServers(situation.version),
                 );
             }
+            None if situation.version.has(Defect::CrashInDisabledBackend)
+                && situation.observed.stat.is_none() =>
+            {
+                plan.wants_stat = true;
+            }
+            None if situation.version.has(Defect::CrashInDisabledBackend)
+                && !situation
+                    .observed
+                    .stat
+                    .as_ref()
+                    .is_some_and(|stat| stat.is_running) =>
+            {
+                plan.hinder(server.registration.clone(), Obstacle::DisabledBackend);
+            }
             None => add(server, situation, plan),
             // The name holds the address: whoever changed it, what is there is another server.
             Some(state) if state.address() != Some(server.address) => {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use crate::model::{
-    Address, BackendName, BackendStat, Command, ServerName, ServerRef, ServerState, StatRow,
-    Version,
+    Address, BackendName, BackendStat, Command, ServerName, ServerRef, ServerRow, ServerState,
+    StatRow, Version,
 };
 
 use super::{
@@ -25,6 +25,8 @@ use super::{
 /// What HAProxy reports of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedBackend {
+    /// The backend's number; unknown while it has no servers.
+    pub id: Option<u32>,
     /// The rows of `show servers state`, in HAProxy's order.
     pub servers: Vec<ServerState>,
     /// The rows of `show stat`, when they were asked for.
@@ -32,12 +34,16 @@ pub struct ObservedBackend {
 }
 
 impl ObservedBackend {
-    /// The session counters of a server; nothing when they were not read.
+    /// Takes in a row of this backend.
+    pub fn push(&mut self, row: ServerRow) {
+        self.id = Some(row.backend_id);
+        self.servers.push(row.state);
+    }
+
+    /// The session counters of a server; nothing when they were not read, or HAProxy did not tell.
     #[must_use]
     pub fn stat_of(&self, server: &ServerName) -> Option<StatRow> {
-        self.stat
-            .as_ref()
-            .map(|stat| stat.servers.get(server).copied().unwrap_or_default())
+        self.stat.as_ref()?.servers.get(server).copied()
     }
 }
 
@@ -193,6 +199,8 @@ pub enum Obstacle {
     OperatorMaintenance(ServerName),
     /// Every slot of the template is taken or not quiet yet.
     NoFreeSlot,
+    /// The backend is `disabled` in the configuration.
+    DisabledBackend,
     /// Below 2.6 there are no dynamic servers, and the backend has no slots.
     NoDynamicServers(Version),
     /// HAProxy refused; tried again later.
@@ -207,6 +215,9 @@ impl fmt::Display for Obstacle {
                 "server {server} was put into maintenance by somebody else and stays there; undo it with \
                  `set server <backend>/{server} state ready`"
             ),
+            Self::DisabledBackend => {
+                f.write_str("the backend is disabled: take `disabled` out of it in haproxy.cfg")
+            }
             Self::NoFreeSlot => {
                 f.write_str("no free slot: raise the number in the backend's server-template line")
             }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{AdminState, BackendStat, CheckState, Command, Keyword, OperState, ServerState};
+use crate::model::{
+    AdminState, BackendStat, CheckState, Command, Keyword, OperState, ServerState, StatRow,
+};
 
 use super::{
     desired::DesiredServer,
@@ -41,7 +43,7 @@ pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> V
         {
             server.oper = OperState::Running;
         }
-        observed.stat = Some(BackendStat::default());
+        observed.stat = Some(all_quiet(&observed));
         memory = Memory {
             sent: BTreeMap::new(),
             ..memory
@@ -49,6 +51,19 @@ pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> V
         memory.observe(situation.now, &observed);
     }
     steps
+}
+
+/// The counters of a running backend with nothing on any of its servers.
+#[must_use]
+pub fn all_quiet(observed: &ObservedBackend) -> BackendStat {
+    let names = observed
+        .servers
+        .iter()
+        .filter_map(|server| server.name.clone());
+    BackendStat {
+        servers: names.map(|name| (name, StatRow::default())).collect(),
+        is_running: true,
+    }
 }
 
 /// Carries `command` out on `observed`, as HAProxy does.

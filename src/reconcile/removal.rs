@@ -41,6 +41,9 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     }
     let Some(stat) = situation.observed.stat_of(name) else {
         plan.wants_stat = true;
+        if situation.observed.stat.is_some() {
+            plan.look_within(LEFTOVER_POLL);
+        }
         return;
     };
     let idle = stat.sessions == 0 && stat.queued == 0;

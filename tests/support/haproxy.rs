@@ -1,11 +1,11 @@
-//! Real HAProxies for tests: which there are, and one process of one of them with its socket.
+//! The real HAProxy for tests: of which versions it is there, and one process of one of them with its socket.
 //!
 //! A missing HAProxy fails the test that asks for it: nothing is skipped. Traffic is not made here; web servers to
 //! stand behind HAProxy are in `toy.rs`, a tap on its socket in `tap.rs`.
 
 use std::{
     env, fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpListener,
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -28,6 +28,14 @@ pub(crate) struct HaproxyBin {
 }
 
 impl HaproxyBin {
+    /// The one at `path`, or on `PATH`. Panics when there is none.
+    pub(crate) fn at(path: &str) -> Self {
+        Self {
+            version: version_of(path),
+            path: path.into(),
+        }
+    }
+
     /// `3.0` of 3.0.11.
     pub(crate) fn line(&self) -> &str {
         let mut dots = self.version.match_indices('.').map(|(at, _)| at);
@@ -36,7 +44,7 @@ impl HaproxyBin {
     }
 }
 
-/// The HAProxies to test with: those of `HAPROXY_BINS` (paths, colon-separated), else the one on `PATH`.
+/// Every HAProxy to test with: the ones of `HAPROXY_BINS` (paths, colon-separated), else the one on `PATH`.
 ///
 /// Panics when there is none, or with `HAPROXY_LINES_REQUIRED=1` unless 2.6, 2.8, 3.0, 3.2 and 3.4 are all there.
 pub(crate) fn binaries() -> Vec<HaproxyBin> {
@@ -44,17 +52,18 @@ pub(crate) fn binaries() -> Vec<HaproxyBin> {
     let found: Vec<HaproxyBin> = paths
         .split(':')
         .filter(|path| !path.is_empty())
-        .map(|path| HaproxyBin {
-            version: version_of(path),
-            path: path.into(),
-        })
+        .map(HaproxyBin::at)
         .collect();
     assert!(
         !found.is_empty(),
         "HAPROXY_BINS is empty: give it paths, or unset it"
     );
     for bin in &found {
-        println!("testing with HAProxy {} ({})", bin.version, bin.path.display());
+        eprintln!(
+            "testing with HAProxy {} ({})",
+            bin.version,
+            bin.path.display()
+        );
     }
     if env::var("HAPROXY_LINES_REQUIRED").is_ok_and(|value| value == "1") {
         for line in LINES {
@@ -112,6 +121,8 @@ pub(crate) fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T 
 pub(crate) struct Haproxy {
     bin: HaproxyBin,
     directory: TempDir,
+    /// A configuration file before its own, and its environment.
+    shipped: Option<(PathBuf, u16)>,
     with_master: bool,
     process: Option<Child>,
 }
@@ -128,18 +139,32 @@ impl Haproxy {
         Self::start_as(bin, config, false)
     }
 
+    /// A master with a worker, and one of the configurations in `nomad-jobs` as it is, in the environment that Nomad
+    /// would give to it. The sections of `more` come after it.
+    pub(crate) fn start_shipped(bin: &HaproxyBin, file: &Path, http_port: u16, more: &str) -> Self {
+        let mut haproxy = Self::new(bin, true);
+        haproxy.shipped = Some((file.to_owned(), http_port));
+        fs::write(haproxy.directory().join("haproxy.cfg"), more).expect("the directory is ours");
+        haproxy.restart();
+        haproxy
+    }
+
     fn start_as(bin: &HaproxyBin, config: &str, with_master: bool) -> Self {
-        // Not below a long TMPDIR: the path of a Unix socket has at most 107 bytes.
-        let directory = TempDir::with_prefix_in("hap", "/tmp").expect("/tmp is writable");
-        let mut haproxy = Self {
-            bin: bin.clone(),
-            directory,
-            with_master,
-            process: None,
-        };
+        let mut haproxy = Self::new(bin, with_master);
         haproxy.write_config(config);
         haproxy.restart();
         haproxy
+    }
+
+    fn new(bin: &HaproxyBin, with_master: bool) -> Self {
+        Self {
+            bin: bin.clone(),
+            // Not below a long TMPDIR: the path of a Unix socket has at most 107 bytes.
+            directory: TempDir::with_prefix_in("hap", "/tmp").expect("/tmp is writable"),
+            shipped: None,
+            with_master,
+            process: None,
+        }
     }
 
     /// The configuration for the next reload or restart. Two threads, unless it says `nbthread` itself.
@@ -209,13 +234,20 @@ impl Haproxy {
     /// comes too early.
     pub(crate) fn reload(&self) {
         assert!(self.with_master, "only a master can reload");
-        let before = self.pid().expect("a reload begins with a HAProxy that answers");
-        let log = one_shot(&self.directory.path().join("master.sock"), "reload")
-            .expect("the master answers, if only by closing the connection (2.6)");
-        assert!(!log.starts_with("Success=0"), "the reload failed: {log}");
-        wait_for("the new worker", || {
-            self.pid().filter(|pid| *pid != before)
+        let before = self
+            .pid()
+            .expect("a reload begins with a HAProxy that answers");
+        // The master of 2.6 refuses connections for a moment after its start, and answers a reload with end of file.
+        let master = self.directory.path().join("master.sock");
+        let log = wait_for("the master's socket", || {
+            match one_shot(&master, "reload") {
+                Ok(log) => Some(log),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => None,
+                Err(error) => panic!("the master does not answer: {error}"),
+            }
         });
+        assert!(!log.starts_with("Success=0"), "the reload failed: {log}");
+        wait_for("the new worker", || self.pid().filter(|pid| *pid != before));
     }
 
     /// SIGKILL to master and workers.
@@ -253,6 +285,13 @@ impl Haproxy {
                 .arg("-W")
                 .arg("-S")
                 .arg(directory.join("master.sock"));
+        }
+        if let Some((file, http_port)) = &self.shipped {
+            command
+                .env("NOMAD_ALLOC_DIR", directory)
+                .env("NOMAD_PORT_http", http_port.to_string())
+                .arg("-f")
+                .arg(file);
         }
         let child = command
             .arg("-f")

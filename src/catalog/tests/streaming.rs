@@ -142,9 +142,23 @@ fn a_stream_that_opens_late_makes_a_second_round() {
     rig.open_stream();
     rig.read("web", reading(100, &[web("a", 50)]));
     assert!(rig.lists(), "the first list was older than the stream");
+    // 103, the deregistration, was before the stream.
+    rig.line(registered(104, registration("api", "b", 104, &["v1"])));
     rig.list(listing(104, &["web"]));
     rig.read("web", reading(104, &[]));
     assert_eq!(rig.web(), [""; 0]);
+}
+
+#[test]
+fn a_late_line_does_not_bring_back_what_a_younger_read_did_not_have() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &["web"]));
+    rig.read("web", reading(120, &[]));
+    rig.told();
+    rig.line(registered(115, web("b", 115)));
+    rig.line(deregistered(118, web("b", 115)));
+    assert!(rig.told().is_empty());
 }
 
 #[test]

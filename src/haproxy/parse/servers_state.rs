@@ -6,7 +6,8 @@ use crate::model::{
     AdminState, BackendName, CheckState, OperState, ServerName, ServerRow, ServerState,
 };
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
+    "be_id",
     "be_name",
     "srv_name",
     "srv_addr",
@@ -49,7 +50,7 @@ pub fn servers_state(answer: &[u8]) -> Result<Vec<ServerRow>, ParseError> {
                 expected: header.len(),
             });
         }
-        let [backend, cells @ ..] = places.map(|place| row[place]);
+        let [id, backend, cells @ ..] = places.map(|place| row[place]);
         let backend = match &latest {
             Some((bytes, known)) if *bytes == backend => known.clone(),
             _ => {
@@ -61,6 +62,7 @@ pub fn servers_state(answer: &[u8]) -> Result<Vec<ServerRow>, ParseError> {
         if let Some(backend) = backend {
             rows.push(ServerRow {
                 backend,
+                backend_id: value(id, number, "be_id")?,
                 state: server(cells, number)?,
             });
         }
@@ -136,6 +138,7 @@ mod tests {
             read(ROW).unwrap(),
             [ServerRow {
                 backend: BackendName::new("web").unwrap(),
+                backend_id: 3,
                 state: ServerState {
                     name: Some(ServerName::new("nomad1").unwrap()),
                     ip: Some("::1".parse().unwrap()),

@@ -1,4 +1,4 @@
-//! `show stat <backend> 4 -1`: CSV with a header. A cell in quotes may hold commas, doubled quotes and, before 2.6.17 and
+//! `show stat <backend> 6 -1`: CSV with a header. A cell in quotes may hold commas, doubled quotes and, before 2.6.17 and
 //! 2.8.6, line feeds (the text of a check's answer, so a server's own words).
 //!
 //! HAProxy takes a name that no proxy has for a number, and a proxy's number is valid here: `-1` shows all. So rows of
@@ -36,6 +36,7 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
 
     let mut servers = BTreeMap::new();
     let mut others = false;
+    let mut is_running = false;
     let mut number = 1;
     while !rest.is_empty() {
         number += 1;
@@ -50,6 +51,10 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
         }
         if *cells[proxy] != *backend.as_str().as_bytes() {
             others = true;
+            continue;
+        }
+        if *cells[server] == *b"BACKEND" {
+            is_running = true;
             continue;
         }
         let Some(name) = name(&cells[server]).and_then(|text| ServerName::new(text).ok()) else {
@@ -71,12 +76,22 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
         };
         servers.insert(name, stat);
     }
-    Ok((!(others && servers.is_empty())).then_some(BackendStat { servers }))
+    let stat = BackendStat {
+        servers,
+        is_running,
+    };
+    Ok((!others || is_running || !stat.servers.is_empty()).then_some(stat))
 }
 
-/// A line of CSV that `expected` cells are likely in, with its line feed.
+/// A line of CSV that likely has `expected` cells, with its line feed.
 fn row(input: &[u8], expected: usize) -> IResult<&[u8], Vec<Cow<'_, [u8]>>> {
+    let (rest, text) = line(input)?;
     let mut cells = Vec::with_capacity(expected);
+    // Nearly every row is without quotes, and has up to 200 cells.
+    if !text.contains(&b'"') {
+        cells.extend(text.split(|byte| *byte == b',').map(Cow::Borrowed));
+        return Ok((rest, cells));
+    }
     let mut input = input;
     loop {
         let (rest, cell) = cell(input)?;

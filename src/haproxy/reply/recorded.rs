@@ -58,8 +58,8 @@ fn recorded_session() -> Vec<(Request, Meaning)> {
     ];
     vec![
         (Request::ServersState(Some(backend("nope"))), NoSuchBackend),
-        (Request::Stat(backend("nope")), NoSuchBackend),
-        (Request::Stat(backend("empty")), Empty),
+        (Request::Stat(backend("nope"), None), NoSuchBackend),
+        (Request::Stat(backend("empty"), None), Empty),
         (Request::ServersState(Some(backend("empty"))), Empty),
         set("web/nomad1", "127.0.0.2", 81, Done),
         set("web/nomad1", "127.0.0.2", 81, Done),
@@ -235,7 +235,7 @@ fn five_versions_dump_the_same_servers() {
         assert!(busy.starts_with("busy/s 127.0.0.1 "), "{version}: {busy}");
 
         let dump = fixture(version, "show-stat-web.csv");
-        let Ok(Response::Stat(stat)) = read(&Request::Stat(web.clone()), &dump) else {
+        let Ok(Response::Stat(stat)) = read(&Request::Stat(web.clone(), None), &dump) else {
             panic!("{version}")
         };
         let names: Vec<&str> = stat.servers.keys().map(ServerName::as_str).collect();

@@ -171,7 +171,7 @@ impl Pipeline {
                 Some(job) if !sent.is_poll => &job.batch.requests[job.responses.len()],
                 _ => &Request::Info,
             };
-            let has_quotes = matches!(request, Request::Stat(_));
+            let has_quotes = matches!(request, Request::Stat(..));
             let Some(end) = find_prompt(
                 &self.input,
                 &mut self.scanned,
@@ -453,7 +453,10 @@ mod tests {
         let stat = "# pxname,svname,qcur,scur,slim,stot,last_chk,srv_icur,\nweb,a,0,0,,0,\"no\n> \"\"\n> \",0,\n";
         for piece in 1..9 {
             let mut pipeline = pipeline();
-            pipeline.push(batch(1, [Request::Stat(BackendName::new("web").unwrap())]));
+            pipeline.push(batch(
+                1,
+                [Request::Stat(BackendName::new("web").unwrap(), None)],
+            ));
             written(&mut pipeline);
             let bytes = [stat, "\n> "].concat().into_bytes();
             let mut answered = None;

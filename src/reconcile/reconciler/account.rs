@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::BackendName;
+use crate::model::{BackendName, ServerState};
 
 use super::{Output, Reconciler, desired_in};
 use crate::reconcile::{
@@ -40,7 +40,10 @@ impl Reconciler {
             let followed = self.members.contains_key(name);
             found.owned += if followed { ours } else { 0 };
             found.foreign += observed.servers.len() - if followed { ours } else { 0 };
-            if !followed && ours > 0 {
+            let in_service = |server: &&ServerState| {
+                plan::is_owned(server, kind, &self.policy) && !server.admin.in_maintenance()
+            };
+            if !followed && observed.servers.iter().any(|server| in_service(&server)) {
                 found.unclaimed.insert(name.clone());
                 // Slots of a backend that nobody follows may be an operator's own; our names are nobody else's.
                 if kind == Kind::Dynamic {
@@ -141,6 +144,7 @@ impl Reconciler {
                 let by_operator = |hindrance: &Hindrance| match &hindrance.obstacle {
                     Obstacle::OperatorMaintenance(server) => Some(server) == state.name.as_ref(),
                     Obstacle::NoFreeSlot
+                    | Obstacle::DisabledBackend
                     | Obstacle::NoDynamicServers(_)
                     | Obstacle::Refused(..) => false,
                 };

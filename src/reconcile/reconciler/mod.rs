@@ -15,7 +15,7 @@ use std::{
 
 use crate::model::{
     BackendName, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response, Scope,
-    ServerRow, ServiceKey,
+    ServiceKey,
 };
 
 use super::{
@@ -407,8 +407,8 @@ impl Reconciler {
                 Response::Backends(names) => proxies.extend(names),
                 Response::Servers(servers) => {
                     count = servers.len();
-                    for ServerRow { backend, state } in servers {
-                        rows.entry(backend).or_default().servers.push(state);
+                    for row in servers {
+                        rows.entry(row.backend.clone()).or_default().push(row);
                     }
                 }
                 Response::Info(_)
@@ -484,19 +484,24 @@ impl Reconciler {
                     backend.answered(now, command, &outcome, self.random);
                 }
                 (_, Response::Servers(rows)) => {
-                    let servers = rows.into_iter().map(|row| row.state).collect();
-                    observed = Some(ObservedBackend {
-                        servers,
-                        stat: None,
-                    });
+                    let observed = observed.insert(ObservedBackend::default());
+                    for row in rows {
+                        observed.push(row);
+                    }
                 }
                 (_, Response::Stat(stat)) => {
                     if let Some(observed) = &mut observed {
                         observed.stat = Some(stat);
                     }
                 }
-                (_, Response::NoSuchBackend) => vanished = true,
-                (_, Response::Info(_) | Response::Backends(_) | Response::Changed(_)) => {}
+                (Request::ServersState(_), Response::NoSuchBackend) => vanished = true,
+                (
+                    _,
+                    Response::Info(_)
+                    | Response::Backends(_)
+                    | Response::Changed(_)
+                    | Response::NoSuchBackend,
+                ) => {}
             }
         }
         match observed {

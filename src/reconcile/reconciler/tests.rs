@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{Command, Outcome, ServerState, Version},
+    model::{Command, Outcome, ServerRow, ServerState, Version},
     reconcile::{desired::Reason, facts::Overview, predict},
 };
 
@@ -86,6 +86,7 @@ impl World {
         let rows = |name: &BackendName, observed: &ObservedBackend| {
             let row = |state: &ServerState| ServerRow {
                 backend: name.clone(),
+                backend_id: 3,
                 state: state.clone(),
             };
             observed.servers.iter().map(row).collect::<Vec<_>>()
@@ -103,7 +104,7 @@ impl World {
                 Some(observed) => Response::Servers(rows(name, observed)),
                 None => Response::NoSuchBackend,
             },
-            Request::Stat(_) => Response::Stat(crate::model::BackendStat::default()),
+            Request::Stat(name, _) => Response::Stat(predict::all_quiet(&self.haproxy[name])),
             Request::Change(command) => {
                 if let Some(outcome) = &self.refuse {
                     return Response::Changed(outcome.clone());
@@ -250,7 +251,7 @@ fn an_event_reads_and_changes_one_backend_only() {
     world.input(Input::Changed(service("api"), registrations("api", 5..7)));
     for request in &world.sent {
         let backend = match request {
-            Request::ServersState(Some(name)) | Request::Stat(name) => name,
+            Request::ServersState(Some(name)) | Request::Stat(name, _) => name,
             Request::Change(command) => &command.server().backend,
             Request::Info | Request::Backends | Request::ServersState(None) => {
                 panic!("{request:?}")
@@ -369,6 +370,13 @@ fn a_refused_server_does_not_stop_the_others_and_is_tried_again_later() {
     let tries = world.changes().len();
     world.wait(SECOND);
     assert_eq!(world.changes().len(), tries);
+    world.wait(30 * SECOND);
+    assert!(world.changes().len() > tries);
+    let told = world
+        .facts
+        .iter()
+        .filter(|fact| matches!(fact, Fact::Hindered(..) | Fact::Unhindered(..)));
+    assert_eq!(told.count(), 1, "not with every try: {:?}", world.facts);
     world.refuse = None;
     world.input(Input::Changed(service("api"), registrations("api", 5..6)));
     assert_eq!(world.ready("api"), 1);

@@ -23,7 +23,7 @@ impl Model {
             ["show", "backend"] => self.show_backend(),
             ["show", "servers", "state"] => self.show_servers_state(None),
             ["show", "servers", "state", backend] => self.show_servers_state(Some(backend)),
-            ["show", "stat", backend, "4", "-1"] => self.show_stat(backend),
+            ["show", "stat", backend, "6", "-1"] => self.show_stat(backend),
             ["set", "server", rest @ ..] => self.on_server(rest, Self::set_server),
             ["set", "maxconn", "server", rest @ ..] => self.on_server(rest, Self::set_maxconn),
             ["enable", "health", rest @ ..] => self.on_server(rest, Self::enable_health),
@@ -112,13 +112,15 @@ impl Model {
             ["state", "drain"] => server.enter_drain(),
             ["state", "maint"] => server.enter_maintenance(version),
             ["state", ..] => {
-                return "'set server <srv> state' expects 'ready', 'drain' and 'maint'.\n".to_owned();
+                return "'set server <srv> state' expects 'ready', 'drain' and 'maint'.\n"
+                    .to_owned();
             }
             ["health", "down"] => server.force_down(),
             ["health", "up"] => server.force_up(),
             ["health", "stopping"] => panic!("the model has no NOLB"),
             ["health", ..] => {
-                return "'set server <srv> health' expects 'up', 'stopping', or 'down'.\n".to_owned();
+                return "'set server <srv> health' expects 'up', 'stopping', or 'down'.\n"
+                    .to_owned();
             }
             _ => {
                 return "usage: set server <backend>/<server> addr | agent | agent-addr | agent-port | agent-send | \
@@ -221,7 +223,7 @@ impl Model {
         if number_end != digits.len() {
             return self.forgotten_line_feed("Trailing garbage in weight string\n");
         }
-        let number: i64 = digits.parse().unwrap();
+        let number: i64 = digits.parse().expect("a number that HAProxy takes");
         let (backend, servers) = &mut self.backends[backend];
         let server = &mut servers[server];
         let weight = if is_relative {
@@ -280,7 +282,7 @@ impl Model {
             };
         }
         let servers = &mut self.backends[index].1;
-        let id = (1..)
+        let id = (1..=u32::MAX)
             .find(|id| servers.iter().all(|server| server.id != *id))
             .expect("there are more numbers than servers");
         let server = match parse_server(version, now, id, name, &words[1..]) {

@@ -1,6 +1,6 @@
 //! What a configuration file says, as far as the model cares, and that file's text for a real HAProxy.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 /// All backends.
 #[derive(Clone, Debug, Default)]
@@ -80,21 +80,21 @@ impl Check {
     }
 
     fn keywords(&self) -> String {
-        let mut text = format!(
-            "check inter {}ms rise {} fall {}",
-            self.inter.as_millis(),
-            self.rise,
-            self.fall
-        );
-        for (keyword, interval) in [("fastinter", self.fastinter), ("downinter", self.downinter)] {
-            if let Some(interval) = interval {
-                write!(text, " {keyword} {}ms", interval.as_millis()).unwrap();
-            }
-        }
-        if self.port != 0 {
-            write!(text, " port {}", self.port).unwrap();
-        }
-        text
+        let time = |keyword: &str, time: Duration| format!(" {keyword} {}ms", time.as_millis());
+        let fastinter = self.fastinter.map(|it| time("fastinter", it));
+        let downinter = self.downinter.map(|it| time("downinter", it));
+        let port = (self.port != 0).then(|| format!(" port {}", self.port));
+        [
+            Some(" check".to_owned()),
+            Some(time("inter", self.inter)),
+            fastinter,
+            downinter,
+            Some(format!(" rise {} fall {}", self.rise, self.fall)),
+            port,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
@@ -154,35 +154,46 @@ impl Config {
     /// The `backend` sections for a real HAProxy. What the model has of a `server-template` line reads the same when it
     /// is written as `server` lines.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        for backend in &self.backends {
-            let balance = if backend.is_static {
-                "source"
+        self.backends.iter().map(Backend::text).collect()
+    }
+}
+
+impl Backend {
+    fn text(&self) -> String {
+        let head = [
+            format!("backend {}", self.name),
+            (if self.is_static {
+                "  balance source"
             } else {
-                "roundrobin"
-            };
-            write!(text, "backend {}\n  balance {balance}\n", backend.name).unwrap();
-            if backend.httpchk {
-                text.push_str("  option httpchk GET /health\n");
-            }
-            for line in &backend.servers {
-                let flag = |is_set: bool, word: &'static str| if is_set { word } else { "" };
-                writeln!(
-                    text,
-                    "  server {} {} weight {} maxconn {}{}{} {}",
-                    line.name,
-                    line.address,
-                    line.weight,
-                    line.maxconn,
-                    flag(line.disabled, " disabled"),
-                    flag(line.backup, " backup"),
-                    line.check.map(|check| check.keywords()).unwrap_or_default(),
-                )
-                .unwrap();
-                if line.is_referenced {
-                    writeln!(text, "  use-server {} if FALSE", line.name).unwrap();
-                }
-            }
+                "  balance roundrobin"
+            })
+            .to_owned(),
+        ];
+        let check = self
+            .httpchk
+            .then(|| "  option httpchk GET /health".to_owned());
+        let servers = self.servers.iter().map(ServerLine::text);
+        let lines: Vec<String> = head.into_iter().chain(check).chain(servers).collect();
+        lines.join("\n") + "\n"
+    }
+}
+
+impl ServerLine {
+    fn text(&self) -> String {
+        let flag = |is_set: bool, word: &'static str| if is_set { word } else { "" };
+        let check = self.check.map(|check| check.keywords());
+        let mut text = format!(
+            "  server {} {} weight {} maxconn {}{}{}{}",
+            self.name,
+            self.address,
+            self.weight,
+            self.maxconn,
+            flag(self.disabled, " disabled"),
+            flag(self.backup, " backup"),
+            check.unwrap_or_default(),
+        );
+        if self.is_referenced {
+            text = text + "\n  use-server " + &self.name + " if FALSE";
         }
         text
     }

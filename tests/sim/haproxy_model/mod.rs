@@ -12,6 +12,8 @@ mod commands;
 mod config;
 mod server;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
@@ -104,10 +106,11 @@ impl Model {
         pid: u32,
         now: Duration,
     ) -> Self {
-        let mut numbers = version
-            .split(['.', '-'])
-            .map(|number| number.parse().unwrap());
-        let line = Line(numbers.next().unwrap(), numbers.next().unwrap());
+        let mut numbers = version.split(['.', '-']).map(str::parse);
+        let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+            panic!("{version} is not a version");
+        };
+        let line = Line(major, minor);
         let mut model = Self {
             version: version.to_owned(),
             line,
@@ -186,7 +189,9 @@ impl Model {
 
     /// When something will change by itself, if ever.
     pub(crate) fn next_change(&self) -> Option<Duration> {
-        self.servers_in_order().filter_map(|(_, server)| self.next_of(server)).min()
+        self.servers_in_order()
+            .filter_map(|(_, server)| self.next_of(server))
+            .min()
     }
 
     /// Lets everything happen that is due by `now`, each thing at its own time.
@@ -245,14 +250,12 @@ impl Model {
 
     fn load(&mut self) {
         for backend in &self.config.backends {
-            let lines = (1..).zip(&backend.servers);
-            let phases = (0..).map(|position: u32| {
-                f64::from(position) / backend.servers.len().max(1) as f64
-            });
-            let servers = lines
-                .zip(phases)
-                .map(|((id, line), phase)| {
-                    Server::configured(id, line, self.line, phase, self.now)
+            let count = u32::try_from(backend.servers.len()).expect("few servers");
+            let servers = (0..count)
+                .zip(&backend.servers)
+                .map(|(position, line)| {
+                    let id = position + 1;
+                    Server::configured(id, line, self.line, (position, count), self.now)
                 })
                 .collect();
             self.backends.push((backend.clone(), servers));

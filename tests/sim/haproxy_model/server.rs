@@ -47,6 +47,10 @@ impl CheckStatus {
 }
 
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are HAProxy's flags, independent of each other"
+)]
 pub(super) struct Server {
     pub(super) id: u32,
     pub(super) name: String,
@@ -115,12 +119,13 @@ impl Server {
         }
     }
 
-    /// What a line of the configuration makes. `phase` spreads the checks of a starting process.
+    /// What a line of the configuration makes. The checks of a starting
+    /// process are spread over the `count` servers of a backend by their `position`.
     pub(super) fn configured(
         id: u32,
         line: &ServerLine,
         version: Line,
-        phase: f64,
+        (position, count): (u32, u32),
         now: Duration,
     ) -> Self {
         let initial_health = if line.disabled || version >= Line(3, 4) {
@@ -144,7 +149,7 @@ impl Server {
             check: line.check,
             check_enabled: line.check.is_some(),
             check_paused: line.disabled,
-            next_check: line.check.map(|check| now + check.inter.mul_f64(phase)),
+            next_check: line.check.map(|check| now + check.inter * position / count),
             health: initial_health,
             ..Self::added(id, &line.name, line.address, now)
         }

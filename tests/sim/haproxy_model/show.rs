@@ -25,7 +25,7 @@ impl Model {
              Start_time_sec: {}\n",
             self.version,
             self.pid,
-            (self.now - self.started).as_secs(),
+            self.now.saturating_sub(self.started).as_secs(),
             self.connections,
             u8::from(self.stopping),
             EPOCH_SECS + self.started.as_secs(),
@@ -57,23 +57,31 @@ impl Model {
     }
 
     pub(super) fn show_stat(&self, backend: &str) -> String {
-        let Some((index, (config, servers))) = self
-            .backends
-            .iter()
-            .enumerate()
-            .find(|(_, (config, _))| config.name == backend)
+        let Some((index, (config, servers))) =
+            self.backends
+                .iter()
+                .enumerate()
+                .find(|(index, (config, _))| {
+                    config.name == backend || (index + FIRST_ID).to_string() == backend
+                })
         else {
             return "No such proxy.\n".to_owned();
         };
         let header = self.line.stat_header();
         let mut text = header.to_owned();
         for server in servers {
-            for column in header.trim_start_matches("# ").trim_end().split_terminator(',') {
+            for column in header
+                .trim_start_matches("# ")
+                .trim_end()
+                .split_terminator(',')
+            {
                 text += &stat_cell(column, index + FIRST_ID, config, server, self.now);
                 text.push(',');
             }
             text.push('\n');
         }
+        let columns = header.matches(',').count();
+        text += &format!("{},BACKEND{}\n", config.name, ",".repeat(columns - 1));
         text
     }
 }
@@ -112,7 +120,7 @@ fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Durati
         server.admin,
         server.weight,
         server.initial_weight,
-        (now - server.changed).as_secs(),
+        now.saturating_sub(server.changed).as_secs(),
         server.check_status.number(),
         server.check_result,
         server.health,
@@ -140,7 +148,7 @@ fn stat_cell(
         "status" => status(server),
         "act" => u8::from(!server.backup).to_string(),
         "bck" => u8::from(server.backup).to_string(),
-        "lastchg" => (now - server.changed).as_secs().to_string(),
+        "lastchg" => now.saturating_sub(server.changed).as_secs().to_string(),
         "pid" => "1".to_owned(),
         "iid" => iid.to_string(),
         "sid" => server.id.to_string(),

@@ -147,6 +147,8 @@ impl Catalog {
             }
         }
         if index > self.raft {
+            // Also when it deletes what was registered before the recording began.
+            self.table = index;
             return self.publish_at(index, events);
         }
         Arc::new(Batch { index, events })

@@ -1,15 +1,15 @@
 //! The planner's tables and laws: after a plan was applied there is nothing left to do; a sidecar that dies between any
 //! two commands is continued by its successor; what is somebody else's is not touched.
 
-use std::{collections::BTreeSet, time::Duration};
+mod laws;
 
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::{
     Policy,
     desired::{DesiredServer, contribution},
-    plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, kind, plan},
-    predict::{apply, until_settled},
+    plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, plan},
+    predict::{all_quiet, apply, until_settled},
 };
 use crate::model::{
     AdminState, BackendName, BackendStat, CheckState, Command, OperState, Registration, ServerName,
@@ -79,6 +79,7 @@ fn template(slots: u8) -> ObservedBackend {
         .map(|number| state(&format!("nomad{number}"), "127.0.0.1:1", 5, 1, 14))
         .collect();
     ObservedBackend {
+        id: Some(3),
         servers,
         stat: None,
     }
@@ -109,20 +110,18 @@ impl World {
         self.memory.observe(self.now, &self.observed);
     }
 
+    /// HAProxy tells the session counters: these, and for all other servers that they are quiet.
     fn stat(&mut self, rows: &[(&str, u64)]) {
-        let servers = rows.iter().map(|&(server, sessions)| {
-            (
-                name(server),
-                StatRow {
-                    sessions,
-                    total_sessions: sessions,
-                    ..StatRow::default()
-                },
-            )
-        });
-        self.observed.stat = Some(BackendStat {
-            servers: servers.collect(),
-        });
+        let mut stat = all_quiet(&self.observed);
+        for &(server, sessions) in rows {
+            let row = StatRow {
+                sessions,
+                total_sessions: sessions,
+                ..StatRow::default()
+            };
+            stat.servers.insert(name(server), row);
+        }
+        self.observed.stat = Some(stat);
     }
 
     fn plan(&self, desired: &[DesiredServer]) -> Plan {
@@ -216,7 +215,10 @@ fn a_slot_gets_its_address_first_and_the_rest_after_it_was_read_back() {
 fn a_new_dynamic_server_is_down_until_its_own_checks_passed() {
     let server = instance(1, &[]);
     let name = &server.name;
-    let new = World::new(ObservedBackend::default(), V34).plan(std::slice::from_ref(&server));
+    let mut world = World::new(ObservedBackend::default(), V34);
+    assert!(world.plan(std::slice::from_ref(&server)).wants_stat);
+    world.stat(&[]);
+    let new = world.plan(std::slice::from_ref(&server));
     assert_eq!(
         words(&new.steps),
         [
@@ -237,9 +239,8 @@ fn a_new_dynamic_server_is_down_until_its_own_checks_passed() {
 fn a_service_without_a_check_is_ready_at_once_and_never_forced_down() {
     let server = instance(1, &["haproxy.check.disabled"]);
     for version in [V26, V34] {
-        let steps = World::new(ObservedBackend::default(), version)
-            .plan(std::slice::from_ref(&server))
-            .steps;
+        let steps =
+            World::new(ObservedBackend::default(), version).settle(std::slice::from_ref(&server));
         assert!(steps.iter().all(|step| !matches!(
             step.command,
             Command::HealthDown(_) | Command::EnableHealth(_)
@@ -344,16 +345,18 @@ fn a_slot_is_used_again_only_when_its_former_owner_left_nothing_on_it() {
     assert_eq!(world.observed.servers[0].weight, 0);
     assert!(world.plan(&[instance(2, &[])]).wants_stat);
 
-    world.observed.stat = Some(BackendStat {
-        servers: [(
-            name("nomad1"),
-            StatRow {
-                idle: 1,
-                ..StatRow::default()
-            },
-        )]
-        .into(),
-    });
+    world.stat(&[]);
+    let idle = StatRow {
+        idle: 1,
+        ..StatRow::default()
+    };
+    world
+        .observed
+        .stat
+        .as_mut()
+        .unwrap()
+        .servers
+        .insert(name("nomad1"), idle);
     let blocked = world.plan(&[instance(2, &[])]);
     assert!(blocked.steps.is_empty());
     assert_eq!(
@@ -408,6 +411,7 @@ fn an_operators_maintenance_of_a_server_without_check_is_told_by_its_sessions() 
     let id = desired[0].name.as_str();
     let mut world = World::new(
         ObservedBackend {
+            id: Some(3),
             servers: vec![state(id, "10.0.0.1:80", 1, 1, 0)],
             stat: None,
         },
@@ -430,6 +434,7 @@ fn servers_of_others_are_not_touched() {
     ];
     let mut world = World::new(
         ObservedBackend {
+            id: Some(3),
             servers: foreign.clone(),
             stat: None,
         },
@@ -449,6 +454,18 @@ fn a_template_that_is_too_small_is_said_and_fills_what_it_can() {
     assert_eq!(
         plan.hindrances.first().unwrap().obstacle,
         Obstacle::NoFreeSlot
+    );
+}
+
+#[test]
+fn nothing_is_added_to_a_disabled_backend_where_that_kills_haproxy() {
+    let mut world = World::new(ObservedBackend::default(), V34);
+    world.observed.stat = Some(BackendStat::default());
+    let plan = world.plan(&[instance(1, &[])]);
+    assert!(plan.steps.is_empty());
+    assert_eq!(
+        plan.hindrances.first().unwrap().obstacle.to_string(),
+        "the backend is disabled: take `disabled` out of it in haproxy.cfg"
     );
 }
 
@@ -498,87 +515,4 @@ fn a_changed_tag_brings_the_successor_in_before_the_elder_drains() {
         "{:?}",
         words(&plan.steps)
     );
-}
-
-fn desired_strategy() -> impl Strategy<Value = Vec<DesiredServer>> {
-    let tags = prop_oneof![
-        Just(vec![]),
-        Just(vec!["haproxy.weight=5"]),
-        Just(vec!["haproxy.check.disabled"]),
-        Just(vec!["haproxy.backup", "haproxy.check.port=81"])
-    ];
-    proptest::collection::btree_map(1..12_u8, tags, 0..8).prop_map(|instances| {
-        instances
-            .into_iter()
-            .map(|(number, tags)| instance(number, &tags))
-            .collect()
-    })
-}
-
-fn essence(observed: &ObservedBackend) -> BTreeSet<(String, String, u8, u16)> {
-    let is_slot = kind(&observed.servers, &Policy::default()) == super::plan::Kind::Slots;
-    let essence = observed.servers.iter().map(|server| {
-        let name = if is_slot {
-            String::new()
-        } else {
-            server.name.as_ref().unwrap().to_string()
-        };
-        (
-            name,
-            format!("{:?}:{}", server.ip, server.port),
-            server.admin.0,
-            server.weight,
-        )
-    });
-    // Which slot has which instance, and how free a free one looks, is nobody's business.
-    essence.filter(|(_, _, admin, _)| admin & 1 == 0).collect()
-}
-
-proptest! {
-    /// Invariant 4.
-    #[test]
-    fn after_a_plan_was_applied_there_is_nothing_left_to_do(
-        before in desired_strategy(), after in desired_strategy(), slots in 0..14_u8,
-        version in prop_oneof![Just(V26), Just(V30), Just(V34)],
-    ) {
-        let mut world = World::new(template(slots), version);
-        world.settle(&before);
-        world.settle(&after);
-        world.stat(&[]);
-        let plan = world.plan(&after);
-        prop_assert!(plan.steps.is_empty(), "{:?}", words(&plan.steps));
-        let room = if slots == 0 { after.len() } else { after.len().min(slots.into()) };
-        let ready = world.observed.servers.iter().filter(|server| server.admin.is_ready()).count();
-        prop_assert_eq!(ready, room);
-        // A successor without any memory finds nothing to do either.
-        let successor = World::new(world.observed.clone(), version);
-        prop_assert!(successor.plan(&after).steps.is_empty());
-    }
-
-    /// Invariant 5, for the sidecar: killed after any command, and the catalog may have changed meanwhile.
-    #[test]
-    fn a_sidecar_that_died_between_two_commands_is_continued(
-        before in desired_strategy(), after in desired_strategy(), slots in 12..14_u8, dynamic: bool, cut: prop::sample::Index,
-        back: bool, version in prop_oneof![Just(V26), Just(V30), Just(V34)],
-    ) {
-        let mut world = World::new(template(if dynamic { 0 } else { slots }), version);
-        world.settle(&before);
-        let (mut undisturbed, mut interrupted) = (world.observed.clone(), world.observed.clone());
-        let steps = until_settled(&after.iter().collect::<Vec<_>>(), &world.situation(&web()));
-        let wanted = if back { &before } else { &after };
-        for step in &steps[..cut.index(steps.len() + 1)] {
-            apply(&mut interrupted, &step.command);
-        }
-        let mut successor = World::new(interrupted, version);
-        successor.settle(wanted);
-        if !back {
-            for step in &steps {
-                apply(&mut undisturbed, &step.command);
-            }
-        }
-        prop_assert_eq!(essence(&successor.observed), essence(&undisturbed));
-        successor.stat(&[]);
-        let plan = successor.plan(wanted);
-        prop_assert!(plan.hindrances.is_empty(), "{:?}", plan.hindrances);
-    }
 }

@@ -1,177 +1,32 @@
 //! What the simulations believe of HAProxy, held against every real HAProxy there is: the same commands to the model
 //! and to the process, and the same words, columns and states back.
 
-#[path = "support/haproxy.rs"]
+#[path = "../support/haproxy.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod haproxy;
-#[path = "sim/haproxy_model/mod.rs"]
+#[path = "../sim/haproxy_model/mod.rs"]
 mod haproxy_model;
-#[path = "support/toy.rs"]
+mod pair;
+#[path = "../support/toy.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod toy;
+mod way;
 
 use std::{
-    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    rc::Rc,
     time::Duration,
 };
 
-use haproxy::{Haproxy, HaproxyBin, Prompt, binaries, free_port, now, wait_for};
-use haproxy_model::{Backend, Check, Conduct, Config, Model, ServerLine};
+use haproxy::{binaries, free_port, wait_for};
+use haproxy_model::{Backend, Check, Conduct, Config, ServerLine};
+use pair::{Pair, stat_cells};
 use toy::Toy;
 
-const DEFAULTS: &str = "defaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n";
-const STEP: Duration = Duration::from_millis(10);
 const NEVER: Duration = Duration::from_secs(100_000);
 
-/// The columns of `show stat` that the model fills.
-const STAT_COLUMNS: [&str; 18] = [
-    "pxname",
-    "svname",
-    "qcur",
-    "scur",
-    "slim",
-    "status",
-    "act",
-    "bck",
-    "iid",
-    "sid",
-    "type",
-    "mode",
-    "check_status",
-    "check_rise",
-    "check_fall",
-    "check_health",
-    "addr",
-    "uweight",
-];
-
-/// A real HAProxy and its model, given the same commands.
-struct Pair {
-    real: Haproxy,
-    prompt: Prompt,
-    model: Model,
-    time: Duration,
-}
-
-impl Pair {
-    fn start(bin: &HaproxyBin, config: &Config) -> Self {
-        Self::start_with(bin, config, "", |_, _| Conduct::Refuses)
-    }
-
-    fn start_with(
-        bin: &HaproxyBin,
-        config: &Config,
-        more: &str,
-        world: impl Fn(SocketAddr, Duration) -> Conduct + 'static,
-    ) -> Self {
-        let real = Haproxy::start(bin, &format!("{DEFAULTS}{}{more}", config.text()));
-        Self {
-            prompt: real.prompt(),
-            model: Model::new(
-                &real.bin().version,
-                config.clone(),
-                Rc::new(world),
-                1,
-                Duration::ZERO,
-            ),
-            time: Duration::ZERO,
-            real,
-        }
-    }
-
-    /// Writes the lines in one piece, compares each answer, then the state of every server.
-    fn agree_on(&mut self, lines: &[&str]) {
-        let version = self.real.bin().version.clone();
-        let answers = self.prompt.send(lines);
-        for (line, real) in lines.iter().zip(&answers) {
-            let model = self.model.execute(self.time, line);
-            if real.starts_with("Unknown command") {
-                // The commands that follow are of no interest.
-                assert_eq!(
-                    real.lines().next(),
-                    model.lines().next(),
-                    "{version}: {line}"
-                );
-            } else {
-                assert_eq!(real, &model, "{version}: {line}");
-            }
-        }
-        self.time += STEP;
-        self.model.advance(self.time);
-        self.agree_on_state(&format!("{version}: after {lines:?}"));
-    }
-
-    /// Waits until the real one says the same of its servers: changes of addresses are late, connections close late.
-    fn agree_on_state(&mut self, context: &str) {
-        let ours = state_rows(&self.model.execute(self.time, "show servers state"));
-        let deadline = now() + Duration::from_secs(10);
-        let theirs = loop {
-            let theirs = state_rows(&self.prompt.send(&["show servers state"])[0]);
-            if theirs == ours || now() > deadline {
-                break theirs;
-            }
-        };
-        agree_row_by_row(&theirs, &ours, context);
-        let backends: Vec<String> = self.prompt.send(&["show backend"])[0]
-            .lines()
-            .skip(1)
-            .map(str::to_owned)
-            .collect();
-        for backend in backends {
-            let line = format!("show stat {backend} 4 -1");
-            let theirs = stat_cells(&self.prompt.send(&[&line])[0]);
-            let ours = stat_cells(&self.model.execute(self.time, &line));
-            agree_row_by_row(&theirs, &ours, context);
-        }
-    }
-}
-
-fn agree_row_by_row(theirs: &[Vec<String>], ours: &[Vec<String>], context: &str) {
-    for (theirs, ours) in theirs.iter().zip(ours) {
-        assert_eq!(
-            theirs.join(" "),
-            ours.join(" "),
-            "{context}\n(left: HAProxy, right: the model)"
-        );
-    }
-    assert_eq!(theirs.len(), ours.len(), "{context}: rows");
-}
-
-/// `show servers state` without the seconds since the last change.
-fn state_rows(text: &str) -> Vec<Vec<String>> {
-    let rows = text.lines().map(|line| {
-        let mut cells: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        if cells.len() == 25 {
-            cells.remove(9);
-        }
-        cells
-    });
-    rows.collect()
-}
-
-/// What the model fills of `show stat`, and its header.
-fn stat_cells(text: &str) -> Vec<Vec<String>> {
-    let mut lines = text.lines();
-    let header: Vec<&str> = lines
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("# ")
-        .split(',')
-        .collect();
-    let mut rows = vec![header.iter().map(|&cell| cell.to_owned()).collect()];
-    for line in lines {
-        let cells: BTreeMap<&str, &str> = header.iter().copied().zip(line.split(',')).collect();
-        let kept = STAT_COLUMNS
-            .iter()
-            .map(|column| cells.get(column).copied().unwrap_or_default().to_owned());
-        rows.push(kept.collect());
-    }
-    rows
-}
-
 fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
+    text.parse().expect("the test writes an address")
 }
 
 fn placeholder() -> SocketAddr {
@@ -359,7 +214,7 @@ fn an_address_changed_and_changed_back_in_one_write_agrees() {
         let mut pair = Pair::start_with(
             &bin,
             &still_config(),
-            "global\n  nbthread 1\n",
+            ["global\n  nbthread 1\n", ""],
             |_, _| Conduct::Refuses,
         );
         pair.agree_on(&[
@@ -537,7 +392,7 @@ fn deleting_under_a_request_agrees() {
             backends: vec![Backend::new("dyn")],
         };
         let frontend = format!("frontend in\n  bind 127.0.0.1:{port}\n  default_backend dyn\n");
-        let mut pair = Pair::start_with(&bin, &config, &frontend, |_, _| Conduct::Serves);
+        let mut pair = Pair::start_with(&bin, &config, ["", &frontend], |_, _| Conduct::Serves);
         let add = format!(
             "add server dyn/a {} pool-purge-delay 5s pool-max-conn -1",
             toy.address()
@@ -577,209 +432,5 @@ fn deleting_under_a_request_agrees() {
         });
         pair.model.execute(pair.time, "del server dyn/a");
         pair.agree_on_state("after the deletion");
-    }
-}
-
-/// Op state, admin state, health, check state without its "running" bit.
-type Stage = [String; 4];
-
-fn stage(rows: &[Vec<String>], server: &str) -> Stage {
-    let row = rows
-        .iter()
-        .find(|row| row.len() == 24 && format!("{}/{}", row[1], row[3]) == server)
-        .unwrap_or_else(|| panic!("{server} is not in {rows:?}"));
-    let check_state: u8 = row[12].parse().unwrap();
-    [
-        row[5].clone(),
-        row[6].clone(),
-        row[11].clone(),
-        (check_state & !1).to_string(),
-    ]
-}
-
-/// HAProxy changes the health a moment before the operational state, and another thread can read that.
-fn is_between(way: &[Stage], seen: &Stage) -> bool {
-    way.windows(2).any(|step| {
-        let cells = step[0].iter().zip(&step[1]).zip(seen);
-        cells.into_iter().all(|((a, b), seen)| seen == a || seen == b)
-    })
-}
-
-/// What to do with one server, and what its address does meanwhile.
-struct Way {
-    server: &'static str,
-    conduct: Conduct,
-    /// `@` is the server's name, `@@` the toy's address.
-    lines: &'static [&'static str],
-}
-
-/// Writes the lines of all ways at once and follows their servers: HAProxy may be seen only in stages that the model
-/// goes through, in its order, and ends in its last one.
-fn agree_on_the_way(bin: &HaproxyBin, config: &Config, ways: &[Way]) {
-    const WINDOW: Duration = Duration::from_millis(900);
-    let toys = [Toy::start("serves"), Toy::start("fails"), Toy::start("refuses")];
-    toys[1].fail();
-    toys[2].refuse();
-    let [serving, failing, _] = toys.each_ref().map(Toy::address);
-    let mut pair = Pair::start_with(bin, config, "", move |address, _| match address {
-        _ if address == serving => Conduct::Serves,
-        _ if address == failing => Conduct::Fails,
-        _ => Conduct::Refuses,
-    });
-    let mut together = Vec::new();
-    for way in ways {
-        let toy = match way.conduct {
-            Conduct::Serves => &toys[0],
-            Conduct::Fails => &toys[1],
-            Conduct::Refuses => &toys[2],
-        };
-        let port = toy.address().port();
-        for line in way.lines {
-            let line = line
-                .replace("@@", &toy.address().to_string())
-                .replace('@', way.server);
-            if line.ends_with(" addr") {
-                // Changes of addresses are late: what follows waits for them.
-                pair.agree_on(&[&format!("{line} 127.0.0.1 port {port}")]);
-            } else {
-                together.push(line);
-            }
-        }
-    }
-    let real_answers = pair.prompt.send(&together);
-    for (line, answer) in together.iter().zip(&real_answers) {
-        assert_eq!(
-            answer,
-            &pair.model.execute(pair.time, line),
-            "{}: {line}",
-            bin.version
-        );
-    }
-    let end = pair.time + WINDOW;
-    let mut stages: Vec<Vec<Stage>> = vec![Vec::new(); ways.len()];
-    while pair.time <= end {
-        let rows = state_rows(&pair.model.execute(pair.time, "show servers state"));
-        for (way, stages) in ways.iter().zip(&mut stages) {
-            stages.push(stage(&rows, way.server));
-        }
-        pair.time += Duration::from_millis(1);
-    }
-    stages.iter_mut().for_each(Vec::dedup);
-    let mut remaining: Vec<&[Stage]> = stages.iter().map(Vec::as_slice).collect();
-    let started = now();
-    while started.elapsed() < WINDOW || remaining.iter().any(|stages| stages.len() > 1) {
-        let rows = state_rows(&pair.prompt.send(&["show servers state"])[0]);
-        for (way, remaining) in ways.iter().zip(&mut remaining) {
-            let seen = stage(&rows, way.server);
-            if let Some(at) = remaining.iter().position(|stage| *stage == seen) {
-                *remaining = &remaining[at..];
-                continue;
-            }
-            assert!(
-                is_between(remaining, &seen),
-                "{}: {} of {:?} is in {seen:?}, and {remaining:?} was to come after {:?}",
-                bin.version,
-                way.server,
-                way.conduct,
-                way.lines
-            );
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "{}: {remaining:?} was to come",
-            bin.version
-        );
-    }
-}
-
-const ADD: &str = "add server @ @@ check inter 100ms rise 2 fall 3";
-const DRAIN: &str = "set server @ state drain";
-const ENABLE: &str = "enable health @";
-const DOWN: &str = "set server @ health down";
-const READY: &str = "set server @ state ready";
-const ADDRESS: &str = "set server @ addr";
-
-fn lively_config() -> Config {
-    let check = Some(Check::every(Duration::from_millis(100)));
-    Config {
-        backends: vec![
-            Backend::new("dyn"),
-            Backend::new("slots").template("n", 12, placeholder(), check),
-        ],
-    }
-}
-
-macro_rules! ways {
-    ($([$serves:literal, $fails:literal, $refuses:literal] $lines:expr;)*) => {
-        vec![$(
-            Way { server: $serves, conduct: Conduct::Serves, lines: &$lines },
-            Way { server: $fails, conduct: Conduct::Fails, lines: &$lines },
-            Way { server: $refuses, conduct: Conduct::Refuses, lines: &$lines },
-        )*]
-    };
-}
-
-#[test]
-fn the_way_of_a_dynamic_server_agrees() {
-    let ways = ways! {
-        ["dyn/a1", "dyn/a2", "dyn/a3"] [ADD, DRAIN, ENABLE, DOWN, READY];
-        ["dyn/b1", "dyn/b2", "dyn/b3"] [ADD, ENABLE, DRAIN, DOWN, READY];
-        ["dyn/c1", "dyn/c2", "dyn/c3"] [ADD, DRAIN, ENABLE, READY];
-        ["dyn/d1", "dyn/d2", "dyn/d3"] [ADD, DRAIN, ENABLE];
-        ["dyn/e1", "dyn/e2", "dyn/e3"] [ADD, ENABLE, DRAIN];
-        ["dyn/f1", "dyn/f2", "dyn/f3"] [ADD, ENABLE, READY];
-        ["dyn/g1", "dyn/g2", "dyn/g3"] [ADD, READY, ENABLE];
-        ["dyn/h1", "dyn/h2", "dyn/h3"] [ADD, ENABLE];
-    };
-    for bin in binaries() {
-        agree_on_the_way(&bin, &lively_config(), &ways);
-    }
-}
-
-#[test]
-fn the_way_of_a_server_that_begins_fully_down_agrees() {
-    const ADD: &str = "add server @ @@ init-state fully-down check inter 100ms rise 2 fall 3";
-    let ways = ways! {
-        ["dyn/a1", "dyn/a2", "dyn/a3"] [ADD, READY, ENABLE];
-        ["dyn/b1", "dyn/b2", "dyn/b3"] [ADD, ENABLE, READY];
-        ["dyn/c1", "dyn/c2", "dyn/c3"] [ADD, DRAIN, ENABLE];
-        ["dyn/d1", "dyn/d2", "dyn/d3"] [ADD, DRAIN, ENABLE, READY];
-    };
-    for bin in binaries() {
-        if !["2.6", "2.8", "3.0"].contains(&bin.line()) {
-            agree_on_the_way(&bin, &lively_config(), &ways);
-        }
-    }
-}
-
-#[test]
-fn the_way_of_a_slot_agrees() {
-    let ways = ways! {
-        ["slots/n1", "slots/n2", "slots/n3"] [ADDRESS, DRAIN, DOWN, READY];
-        ["slots/n4", "slots/n5", "slots/n6"] [ADDRESS, DRAIN, READY];
-        ["slots/n7", "slots/n8", "slots/n9"] [ADDRESS, DRAIN];
-        ["slots/n10", "slots/n11", "slots/n12"] [ADDRESS, READY, DOWN];
-    };
-    for bin in binaries() {
-        agree_on_the_way(&bin, &lively_config(), &ways);
-    }
-}
-
-/// An interval of 1000 s is one that would hold the server where it is.
-#[test]
-fn the_three_intervals_agree() {
-    let ways = ways! {
-        ["dyn/a1", "dyn/a2", "dyn/a3"] [
-            "add server @ @@ check inter 1000s fastinter 50ms downinter 50ms", DRAIN, ENABLE, DOWN, READY,
-        ];
-        ["dyn/b1", "dyn/b2", "dyn/b3"] [
-            "add server @ @@ check inter 50ms fastinter 1000s downinter 50ms", DRAIN, ENABLE, DOWN, READY,
-        ];
-        ["dyn/c1", "dyn/c2", "dyn/c3"] [
-            "add server @ @@ check inter 50ms fastinter 50ms downinter 1000s", DRAIN, ENABLE, DOWN, READY,
-        ];
-    };
-    for bin in binaries() {
-        agree_on_the_way(&bin, &lively_config(), &ways);
     }
 }
