@@ -117,6 +117,8 @@ impl Backend {
         self.dirty = true;
         self.settled = false;
         self.due = None;
+        // What was sent last may never have been carried out, nor what was sent with it.
+        self.memory.sent.clear();
     }
 
     /// The rows of the last observation, to be found by desired server.
