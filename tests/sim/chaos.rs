@@ -56,7 +56,7 @@ const TAGS: [&[&str]; 9] = [
 ];
 
 /// How long things go wrong.
-const CHAOS: Duration = Duration::from_secs(60);
+const CHAOS: Duration = Duration::from_mins(1);
 /// How long it may take afterwards until everything is right.
 const RECOVERY: Duration = Duration::from_secs(150);
 
@@ -101,7 +101,7 @@ impl World {
     /// The world of a seed.
     pub(crate) fn of_seed(seed: u64) -> Self {
         let version = VERSIONS[usize::try_from(seed % 5).unwrap()];
-        let mut world = Self::new(seed, version, config(), seed % 2 == 0);
+        let mut world = Self::new(seed, version, config(), seed.is_multiple_of(2));
         for _ in 0..world.random.below(12) {
             world.register_one();
         }
@@ -143,7 +143,7 @@ impl World {
             self.run_for(Duration::from_secs(1));
             let Some(missing) = self.missing() else { break };
             if self.now > deadline {
-                return self.violated("everything becomes right again", missing);
+                return self.violated("everything becomes right again", &missing);
             }
         }
         // Every backoff is over by then.
@@ -159,7 +159,7 @@ impl World {
         self.kill_sidecar(Duration::from_secs(1));
         self.run_for(Duration::from_secs(15));
         if let Some(missing) = self.missing().filter(|_| self.violation.is_none()) {
-            self.violated("what is right stays right", missing);
+            self.violated("what is right stays right", &missing);
         }
         self.quiet = false;
     }

@@ -74,6 +74,11 @@ fn is_ours(view: &View, followed: bool) -> bool {
     followed && (is_slot(view) || view.dynamic)
 }
 
+/// No service resolves to the others.
+fn is_ever_followed(backend: &str) -> bool {
+    backend != "nomad" && backend != "operators"
+}
+
 impl World {
     /// After every step.
     pub(crate) fn check_laws(&mut self) {
@@ -91,7 +96,7 @@ impl World {
         }
         self.operator.leaks_seen += leaks.len();
         if let Some(how) = broken {
-            self.violated("HAProxy admits", how);
+            self.violated("HAProxy admits", &how);
         }
     }
 
@@ -110,7 +115,7 @@ impl World {
         if now.iter().zip(BOUNDS).any(|(now, bound)| *now > bound) {
             let how = format!("timeouts, ticks, batches, questions, lines: {now:?}");
             *load = Load::default();
-            return self.violated("nothing spins", how);
+            return self.violated("nothing spins", &how);
         }
         if load.second != self.now.as_secs() {
             *load = Load {
@@ -125,7 +130,7 @@ impl World {
     pub(crate) fn check_foreign(&mut self) {
         let mut broken = None;
         for view in self.servers() {
-            let followed = self.is_ever_followed(&view.backend);
+            let followed = is_ever_followed(&view.backend);
             if is_ours(&view, followed) {
                 continue;
             }
@@ -140,12 +145,8 @@ impl World {
             }
         }
         if let Some(how) = broken {
-            self.violated("foreign servers are never touched", how);
+            self.violated("foreign servers are never touched", &how);
         }
-    }
-
-    fn is_ever_followed(&self, backend: &str) -> bool {
-        backend != "nomad" && backend != "operators"
     }
 
     /// Before a batch goes: what it takes out must have been told to be gone.
@@ -155,9 +156,10 @@ impl World {
             .iter()
             .filter_map(|request| match request {
                 Request::Change(command) => Some(command),
-                Request::Info | Request::Backends | Request::ServersState(_) | Request::Stat(_) => {
-                    None
-                }
+                Request::Info
+                | Request::Backends
+                | Request::ServersState(_)
+                | Request::Stat(..) => None,
             })
             .collect();
         if commands.is_empty() {
@@ -201,7 +203,7 @@ impl World {
             });
             if takes_out && !owners.is_empty() && !doubled {
                 let how = format!("{command:?} at {} takes out {owners:?}", view.address);
-                self.violated("losing Nomad removes nothing", how);
+                self.violated("losing Nomad removes nothing", &how);
             }
             let key = (backend.to_owned(), name.to_owned());
             if owners.is_empty() {
@@ -209,7 +211,7 @@ impl World {
             } else if let Some(since) = self.operator.maintenance.get(&key)
                 && self.now > *since + SEEN_BY
             {
-                self.violated("an operator's maintenance stays", format!("{command:?}"));
+                self.violated("an operator's maintenance stays", &format!("{command:?}"));
             }
         }
     }
@@ -287,10 +289,10 @@ impl World {
                 continue;
             };
             served.insert(view.name.clone());
-            let is_well = self.conducts.borrow().get(&address) == Some(&Conduct::Serves);
+            let is_good = self.conducts.borrow().get(&address) == Some(&Conduct::Serves);
             let is_ready = view.admin & (MAINTENANCE | DRAIN) == 0;
             if !self.is_held(view)
-                && (!is_ready || (is_well && view.weight > 0 && !view.in_rotation))
+                && (!is_ready || (is_good && view.weight > 0 && !view.in_rotation))
             {
                 return Some(format!(
                     "{} of {} is not in rotation",
@@ -300,7 +302,7 @@ impl World {
         }
         // Slots that a sidecar left behind when it died, where nothing resolves to any more, are not known to be its.
         let orphaned = slots > 0 && !is_followed && self.generation > 1;
-        let ours = self.is_ever_followed(backend) && !orphaned;
+        let ours = is_ever_followed(backend) && !orphaned;
         here.iter()
             .filter(|view| ours && is_ours(view, true) && !served.contains(&view.name))
             .find(|view| view.dynamic || view.admin & MAINTENANCE == 0)

@@ -221,7 +221,9 @@ impl Ledger {
     pub(crate) fn proven_absent(&mut self, service: &ServiceKey) {
         for ((of, _), claims) in &mut self.claims {
             if of == service {
-                claims.iter_mut().for_each(|claim| claim.removable = true);
+                for claim in claims {
+                    claim.removable = true;
+                }
             }
         }
     }

@@ -113,12 +113,9 @@ impl World {
                 }
             }
             Ask::Read { ticket, key } => {
-                let fault = match self.health() {
-                    Health::OneUnreadable if self.unreadable.as_ref() == Some(&key) => {
-                        Some(FailureKind::ServerError)
-                    }
-                    _ => fault,
-                };
+                let is_unreadable = self.health() == Health::OneUnreadable
+                    && self.unreadable.as_ref() == Some(&key);
+                let fault = fault.or(is_unreadable.then_some(FailureKind::ServerError));
                 let reading = self.nomad.read(&key);
                 let result = fault.map_or(Ok(reading), |kind| Err(failure(kind)));
                 if let Ok(reading) = &result {
@@ -207,31 +204,37 @@ impl World {
             text: "lost".to_owned(),
         };
         for event in self.queue.values_mut() {
-            let lost = match event {
-                Event::HeardRead(of, ticket, ..) => Event::Heard(
+            let (of, heard) = if let Event::HeardRead(of, ticket, ..) = event {
+                let result = Err(failure());
+                (
                     *of,
                     Heard::Read {
                         ticket: *ticket,
-                        result: Err(failure()),
+                        result,
                     },
-                ),
-                Event::Heard(of, Heard::Listed { ticket, .. }) => Event::Heard(
+                )
+            } else if let Event::Heard(of, Heard::Listed { ticket, .. }) = event {
+                let result = Err(failure());
+                (
                     *of,
                     Heard::Listed {
                         ticket: *ticket,
-                        result: Err(failure()),
+                        result,
                     },
-                ),
-                Event::Heard(of, Heard::StreamLine { ticket, .. }) => Event::Heard(
+                )
+            } else if let Event::Heard(of, Heard::StreamLine { ticket, .. }) = event {
+                let line = Line::default();
+                (
                     *of,
                     Heard::StreamLine {
                         ticket: *ticket,
-                        line: Line::default(),
+                        line,
                     },
-                ),
-                _ => continue,
+                )
+            } else {
+                continue;
             };
-            *event = lost;
+            *event = Event::Heard(of, heard);
         }
     }
 

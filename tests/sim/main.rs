@@ -4,6 +4,11 @@
 //! `SEED=7 cargo test --test sim one_seed -- --nocapture` plays one seed and shows everything;
 //! `SIM_SEEDS=10000 cargo test --release --test sim seeds -- --nocapture` plays that many.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test; most of it is no function with the attribute"
+)]
+
 mod chaos;
 #[expect(
     dead_code,
@@ -37,7 +42,7 @@ fn variable(name: &str) -> Option<u64> {
 fn play(world: &mut World) -> Result<(), String> {
     let played = catch_unwind(AssertUnwindSafe(|| world.play()));
     if played.is_err() {
-        world.violated("nothing panics", "see above".to_owned());
+        world.violated("nothing panics", "see above");
     }
     match world.violation {
         Some(_) => Err(world.report()),

@@ -204,7 +204,7 @@ impl World {
                 continue;
             };
             if self.random.chance(self.faults.nonsense) {
-                reply = "What a lovely day.\n".to_owned();
+                "What a lovely day.\n".clone_into(&mut reply);
             }
             let response = match reply::read(&request, reply.as_bytes()) {
                 Ok(response) => response,
@@ -212,7 +212,7 @@ impl World {
                     if self.faults.nonsense == 0 {
                         self.violated(
                             "every answer is understood",
-                            format!("{}{error}", line.text),
+                            &format!("{}{error}", line.text),
                         );
                     }
                     return self.cut("nonsense", Some(error.to_string()));
@@ -301,7 +301,7 @@ impl World {
         {
             self.violated(
                 "plans are made from what HAProxy reports",
-                format!("{} is not there", command.server()),
+                &format!("{} is not there", command.server()),
             );
         }
     }
@@ -311,7 +311,7 @@ impl World {
 fn next_run(requests: &[Request]) -> Vec<Line> {
     let server = |request: &Request| match request {
         Request::Change(command) => Some(command.server().clone()),
-        Request::Info | Request::Backends | Request::ServersState(_) | Request::Stat(_) => None,
+        Request::Info | Request::Backends | Request::ServersState(_) | Request::Stat(..) => None,
     };
     let first = requests.first().map(server);
     let mut run = Vec::new();

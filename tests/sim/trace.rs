@@ -28,7 +28,7 @@ impl World {
         self.trace.everything = true;
     }
 
-    pub(crate) fn violated(&mut self, law: &str, how: String) {
+    pub(crate) fn violated(&mut self, law: &str, how: &str) {
         self.trace(|| format!("BROKEN: {law}: {how}"));
         self.violation
             .get_or_insert_with(|| format!("{law}: {how}"));

@@ -337,7 +337,7 @@ impl World {
             if let Err(why) = self.ledger.told(&tell) {
                 self.violated(
                     "a registration leaves the mirror only when that was told",
-                    why,
+                    &why,
                 );
             }
             match tell {
@@ -462,7 +462,7 @@ impl World {
             self.changes += 1;
             // Only a refusal tells that a balance method takes no weights: each sidecar has to ask once.
             if self.quiet && !reply.starts_with("Backend is using a static LB algorithm") {
-                self.violated("nothing is written when nothing is to do", text.to_owned());
+                self.violated("nothing is written when nothing is to do", text);
             }
             if Some(pid) == self.current_pid {
                 self.check_foreign();

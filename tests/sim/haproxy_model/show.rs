@@ -81,7 +81,7 @@ impl Model {
             text.push('\n');
         }
         let columns = header.matches(',').count();
-        text.extend([&config.name, ",BACKEND", &",".repeat(columns - 1), "\n"]);
+        text += &[&config.name, ",BACKEND", &",".repeat(columns - 1), "\n"].concat();
         text
     }
 }
