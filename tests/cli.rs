@@ -2,13 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
-
-use haproxy_nomad_sidecar::cli;
+use std::process::{Command, Output};
 
 fn sidecar(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
@@ -112,16 +106,4 @@ fn a_missing_file_ends_with_64_and_says_why() {
                 .to_owned()
         )
     );
-}
-
-#[test]
-fn the_readme_has_every_flag_and_its_variable() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let Ok(text) = fs::read_to_string(readme) else {
-        return;
-    };
-    for flag in cli::flags() {
-        let row = format!("| `--{}` | `{}` |", flag.name, flag.variable);
-        assert!(text.contains(&row), "README.md has no row {row}");
-    }
 }

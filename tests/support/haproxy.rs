@@ -28,6 +28,14 @@ pub(crate) struct HaproxyBin {
 }
 
 impl HaproxyBin {
+    /// The one at `path`, or on `PATH`. Panics when there is none.
+    pub(crate) fn at(path: &str) -> Self {
+        Self {
+            version: version_of(path),
+            path: path.into(),
+        }
+    }
+
     /// `3.0` of 3.0.11.
     pub(crate) fn line(&self) -> &str {
         let mut dots = self.version.match_indices('.').map(|(at, _)| at);
@@ -44,10 +52,7 @@ pub(crate) fn binaries() -> Vec<HaproxyBin> {
     let found: Vec<HaproxyBin> = paths
         .split(':')
         .filter(|path| !path.is_empty())
-        .map(|path| HaproxyBin {
-            version: version_of(path),
-            path: path.into(),
-        })
+        .map(HaproxyBin::at)
         .collect();
     assert!(
         !found.is_empty(),
@@ -116,6 +121,8 @@ pub(crate) fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T 
 pub(crate) struct Haproxy {
     bin: HaproxyBin,
     directory: TempDir,
+    /// A configuration file before its own, and its environment.
+    shipped: Option<(PathBuf, u16)>,
     with_master: bool,
     process: Option<Child>,
 }
@@ -132,18 +139,32 @@ impl Haproxy {
         Self::start_as(bin, config, false)
     }
 
+    /// A master with a worker, and one of the configurations in `nomad-jobs` as it is, in the environment that Nomad
+    /// would give to it. The sections of `more` come after it.
+    pub(crate) fn start_shipped(bin: &HaproxyBin, file: &Path, http_port: u16, more: &str) -> Self {
+        let mut haproxy = Self::new(bin, true);
+        haproxy.shipped = Some((file.to_owned(), http_port));
+        fs::write(haproxy.directory().join("haproxy.cfg"), more).expect("the directory is ours");
+        haproxy.restart();
+        haproxy
+    }
+
     fn start_as(bin: &HaproxyBin, config: &str, with_master: bool) -> Self {
-        // Not below a long TMPDIR: the path of a Unix socket has at most 107 bytes.
-        let directory = TempDir::with_prefix_in("hap", "/tmp").expect("/tmp is writable");
-        let mut haproxy = Self {
-            bin: bin.clone(),
-            directory,
-            with_master,
-            process: None,
-        };
+        let mut haproxy = Self::new(bin, with_master);
         haproxy.write_config(config);
         haproxy.restart();
         haproxy
+    }
+
+    fn new(bin: &HaproxyBin, with_master: bool) -> Self {
+        Self {
+            bin: bin.clone(),
+            // Not below a long TMPDIR: the path of a Unix socket has at most 107 bytes.
+            directory: TempDir::with_prefix_in("hap", "/tmp").expect("/tmp is writable"),
+            shipped: None,
+            with_master,
+            process: None,
+        }
     }
 
     /// The configuration for the next reload or restart. Two threads, unless it says `nbthread` itself.
@@ -264,6 +285,13 @@ impl Haproxy {
                 .arg("-W")
                 .arg("-S")
                 .arg(directory.join("master.sock"));
+        }
+        if let Some((file, http_port)) = &self.shipped {
+            command
+                .env("NOMAD_ALLOC_DIR", directory)
+                .env("NOMAD_PORT_http", http_port.to_string())
+                .arg("-f")
+                .arg(file);
         }
         let child = command
             .arg("-f")

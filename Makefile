@@ -1,0 +1,54 @@
+# Each target installs what it needs on Debian and Ubuntu, where Rust is there already (https://rustup.rs).
+
+CARGO ?= cargo
+ARCH := $(shell uname -m)
+MUSL := $(ARCH)-unknown-linux-musl
+
+# gcc links, and compiles a little C of ring.
+COMPILER := cc=gcc,libc6-dev
+# pip brings HAProxy 2.8.
+HAPROXY := pip3=python3-pip
+
+.PHONY: help demo test check bench sim dist
+
+help:
+	@echo 'make demo    the story of the README on a real HAProxy; ONCE=1: end after it; SLOTS=1: with slots'
+	@echo 'make test    every test, on each HAProxy line that can be had; HAPROXY_LINES_REQUIRED=1: on all five'
+	@echo 'make check   formatting, lints, documentation, dependencies'
+	@echo 'make bench   the measurements'
+	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=… runs so many'
+	@echo 'make dist    the static binary'
+
+demo:
+	@scripts/need $(COMPILER) $(HAPROXY)
+	$(CARGO) build --locked --bin haproxy-nomad-sidecar --examples
+	@scripts/with-haproxy --newest $(CARGO) run --locked --quiet --example demo -- $(if $(filter 1,$(ONCE)),--once) $(if $(filter 1,$(SLOTS)),--slots)
+
+test:
+	@scripts/need $(COMPILER) $(HAPROXY)
+	scripts/with-haproxy $(CARGO) test --locked
+
+check:
+	@scripts/need $(COMPILER)
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; \
+	else echo 'NOT CHECKED: the rules of deny.toml, since there is no cargo-deny (cargo install cargo-deny)'; fi
+
+bench:
+	@scripts/need $(COMPILER) $(HAPROXY)
+	scripts/with-haproxy $(CARGO) bench --locked --bench sync
+
+# Variables given to make are in the environment of what it runs.
+sim:
+	@scripts/need $(COMPILER)
+	$(CARGO) test --locked --release --test sim -- --nocapture
+
+dist:
+	@scripts/need $(COMPILER)
+	rustup target add $(MUSL)
+	CC_$(ARCH)_unknown_linux_musl=cc $(CARGO) build --locked --release --target $(MUSL)
+	@ls -lh $${CARGO_TARGET_DIR:-target}/$(MUSL)/release/haproxy-nomad-sidecar
