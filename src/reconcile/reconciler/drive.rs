@@ -210,8 +210,8 @@ impl Reconciler {
         if backend.memory.suspended.is_empty() {
             backend.refusals.reset();
         }
-        if !backend.sent.is_empty() {
-            let commands = std::mem::take(&mut backend.sent).into_iter().collect();
+        if !backend.accepted.is_empty() {
+            let commands = std::mem::take(&mut backend.accepted).into_iter().collect();
             let took = now.saturating_sub(since.unwrap_or(now));
             self.outputs.push_back(Output::Tell(Fact::Applied {
                 backend: name.clone(),

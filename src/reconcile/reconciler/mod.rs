@@ -474,7 +474,7 @@ impl Reconciler {
         backend.failures.reset();
         let mut observed: Option<ObservedBackend> = None;
         let mut vanished = false;
-        for (request, response) in requests.iter().zip(responses) {
+        for (number, (request, response)) in requests.iter().zip(responses).enumerate() {
             match (request, response) {
                 (Request::Change(command), Response::Changed(outcome)) => {
                     if let Outcome::Notice(text) = &outcome {
@@ -482,7 +482,7 @@ impl Reconciler {
                             .push_back(Output::Tell(Fact::Noticed(name.clone(), text.clone())));
                     }
                     self.random = split_mix(self.random);
-                    backend.answered(now, command, &outcome, self.random);
+                    backend.answered(now, number, command, &outcome, self.random);
                 }
                 (_, Response::Servers(rows)) => {
                     let observed = observed.insert(ObservedBackend::default());
