@@ -1,7 +1,9 @@
 //! How fast the sidecar is, against the floor of the same run: the same reads from the fake Nomad and the same lines to
-//! HAProxy, raw, through one pipelined connection. Real HAProxies (`HAPROXY_BINS`), release build, health checks on.
+//! HAProxy, raw, through one pipelined connection. Every HAProxy of `HAPROXY_BINS`, release build, health checks on.
 //!
 //! `cargo bench --bench sync` prints a table; ratios count, absolute times are those of the machine.
+
+#![expect(clippy::print_stdout, reason = "the table is what it is for")]
 
 #[path = "../tests/support/fake_nomad/mod.rs"]
 #[expect(dead_code, reason = "this program uses a part of the fake")]
@@ -111,7 +113,7 @@ fn initial_sync(bin: &HaproxyBin, kind: Kind, port: u16) {
 fn one_event(bin: &HaproxyBin, kind: Kind, port: u16) {
     const MANY: u16 = 1_000;
     let nomad = Nomad::with(MANY, 1, port);
-    let haproxy = Haproxy::start_single(bin, &config(kind, MANY, EVENTS + 2));
+    let haproxy = Haproxy::start_single(bin, &config(kind, MANY, 3));
     let tap = Tap::before(&haproxy.socket());
     let counted = {
         let sidecar = Sidecar::start(&tap.socket(), &nomad);
@@ -382,8 +384,7 @@ fn registration(service: u16, instance: u16, port: u16) -> ServiceRegistration {
 
 fn config(kind: Kind, services: u16, slots: u16) -> String {
     let mut config =
-        "global\n  nbthread 2\n  maxconn 2000\n  stats socket $SOCKET mode 600 level admin\n\
-         defaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n"
+        "defaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n"
             .to_owned();
     for service in 0..services {
         config.push_str(&format!("backend s{service:03}\n  balance roundrobin\n"));

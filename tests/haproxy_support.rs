@@ -50,7 +50,7 @@ fn a_tap_keeps_the_lines_and_can_lose_replies_and_connections() {
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();
     let mut ask = |line: &str| {
-        client.write_all(format!("{line}\n").as_bytes()).unwrap();
+        client.write_all(format!("{line}\n").as_bytes())?;
         let mut answer = [0; 4096];
         client.read(&mut answer).map(|count| count > 0)
     };
@@ -70,6 +70,29 @@ fn a_tap_keeps_the_lines_and_can_lose_replies_and_connections() {
 }
 
 #[test]
+fn a_tap_lets_so_many_changes_pass_and_then_nothing_that_is_written() {
+    let bin = binaries().remove(0);
+    let haproxy = Haproxy::start(&bin, BACKEND);
+    let tap = Tap::before(&haproxy.socket());
+    let mut client = UnixStream::connect(tap.socket()).unwrap();
+    tap.allow(Some(2));
+    client
+        .write_all(b"prompt\nset map m a b\nshow info\ndel map m a\nshow backend\ndel map m b\n")
+        .unwrap();
+    wait_for("the second change", || tap.is_closed().then_some(()));
+    client.write_all(b"show info\n").unwrap();
+    wait_for("what was written", || {
+        (tap.lines().len() == 4).then_some(())
+    });
+    assert_eq!(tap.changes(), ["set map m a b", "del map m a"]);
+    tap.allow(None);
+    client.write_all(b"show backend\n").unwrap();
+    wait_for("the next line", || {
+        (tap.lines().last()? == "show backend").then_some(())
+    });
+}
+
+#[test]
 fn a_toy_serves_fails_and_refuses_on_one_port() {
     let toy = Toy::start("toy");
     let get = |path: &str| {
@@ -83,7 +106,8 @@ fn a_toy_serves_fails_and_refuses_on_one_port() {
     let starts = |answer: Option<String>, status: &str| {
         answer.is_some_and(|text| text.starts_with(&format!("HTTP/1.1 {status} ")))
     };
-    assert!(get("/sleep/1").is_some_and(|text| text.ends_with("\r\n\r\ntoy")));
+    let body = format!("\r\n\r\n{}", toy.name());
+    assert!(get("/sleep/1").is_some_and(|text| text.ends_with(&body)));
     assert!(starts(get("/health"), "200"));
     toy.fail();
     assert!(starts(get("/health"), "503") && starts(get("/"), "200"));

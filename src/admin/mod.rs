@@ -60,6 +60,8 @@ pub async fn bind_forever(addr: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(addr).await {
             Ok(listener) => {
+                // With port 0 the kernel has chosen one.
+                let addr = listener.local_addr().unwrap_or(addr);
                 info!(%addr, "the admin listener answers /live, /ready and /metrics");
                 return listener;
             }

@@ -32,7 +32,7 @@ use crate::{
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{settings::Settings, watch as catalog},
-    reconcile::{Backoff, Failure, Input, Mode, Output, Policy, Reconciler},
+    reconcile::{Backoff, Fact, Failure, Input, Mode, Output, Policy, Reconciler},
 };
 use report::Report;
 
@@ -218,6 +218,7 @@ impl Shell {
             session::Event::Lost(error) => {
                 self.report.lost(&error);
                 self.input(Input::Disconnected).await;
+                self.report.tick(&self.core.overview());
             }
             session::Event::Unavailable(error) => self.report.unavailable(&error),
         }
@@ -252,7 +253,7 @@ impl Shell {
     async fn input(&mut self, input: Input) {
         self.core
             .handle(now().saturating_duration_since(self.started), input);
-        let mut told = false;
+        let mut stands_otherwise = false;
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Run(batch) => {
@@ -262,12 +263,14 @@ impl Shell {
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
                 Output::Tell(fact) => {
-                    told = true;
+                    stands_otherwise |=
+                        matches!(fact, Fact::Restarted { .. } | Fact::InSync { .. });
                     self.report.fact(fact);
                 }
             }
         }
-        if told {
+        // Counting everything is not free: only when readiness changes, and every second.
+        if stands_otherwise {
             self.report.tick(&self.core.overview());
         }
     }

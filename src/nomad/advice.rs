@@ -20,26 +20,28 @@ pub(super) fn on_failure(error: &Error, settings: &Settings, namespace: &str) ->
 
 /// A stream that cannot be had or is lost.
 pub(super) fn on_stream(error: &StreamError, settings: &Settings, namespace: &str) -> String {
+    let what = || format!("nomad at {}: {}", settings.endpoint, chain(error));
     match error {
         StreamError::Refused(error) => on_failure(error, settings, namespace),
+        StreamError::Silent | StreamError::Empty => format!(
+            "{}; to follow by events, give the token the policy {}",
+            what(),
+            policy(namespace)
+        ),
         StreamError::NotHttp(_)
-        | StreamError::Silent
-        | StreamError::Empty
         | StreamError::Dead
         | StreamError::Ended
         | StreamError::EndedBy(_)
         | StreamError::LineTooLong
         | StreamError::Malformed(_)
-        | StreamError::Broken(_) => format!("nomad at {}: {}", settings.endpoint, chain(error)),
+        | StreamError::Broken(_) => what(),
     }
 }
 
-/// How to get the stream.
+/// What is done without a stream.
 pub(super) fn on_polling(namespace: &str, reason: &str) -> String {
     format!(
-        "following namespace {namespace} by reading every 2 s, because there is no event stream ({reason}); to follow by \
-         events, give the token the policy {}",
-        policy(namespace)
+        "following namespace {namespace} by reading every 2 s, because there is no event stream: {reason}"
     )
 }
 

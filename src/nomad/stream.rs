@@ -80,12 +80,15 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// Whether Nomad was not reached at all.
+    /// Whether Nomad, or its servers, could not be asked at all: it says nothing of rights, and may pass at any time.
     pub(super) fn is_unreachable(&self) -> bool {
         let Self::Refused(error) = self else {
             return false;
         };
         matches!(
+            error,
+            Error::Timeout | Error::ServerError { status: 500.., .. }
+        ) || matches!(
             error.kind(),
             FailureKind::Unreachable | FailureKind::Limited
         )

@@ -267,9 +267,11 @@ impl Backend {
         if matches!(outcome, Outcome::Refused(_)) {
             delay = delay.max(Duration::from_secs(5));
         }
+        // What follows from the first refusal, such as "No such server.", says less than it, and may pass sooner.
         self.memory
             .suspended
-            .insert(server.clone(), (now + delay, text.clone()));
+            .entry(server.clone())
+            .or_insert_with(|| (now + delay, text.clone()));
     }
 
     /// The earliest time at which a suspended server may be tried again.
@@ -320,4 +322,36 @@ fn boundary(steps: &[plan::Step]) -> usize {
         .iter()
         .rposition(|step| step.command.server() != server)
         .map_or(MAX_STEPS, |at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ServerRef;
+
+    #[test]
+    fn of_the_refusals_in_a_batch_the_first_one_counts() {
+        let mut backend = Backend::new();
+        let server = ServerRef {
+            backend: BackendName::new("web").unwrap(),
+            server: ServerName::new("nomad-1").unwrap(),
+        };
+        let why = "Backend must use a dynamic load balancing to support dynamic servers.";
+        for (command, outcome) in [
+            (
+                Command::DeleteServer(server.clone()),
+                Outcome::Refused(why.to_owned()),
+            ),
+            (
+                Command::Ready(server.clone()),
+                Outcome::RetryLater("No such server.".to_owned()),
+            ),
+        ] {
+            backend.answered(Duration::ZERO, &command, &outcome, 0);
+        }
+        assert_eq!(
+            backend.memory.suspended[&server.server],
+            (Duration::from_secs(5), why.to_owned())
+        );
+    }
 }

@@ -238,20 +238,27 @@ async fn a_stream_that_dies_is_opened_anew_and_the_catalog_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_stream_the_operator_is_told_once_which_policy_unlocks_it() {
-    let policy = "to follow by events, give the token the policy `namespace \"default\" { capabilities = [\"read-job\"] }`";
+async fn without_a_stream_the_operator_is_told_once_what_unlocks_it() {
+    let policy = "the policy `namespace \"default\" { capabilities = [\"read-job\"] }`";
     let table = [
         (
             recorded("2.0.5/http/stream-denied.http"),
             "the event stream stayed silent for 5 s: denied, or the event broker is disabled",
+            policy,
         ),
         (
             recorded("1.10.5/http/stream-denied.http"),
             "denied (403: Permission denied)",
+            policy,
         ),
-        (recorded("1.11.2/http/stream-opened.http"), "Nomad 1.11.2"),
+        // No policy helps against this one.
+        (
+            recorded("1.11.2/http/stream-opened.http"),
+            "Nomad 1.11.2",
+            "fixed in the next release)",
+        ),
     ];
-    for (answer, reason) in table {
+    for (answer, reason, what_to_do) in table {
         let script = Arc::new(Script::new(move |path| {
             if is_stream(path) {
                 Reply::Silence(answer.clone())
@@ -282,7 +289,7 @@ async fn without_a_stream_the_operator_is_told_once_which_policy_unlocks_it() {
             text.starts_with("following namespace default by reading every 2 s"),
             "{text}"
         );
-        assert!(text.contains(reason) && text.ends_with(policy), "{text}");
+        assert!(text.contains(reason) && text.contains(what_to_do), "{text}");
         let again = timeout(Duration::from_mins(3), listener.following()).await;
         assert!(again.is_err(), "said once");
         assert!(script.count("/v1/services") > 80, "and polled");

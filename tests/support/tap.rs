@@ -28,6 +28,16 @@ struct Shared {
     is_dropping_replies: AtomicBool,
     streams: Mutex<Vec<UnixStream>>,
     written: Mutex<Vec<Vec<u8>>>,
+    /// How many more changing lines reach HAProxy; all of them, if there is no number.
+    allowance: Mutex<Option<usize>>,
+}
+
+/// Whether HAProxy is another one after this line.
+pub(crate) fn is_changing(line: &str) -> bool {
+    line != "prompt"
+        && !["show ", "set timeout cli ", "set severity-output "]
+            .iter()
+            .any(|harmless| line.starts_with(harmless))
 }
 
 impl Tap {
@@ -41,6 +51,7 @@ impl Tap {
                 is_dropping_replies: AtomicBool::new(false),
                 streams: Mutex::default(),
                 written: Mutex::default(),
+                allowance: Mutex::new(None),
             }),
             directory,
         };
@@ -68,6 +79,24 @@ impl Tap {
             .filter_map(|line| line.strip_suffix(b"\n"))
             .map(|line| String::from_utf8_lossy(line).into_owned())
             .collect()
+    }
+
+    /// Those of the lines that change something.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| is_changing(line));
+        lines
+    }
+
+    /// Lets so many more changing lines pass, and nothing that is written after the last of them: as if the writer had
+    /// died there. Without a number everything passes again.
+    pub(crate) fn allow(&self, changes: Option<usize>) {
+        *self.shared.allowance.lock().expect("no thread panics") = changes;
+    }
+
+    /// Whether nothing passes any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.shared.allowance.lock().expect("no thread panics") == Some(0)
     }
 
     /// Forgets the lines so far.
@@ -128,7 +157,9 @@ impl Shared {
         drop(streams);
         let shared = Arc::clone(self);
         thread::spawn(move || {
+            let mut line = Vec::new();
             pump(&mut from_client, |bytes| {
+                let bytes = shared.allowed(&mut line, bytes);
                 shared.written.lock().expect("no thread panics")[number].extend_from_slice(bytes);
                 to_upstream.write_all(bytes)
             });
@@ -145,6 +176,26 @@ impl Shared {
             to_client.shutdown(Shutdown::Both).unwrap_or_default();
         });
         Ok(())
+    }
+
+    /// How much of `bytes` may pass; `line` is what was written since the last line feed.
+    fn allowed<'a>(&self, line: &mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
+        let mut allowance = self.allowance.lock().expect("no thread panics");
+        for (at, byte) in bytes.iter().enumerate() {
+            if *allowance == Some(0) {
+                return &bytes[..at];
+            }
+            if *byte != b'\n' {
+                line.push(*byte);
+                continue;
+            }
+            let changes = is_changing(&String::from_utf8_lossy(line));
+            line.clear();
+            if let Some(left) = allowance.as_mut().filter(|_| changes) {
+                *left -= 1;
+            }
+        }
+        bytes
     }
 }
 

@@ -53,6 +53,11 @@ impl Toy {
         self.address
     }
 
+    /// What it answers with.
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// Requests so far, without those to `/health`.
     pub(crate) fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
@@ -148,10 +153,8 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             _ => "200 OK",
         };
         let name = &shared.name;
-        write!(
-            &mut &*stream,
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{name}",
-            name.len()
-        )?;
+        let length = name.len();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{name}");
+        (&*stream).write_all(answer.as_bytes())?;
     }
 }

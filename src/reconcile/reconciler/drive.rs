@@ -10,7 +10,7 @@ use super::{
 use crate::reconcile::{
     desired::Rejection,
     facts::Fact,
-    plan::{Plan, Situation, Step},
+    plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
 };
 
@@ -69,22 +69,25 @@ impl Reconciler {
         }
         backend.memory.strangers_stay = !self.unproven.is_empty();
         let plan = backend.plan(now, name, &desired, version, &self.policy);
-        notes.extend(plan.notes.iter().cloned());
-        self.tell_differences(name, &plan, notes.into_iter().collect());
-        let Some(backend) = self.backends.get_mut(name) else {
-            return;
-        };
-
         let stat_missing = plan.wants_stat
             && backend
                 .observed
                 .as_ref()
                 .is_some_and(|observed| observed.stat.is_none());
         if stat_missing {
+            // Half of a plan tells nothing.
             backend.busy = true;
             let requests = backend.readings(name);
             self.run(Purpose::Backend(name.clone()), requests, false);
-        } else if plan.steps.is_empty() || self.mode == Mode::Observe {
+            return;
+        }
+        notes.extend(plan.notes.iter().cloned());
+        self.tell_differences(name, &plan, notes.into_iter().collect());
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+
+        if plan.steps.is_empty() || self.mode == Mode::Observe {
             let whole = if plan.steps.is_empty() {
                 Vec::new()
             } else {
@@ -143,19 +146,26 @@ impl Reconciler {
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
-        for hindrance in backend.hindrances.difference(&plan.hindrances) {
+        let mut hindrances = plan.hindrances.clone();
+        if !plan.steps.is_empty() {
+            // What was refused is just being tried again: it is no longer in the way only when that came through.
+            let refused =
+                |hindrance: &&Hindrance| matches!(hindrance.obstacle, Obstacle::Refused(..));
+            hindrances.extend(backend.hindrances.iter().filter(refused).cloned());
+        }
+        for hindrance in backend.hindrances.difference(&hindrances) {
             self.outputs.push_back(Output::Tell(Fact::Unhindered(
                 name.clone(),
                 hindrance.clone(),
             )));
         }
-        for hindrance in plan.hindrances.difference(&backend.hindrances) {
+        for hindrance in hindrances.difference(&backend.hindrances) {
             self.outputs.push_back(Output::Tell(Fact::Hindered(
                 name.clone(),
                 hindrance.clone(),
             )));
         }
-        backend.hindrances.clone_from(&plan.hindrances);
+        backend.hindrances = hindrances;
         let service = self.members.get(name).and_then(|services| services.first());
         if let Some(service) = service {
             for note in notes.difference(&backend.notes) {

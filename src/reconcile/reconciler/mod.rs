@@ -472,7 +472,9 @@ impl Reconciler {
                 }
                 (_, Response::Servers(rows)) => {
                     let observed = observed.insert(ObservedBackend::default());
-                    rows.into_iter().for_each(|row| observed.push(row));
+                    for row in rows {
+                        observed.push(row);
+                    }
                 }
                 (_, Response::Stat(stat)) => {
                     if let Some(observed) = &mut observed {

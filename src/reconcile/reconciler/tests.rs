@@ -370,6 +370,13 @@ fn a_refused_server_does_not_stop_the_others_and_is_tried_again_later() {
     let tries = world.changes().len();
     world.wait(SECOND);
     assert_eq!(world.changes().len(), tries);
+    world.wait(30 * SECOND);
+    assert!(world.changes().len() > tries);
+    let told = world
+        .facts
+        .iter()
+        .filter(|fact| matches!(fact, Fact::Hindered(..) | Fact::Unhindered(..)));
+    assert_eq!(told.count(), 1, "not with every try: {:?}", world.facts);
     world.refuse = None;
     world.input(Input::Changed(service("api"), registrations("api", 5..6)));
     assert_eq!(world.ready("api"), 1);

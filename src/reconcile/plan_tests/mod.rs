@@ -1,14 +1,14 @@
 //! The planner's tables and laws: after a plan was applied there is nothing left to do; a sidecar that dies between any
 //! two commands is continued by its successor; what is somebody else's is not touched.
 
-use std::{collections::BTreeSet, time::Duration};
+mod laws;
 
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::{
     Policy,
     desired::{DesiredServer, contribution},
-    plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, kind, plan},
+    plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, plan},
     predict::{all_quiet, apply, until_settled},
 };
 use crate::model::{
@@ -515,87 +515,4 @@ fn a_changed_tag_brings_the_successor_in_before_the_elder_drains() {
         "{:?}",
         words(&plan.steps)
     );
-}
-
-fn desired_strategy() -> impl Strategy<Value = Vec<DesiredServer>> {
-    let tags = prop_oneof![
-        Just(vec![]),
-        Just(vec!["haproxy.weight=5"]),
-        Just(vec!["haproxy.check.disabled"]),
-        Just(vec!["haproxy.backup", "haproxy.check.port=81"])
-    ];
-    proptest::collection::btree_map(1..12_u8, tags, 0..8).prop_map(|instances| {
-        instances
-            .into_iter()
-            .map(|(number, tags)| instance(number, &tags))
-            .collect()
-    })
-}
-
-fn essence(observed: &ObservedBackend) -> BTreeSet<(String, String, u8, u16)> {
-    let is_slot = kind(&observed.servers, &Policy::default()) == super::plan::Kind::Slots;
-    let essence = observed.servers.iter().map(|server| {
-        let name = if is_slot {
-            String::new()
-        } else {
-            server.name.as_ref().unwrap().to_string()
-        };
-        (
-            name,
-            format!("{:?}:{}", server.ip, server.port),
-            server.admin.0,
-            server.weight,
-        )
-    });
-    // Which slot has which instance, and how free a free one looks, is nobody's business.
-    essence.filter(|(_, _, admin, _)| admin & 1 == 0).collect()
-}
-
-proptest! {
-    /// Invariant 4.
-    #[test]
-    fn after_a_plan_was_applied_there_is_nothing_left_to_do(
-        before in desired_strategy(), after in desired_strategy(), slots in 0..14_u8,
-        version in prop_oneof![Just(V26), Just(V30), Just(V34)],
-    ) {
-        let mut world = World::new(template(slots), version);
-        world.settle(&before);
-        world.settle(&after);
-        world.stat(&[]);
-        let plan = world.plan(&after);
-        prop_assert!(plan.steps.is_empty(), "{:?}", words(&plan.steps));
-        let room = if slots == 0 { after.len() } else { after.len().min(slots.into()) };
-        let ready = world.observed.servers.iter().filter(|server| server.admin.is_ready()).count();
-        prop_assert_eq!(ready, room);
-        // A successor without any memory finds nothing to do either.
-        let successor = World::new(world.observed.clone(), version);
-        prop_assert!(successor.plan(&after).steps.is_empty());
-    }
-
-    /// Invariant 5, for the sidecar: killed after any command, and the catalog may have changed meanwhile.
-    #[test]
-    fn a_sidecar_that_died_between_two_commands_is_continued(
-        before in desired_strategy(), after in desired_strategy(), slots in 12..14_u8, dynamic: bool, cut: prop::sample::Index,
-        back: bool, version in prop_oneof![Just(V26), Just(V30), Just(V34)],
-    ) {
-        let mut world = World::new(template(if dynamic { 0 } else { slots }), version);
-        world.settle(&before);
-        let (mut undisturbed, mut interrupted) = (world.observed.clone(), world.observed.clone());
-        let steps = until_settled(&after.iter().collect::<Vec<_>>(), &world.situation(&web()));
-        let wanted = if back { &before } else { &after };
-        for step in &steps[..cut.index(steps.len() + 1)] {
-            apply(&mut interrupted, &step.command);
-        }
-        let mut successor = World::new(interrupted, version);
-        successor.settle(wanted);
-        if !back {
-            for step in &steps {
-                apply(&mut undisturbed, &step.command);
-            }
-        }
-        prop_assert_eq!(essence(&successor.observed), essence(&undisturbed));
-        successor.stat(&[]);
-        let plan = successor.plan(wanted);
-        prop_assert!(plan.hindrances.is_empty(), "{:?}", plan.hindrances);
-    }
 }

@@ -1,0 +1,29 @@
+//! The real program between a real HAProxy of every line there is (`HAPROXY_BINS`) and a fake Nomad: one behaviour a
+//! file, seen from outside, by traffic, by HAProxy's own state and by what is written to its socket.
+
+#[expect(dead_code, reason = "each test program uses a part of the support")]
+#[path = "../support"]
+mod support {
+    pub(crate) mod fake_nomad;
+    pub(crate) mod haproxy;
+    pub(crate) mod http;
+    pub(crate) mod sidecar;
+    pub(crate) mod tap;
+    pub(crate) mod toy;
+    pub(crate) mod world;
+}
+
+mod a_restart_of_the_sidecar_writes_nothing;
+mod a_sidecar_that_died_on_the_way_is_continued;
+mod everything_is_back_after_a_restart_of_haproxy;
+mod haproxy_follows_the_catalog;
+mod losing_nomad_removes_nothing;
+mod no_request_before_the_first_passed_check;
+mod nothing_of_the_catalog_reaches_the_socket_unread;
+mod one_backend_cannot_hurt_another;
+mod plan_and_observe_write_nothing;
+mod the_admin_listener_tells_how_things_stand;
+mod the_change_of_one_service_costs_one_backend;
+mod the_token_is_read_again;
+mod what_belongs_to_others_is_never_changed;
+mod what_is_missing_is_waited_for;

@@ -1,0 +1,177 @@
+//! The real program as a child process: its settings, its log, its admin listener, and signals to it.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use super::haproxy::now;
+
+/// How long a test waits for what should happen soon.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Asks every few milliseconds until there is an answer; panics after 10 seconds.
+pub(crate) fn soon<T>(what: &str, poll: impl FnMut() -> Option<T>) -> T {
+    within(SOON, what, poll)
+}
+
+/// Asks every few milliseconds until there is an answer; panics after `limit`.
+pub(crate) fn within<T>(limit: Duration, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let deadline = now() + limit;
+    loop {
+        if let Some(answer) = poll() {
+            return answer;
+        }
+        assert!(now() < deadline, "waited {limit:?} until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The program with these settings and nothing else in its environment.
+fn command(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"));
+    command.env_clear().envs(settings.iter().copied());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs `plan` to its end.
+pub(crate) fn plan(settings: &[(&str, &str)]) -> Output {
+    let output = command(settings).arg("plan").output();
+    output.expect("the program was built with the test")
+}
+
+/// A running `haproxy-nomad-sidecar run`. Killed when dropped; a logged ERROR fails the test then.
+pub(crate) struct Sidecar {
+    process: Child,
+    directory: TempDir,
+    started: Instant,
+}
+
+impl Sidecar {
+    /// Starts it with these environment variables. Its admin listener is on a free port unless they say otherwise.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let directory =
+            TempDir::with_prefix("sidecar").expect("the temporary directory is writable");
+        let log = fs::File::create(directory.path().join("log")).expect("the directory is ours");
+        let started = now();
+        let process = command(&[("SIDECAR_ADMIN_LISTEN", "127.0.0.1:0")])
+            .envs(settings.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program was built with the test");
+        Self {
+            process,
+            directory,
+            started,
+        }
+    }
+
+    /// How long ago it was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Everything that it logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).expect("it is there from the start")
+    }
+
+    /// Waits for a line of the log with all these parts, and returns it.
+    pub(crate) fn logged(&self, parts: &[&str]) -> String {
+        self.logged_within(SOON, parts)
+    }
+
+    /// The same, with more patience.
+    pub(crate) fn logged_within(&self, limit: Duration, parts: &[&str]) -> String {
+        within(limit, &format!("{parts:?} is logged"), || {
+            let log = self.log();
+            let line = log
+                .lines()
+                .find(|line| parts.iter().all(|part| line.contains(part)));
+            line.map(str::to_owned)
+        })
+    }
+
+    /// How many lines of the log have this in them.
+    pub(crate) fn count(&self, part: &str) -> usize {
+        self.log()
+            .lines()
+            .filter(|line| line.contains(part))
+            .count()
+    }
+
+    /// The status code and body of a path of the admin listener.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let line = self.logged(&["the admin listener answers"]);
+        let addr: SocketAddr = line
+            .split_once("addr=")
+            .and_then(|(_, addr)| addr.trim().parse().ok())
+            .unwrap_or_else(|| panic!("there is no address in {line}"));
+        let mut stream = TcpStream::connect(addr).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: sidecar\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        (status.expect("a head has a status"), body.to_owned())
+    }
+
+    /// Waits until `/ready` says so.
+    pub(crate) fn until_ready(&self) {
+        soon("/ready answers 200", || {
+            let (status, _) = self.get("/ready");
+            (status == 200).then_some(())
+        });
+    }
+
+    /// A sample of `/metrics`: its name, with labels, after the common prefix.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics");
+        let prefix = format!("haproxy_nomad_sidecar_{name} ");
+        text.lines()
+            .find_map(|line| line.strip_prefix(&prefix)?.parse().ok())
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `HUP`, `KILL`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -s {signal} {}", self.process.id())])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "kill failed");
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("it is our child")
+    }
+
+    /// kill -9, and waits for its end.
+    pub(crate) fn kill9(&mut self) {
+        self.process.kill().expect("it is our child");
+        self.process.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.process.kill().unwrap_or_default();
+        self.process.wait().expect("it is our child");
+        let log = self.log();
+        if thread::panicking() {
+            eprintln!("log of the sidecar:\n{log}");
+        } else {
+            assert!(!log.contains(" ERROR "), "an error was logged:\n{log}");
+        }
+    }
+}
