@@ -383,18 +383,17 @@ fn registration(service: u16, instance: u16, port: u16) -> ServiceRegistration {
 }
 
 fn config(kind: Kind, services: u16, slots: u16) -> String {
-    let mut config =
-        "defaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n"
-            .to_owned();
-    for service in 0..services {
-        config.push_str(&format!("backend s{service:03}\n  balance roundrobin\n"));
-        if kind == Kind::Slots {
-            config.push_str(&format!(
-                "  server-template nomad 1-{slots} 127.0.0.1:1 check inter 1s disabled\n"
-            ));
+    let defaults =
+        "defaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n";
+    let servers = match kind {
+        Kind::Slots => {
+            format!("  server-template nomad 1-{slots} 127.0.0.1:1 check inter 1s disabled\n")
         }
-    }
-    config
+        Kind::Dynamic => String::new(),
+    };
+    let backends = (0..services)
+        .map(|service| format!("backend s{service:03}\n  balance roundrobin\n{servers}"));
+    [defaults.to_owned()].into_iter().chain(backends).collect()
 }
 
 /// Every address of 127.0.0.0/8 accepts connections on this port: HAProxy's checks pass.

@@ -24,6 +24,8 @@ pub(super) struct View {
     namespace: Arc<str>,
     wanted: Wanted,
     services: BTreeMap<ServiceKey, Entry>,
+    /// Services that are there and could never be read: an event tells of one registration, not of the others.
+    unread: BTreeSet<ServiceKey>,
     journal: VecDeque<(u64, NomadEvent)>,
     /// Events up to this index fell out of the journal: an older read cannot be completed.
     forgotten: u64,
@@ -52,6 +54,7 @@ impl View {
             namespace,
             wanted,
             services: BTreeMap::new(),
+            unread: BTreeSet::new(),
             journal: VecDeque::new(),
             forgotten: 0,
             floor: 0,
@@ -130,11 +133,12 @@ impl View {
     }
 
     /// Adopts what was read after a list of this index; gives the services that are not as they were before.
-    /// `unbroken`: the stream was open from before the list until now.
-    pub(super) fn adopt(
+    /// `failed`: what could not be read. `unbroken`: the stream was open from before the list until now.
+    pub(super) fn adopt<'a>(
         &mut self,
         list_index: u64,
         readings: BTreeMap<ServiceKey, Reading>,
+        failed: impl Iterator<Item = &'a ServiceKey>,
         unbroken: bool,
     ) -> BTreeSet<ServiceKey> {
         let mut before = BTreeMap::new();
@@ -146,6 +150,10 @@ impl View {
                 old.map(|entry| entry.registrations).unwrap_or_default(),
             );
         }
+        self.unread = failed
+            .filter(|key| !self.services.contains_key(*key))
+            .cloned()
+            .collect();
         self.floor = list_index;
         self.live = true;
         for (index, event) in std::mem::take(&mut self.journal) {
@@ -212,7 +220,7 @@ impl View {
             .services
             .get(&registration.service)
             .map(|entry| entry.base);
-        if index <= base.unwrap_or(self.floor) {
+        if index <= base.unwrap_or(self.floor) || self.unread.contains(&registration.service) {
             return false;
         }
         match event {

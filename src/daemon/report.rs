@@ -30,8 +30,8 @@ pub(super) struct Report {
     haproxy: Result<(), String>,
     nomad: String,
     catalog_at: Option<Instant>,
-    /// When the bytes of the last event were here, until what it caused is applied.
-    event_at: Option<Instant>,
+    /// How long the last event of the catalog was under way from its last byte to the core.
+    event_lag: Duration,
 }
 
 impl Report {
@@ -44,7 +44,7 @@ impl Report {
             haproxy,
             nomad,
             catalog_at: None,
-            event_at: None,
+            event_lag: Duration::ZERO,
         }
     }
 
@@ -79,7 +79,6 @@ impl Report {
 
     pub(super) fn lost(&mut self, error: &SessionError) {
         self.haproxy = Err(error.to_string());
-        self.event_at = None;
         self.metrics.sync_failed(SyncFailure::Haproxy);
         match error {
             SessionError::Stopping | SessionError::Replaced | SessionError::Closed => {
@@ -171,7 +170,7 @@ impl Report {
     }
 
     pub(super) fn changed_at(&mut self, at: Instant) {
-        self.event_at = Some(at);
+        self.event_lag = now().saturating_duration_since(at);
     }
 
     // === The core ===
@@ -208,7 +207,15 @@ impl Report {
                 backend,
                 commands,
                 took,
-            } => self.applied(&backend, &commands, took),
+                by_event,
+            } => {
+                let lag = if by_event {
+                    self.event_lag
+                } else {
+                    Duration::ZERO
+                };
+                self.applied(&backend, &commands, took + lag, by_event);
+            }
             Fact::Sent(step) => {
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
@@ -268,17 +275,18 @@ impl Report {
         }
     }
 
-    fn applied(&mut self, backend: &BackendName, commands: &[(Why, u32)], took: Duration) {
+    fn applied(
+        &self,
+        backend: &BackendName,
+        commands: &[(Why, u32)],
+        took: Duration,
+        by_event: bool,
+    ) {
         let total: u32 = commands.iter().map(|(_, count)| count).sum();
         let reasons: Vec<_> = commands.iter().map(|(why, _)| why.to_string()).collect();
-        let took = match self.event_at.take() {
-            Some(at) => {
-                let took = now().saturating_duration_since(at);
-                self.metrics.applied(took);
-                took
-            }
-            None => took,
-        };
+        if by_event {
+            self.metrics.applied(took);
+        }
         info!(%backend, commands = total, why = reasons.join("; "), took = ?Rounded(took), "applied");
     }
 

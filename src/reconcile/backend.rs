@@ -47,8 +47,12 @@ pub(super) struct Backend {
     pub(super) wants_stat: bool,
     /// Everything was applied, since HAProxy was connected.
     pub(super) settled: bool,
-    /// Commands sent since it was settled last, by reason.
-    pub(super) sent: BTreeMap<Why, u32>,
+    /// Why the commands of the batch under way are sent, in their order.
+    reasons: Vec<Why>,
+    /// Commands that HAProxy accepted since it was settled last, by reason.
+    pub(super) accepted: BTreeMap<Why, u32>,
+    /// An event of the catalog is among what is being applied.
+    pub(super) by_event: bool,
     /// When the change began that is being applied.
     pub(super) changing_since: Option<Duration>,
     /// What is in the way.
@@ -76,7 +80,9 @@ impl Backend {
             rounds: 0,
             wants_stat: false,
             settled: false,
-            sent: BTreeMap::new(),
+            reasons: Vec::new(),
+            accepted: BTreeMap::new(),
+            by_event: false,
             changing_since: None,
             hindrances: BTreeSet::new(),
             notes: BTreeSet::new(),
@@ -114,6 +120,8 @@ impl Backend {
         self.dirty = true;
         self.settled = false;
         self.due = None;
+        // What was sent last may never have been carried out, nor what was sent with it.
+        self.memory.sent.clear();
     }
 
     /// The rows of the last observation, to be found by desired server.
@@ -219,8 +227,8 @@ impl Backend {
         self.rounds += 1;
         self.memory.changed_at = Some(now);
         self.changing_since.get_or_insert(now);
+        self.reasons = plan.steps.iter().map(|step| step.why).collect();
         for step in &plan.steps {
-            *self.sent.entry(step.why).or_default() += 1;
             if let Command::SetAddress(server, address) = &step.command {
                 self.memory
                     .sent
@@ -245,16 +253,22 @@ impl Backend {
         servers > BIG_BACKEND && version.has(crate::model::Defect::SlowInBigBackends)
     }
 
-    /// Takes in what HAProxy said to a command. A server that it refuses is left alone for a while.
+    /// Takes in what HAProxy said to command `number` of the batch. A server that it refuses is left alone for a while.
     pub(super) fn answered(
         &mut self,
         now: Duration,
+        number: usize,
         command: &Command,
         outcome: &Outcome,
         random: u64,
     ) {
         let text = match outcome {
-            Outcome::Done | Outcome::Notice(_) => return,
+            Outcome::Done | Outcome::Notice(_) => {
+                if let Some(why) = self.reasons.get(number) {
+                    *self.accepted.entry(*why).or_default() += 1;
+                }
+                return;
+            }
             Outcome::Refused(_) if matches!(command, Command::SetWeight(..)) => {
                 self.memory.static_weights = true;
                 return;
@@ -347,7 +361,7 @@ mod tests {
                 Outcome::RetryLater("No such server.".to_owned()),
             ),
         ] {
-            backend.answered(Duration::ZERO, &command, &outcome, 0);
+            backend.answered(Duration::ZERO, 0, &command, &outcome, 0);
         }
         assert_eq!(
             backend.memory.suspended[&server.server],

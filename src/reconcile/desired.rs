@@ -333,7 +333,7 @@ fn dynamic_name(registration: &Registration, address: Address, fixed: &FixedTags
     ServerName::new(&name).expect("letters, digits and dashes, 23 bytes")
 }
 
-/// Whether `name` is one that [`dynamic_name`] makes.
+/// Whether `name` is one that `dynamic_name` makes.
 #[must_use]
 pub fn is_dynamic_name(name: &ServerName) -> bool {
     let mut parts = name.as_str().split('-');

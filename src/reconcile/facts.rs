@@ -29,6 +29,8 @@ pub enum Fact {
         commands: Vec<(Why, u32)>,
         /// Since the catalog's change, or since the first command when there was none.
         took: Duration,
+        /// An event of the catalog was among the causes.
+        by_event: bool,
     },
     /// A command that is being sent.
     Sent(Step),

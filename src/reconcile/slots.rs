@@ -214,7 +214,10 @@ fn await_address(slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
 fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
     let state = slot.state;
     let target = situation.server(slot.name);
-    let asked = server.weight.filter(|_| !situation.memory.static_weights);
+    // Without weights there is still 0, for out of rotation.
+    let asked = server
+        .weight
+        .filter(|weight| *weight == 0 || !situation.memory.static_weights);
     if server.weight.is_some() && asked.is_none() && server.weight != Some(state.initial_weight) {
         plan.note(
             server,

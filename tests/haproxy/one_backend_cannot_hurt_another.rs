@@ -54,12 +54,15 @@ fn an_exhausted_template_and_a_static_balance_are_reported_and_the_rest_is_serve
                 (tries.count() >= 2).then_some(())
             },
         );
-        assert_eq!(sidecar.metric("backends_blocked"), Some(2.0));
+        sidecar.until_metric("backends_blocked", 2);
         assert_eq!(
             sidecar.count("blocked: HAProxy refused"),
             1,
             "not with every try"
         );
+        let applied = sidecar.log();
+        let mut applied = applied.lines().filter(|line| line.contains(" applied "));
+        assert!(applied.all(|line| !line.contains("backend=static")));
 
         let [held, waiting] = if world.request("full") == Ok("first".to_owned()) {
             [0, 1]

@@ -113,7 +113,7 @@ fn a_server_that_an_operator_put_into_maintenance_stays_there_and_is_shown() {
                 world.deregister(&key);
                 world.until_served_by(backend, &[&toys[index][1]]);
             }
-            assert_eq!(sidecar.metric("backends_blocked"), Some(2.0), "{round}");
+            sidecar.until_metric("backends_blocked", 2);
             if round == "while it was running" {
                 sidecar.kill9();
                 sidecar = world.sidecar();

@@ -272,6 +272,10 @@ impl Haproxy {
             process.kill().unwrap_or_default();
         }
         process.wait().expect("it is our child");
+        // The workers are the master's children: they may need a moment more.
+        wait_for("its socket to be deaf", || {
+            UnixStream::connect(self.socket()).is_err().then_some(())
+        });
     }
 
     /// Starts it again, with the same directory, after [`Haproxy::kill9`] or [`Haproxy::stop`]. Returns when it answers.

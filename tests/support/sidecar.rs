@@ -143,6 +143,14 @@ impl Sidecar {
             .find_map(|line| line.strip_prefix(&prefix)?.parse().ok())
     }
 
+    /// Waits until a sample is this whole number. Gauges follow within a second.
+    pub(crate) fn until_metric(&self, name: &str, value: u32) {
+        soon(&format!("{name} is {value}"), || {
+            let sample = self.metric(name)?;
+            ((sample - f64::from(value)).abs() < 0.5).then_some(())
+        });
+    }
+
     /// Sends a signal: `TERM`, `INT`, `HUP`, `KILL`.
     pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("/bin/sh")

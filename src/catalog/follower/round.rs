@@ -201,7 +201,11 @@ impl Follower {
             }
         }
         let unbroken = !self.again && matches!(self.stream, Stream::Open { .. });
-        news.extend(self.view.adopt(reads.list_index, reads.read, unbroken));
+        let failed = reads.failed.keys();
+        news.extend(
+            self.view
+                .adopt(reads.list_index, reads.read, failed, unbroken),
+        );
         self.recovered(now, out);
         if self.resync && reads.full {
             out.synced = Some(reads.list_index);

@@ -105,6 +105,24 @@ fn one_service_that_cannot_be_read_blocks_the_others_for_three_rounds_only() {
 }
 
 #[test]
+fn an_event_of_a_service_that_could_never_be_read_is_not_taken_for_all_of_it() {
+    let mut rig = Rig::new();
+    rig.open_stream();
+    for _ in 0..3 {
+        rig.list(listing(110, &["web"]));
+        rig.read("web", failure(FailureKind::ServerError));
+        rig.wait_for_deadline();
+    }
+    rig.told();
+    rig.line(registered(120, web("new", 120)));
+    assert_eq!(rig.told(), [], "the others are not known");
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(120, &["web"]));
+    rig.read("web", reading(120, &[web("new", 120), web("old", 50)]));
+    assert_eq!(rig.web(), ["new", "old"]);
+}
+
+#[test]
 fn what_was_never_read_is_unproven_in_the_first_sync() {
     let mut rig = Rig::new();
     rig.open_stream();

@@ -62,6 +62,7 @@ impl Reconciler {
         }
         to_prove.retain(|service| self.proven.insert(service.clone()));
         if !to_prove.is_empty() {
+            self.unanswered.extend(to_prove.iter().cloned());
             self.outputs.push_back(Output::Prove(to_prove));
         }
         if !std::mem::replace(&mut process.found_told, true) {

@@ -8,7 +8,7 @@ use super::{
     MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in, split_mix,
 };
 use crate::reconcile::{
-    desired::Rejection,
+    desired::{Rejection, possible_services},
     facts::Fact,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
@@ -67,7 +67,12 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
-        backend.memory.strangers_stay = !self.unproven.is_empty();
+        // Of two services that a backend's name fits, the absence of one proves nothing about the other.
+        let awaits_proof = !self.unanswered.is_empty()
+            && possible_services(name, &self.policy)
+                .iter()
+                .any(|service| self.unanswered.contains(service));
+        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
         let plan = backend.plan(now, name, &desired, version, &self.policy);
         let stat_missing = plan.wants_stat
             && backend
@@ -201,16 +206,18 @@ impl Reconciler {
         }
         backend.settled = true;
         let since = backend.changing_since.take();
+        let by_event = std::mem::take(&mut backend.by_event);
         if backend.memory.suspended.is_empty() {
             backend.refusals.reset();
         }
-        if !backend.sent.is_empty() {
-            let commands = std::mem::take(&mut backend.sent).into_iter().collect();
+        if !backend.accepted.is_empty() {
+            let commands = std::mem::take(&mut backend.accepted).into_iter().collect();
             let took = now.saturating_sub(since.unwrap_or(now));
             self.outputs.push_back(Output::Tell(Fact::Applied {
                 backend: name.clone(),
                 commands,
                 took,
+                by_event,
             }));
         }
     }

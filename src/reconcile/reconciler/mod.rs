@@ -137,7 +137,10 @@ pub struct Reconciler {
     last_process: Option<(ProcessInfo, Duration)>,
     under_way: BTreeMap<BatchId, UnderWay>,
     next_batch: u64,
+    /// Services whose absence was asked for: each once.
     proven: BTreeSet<ServiceKey>,
+    /// Those of them that no answer has come for.
+    unanswered: BTreeSet<ServiceKey>,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
@@ -162,6 +165,7 @@ impl Reconciler {
             under_way: BTreeMap::new(),
             next_batch: 0,
             proven: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
             sync_check_at: None,
             first_sync_told: false,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
@@ -192,14 +196,17 @@ impl Reconciler {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
         let process = self.process.as_ref()?;
-        let mut times: Vec<_> = [process.read_again_at, self.sync_check_at]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut times: Vec<_> = process.read_again_at.into_iter().collect();
         if !process.reading_everything {
             times.push(process.read_everything_at);
         }
-        times.extend(self.backends.values().filter_map(Backend::next_timeout));
+        // Before that nothing of the following is looked at, however late it is.
+        if process.swept {
+            times.extend(self.sync_check_at);
+            if self.under_way.len() < MAX_UNDER_WAY {
+                times.extend(self.backends.values().filter_map(Backend::next_timeout));
+            }
+        }
         times.into_iter().min()
     }
 
@@ -224,9 +231,11 @@ impl Reconciler {
             .filter(|name| before.get(name) != services.get(name))
             .cloned()
             .collect();
+        self.unanswered
+            .retain(|service| !services.contains_key(service));
         self.catalog = Some(services);
         for service in changed {
-            self.contribute(now, &service);
+            self.contribute(now, &service, false);
         }
         self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
     }
@@ -238,11 +247,12 @@ impl Reconciler {
         };
         catalog.insert(service.clone(), registrations);
         self.unproven.remove(&Scope::Service(service.clone()));
-        self.contribute(now, service);
+        self.unanswered.remove(service);
+        self.contribute(now, service, true);
     }
 
     /// Makes anew what one service contributes, and marks the backends that this concerns.
-    fn contribute(&mut self, now: Duration, service: &ServiceKey) {
+    fn contribute(&mut self, now: Duration, service: &ServiceKey, by_event: bool) {
         let Some(backends) = self
             .process
             .as_ref()
@@ -286,6 +296,7 @@ impl Reconciler {
                 let backend = self.backends.entry(name).or_insert_with(Backend::new);
                 backend.dirty = true;
                 backend.settled = false;
+                backend.by_event |= by_event;
                 backend.changing_since.get_or_insert(now);
             }
         }
@@ -326,7 +337,6 @@ impl Reconciler {
             in_sync: false,
             found_told: false,
         });
-        self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
     }
 
     fn disconnected(&mut self, now: Duration) {
@@ -418,6 +428,10 @@ impl Reconciler {
         process.read_everything_at = now + interval.min(READ_EVERYTHING_AT_MOST);
         let first = !process.swept;
         process.swept = self.catalog.is_some();
+        if first && process.swept {
+            // The sync begins now: before, one of the two sides was not there.
+            self.sync_check_at = Some(now + SYNC_DEADLINE);
+        }
         let resolve_again = process.backends.as_ref() != Some(&proxies);
         if now.saturating_sub(process.connected_at) > PUT_BACK_WITHIN {
             self.backends
@@ -433,7 +447,7 @@ impl Reconciler {
                 .map(|(service, _)| service.clone())
                 .collect();
             for service in services {
-                self.contribute(now, &service);
+                self.contribute(now, &service, false);
             }
         }
         for (name, backend) in &mut self.backends {
@@ -460,7 +474,7 @@ impl Reconciler {
         backend.failures.reset();
         let mut observed: Option<ObservedBackend> = None;
         let mut vanished = false;
-        for (request, response) in requests.iter().zip(responses) {
+        for (number, (request, response)) in requests.iter().zip(responses).enumerate() {
             match (request, response) {
                 (Request::Change(command), Response::Changed(outcome)) => {
                     if let Outcome::Notice(text) = &outcome {
@@ -468,7 +482,7 @@ impl Reconciler {
                             .push_back(Output::Tell(Fact::Noticed(name.clone(), text.clone())));
                     }
                     self.random = split_mix(self.random);
-                    backend.answered(now, command, &outcome, self.random);
+                    backend.answered(now, number, command, &outcome, self.random);
                 }
                 (_, Response::Servers(rows)) => {
                     let observed = observed.insert(ObservedBackend::default());

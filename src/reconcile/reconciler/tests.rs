@@ -377,6 +377,8 @@ fn a_refused_server_does_not_stop_the_others_and_is_tried_again_later() {
         .iter()
         .filter(|fact| matches!(fact, Fact::Hindered(..) | Fact::Unhindered(..)));
     assert_eq!(told.count(), 1, "not with every try: {:?}", world.facts);
+    let applied = |fact: &Fact| matches!(fact, Fact::Applied { .. });
+    assert!(!world.facts.iter().any(applied), "{:?}", world.facts);
     world.refuse = None;
     world.input(Input::Changed(service("api"), registrations("api", 5..6)));
     assert_eq!(world.ready("api"), 1);

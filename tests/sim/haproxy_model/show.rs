@@ -81,7 +81,7 @@ impl Model {
             text.push('\n');
         }
         let columns = header.matches(',').count();
-        text += &format!("{},BACKEND{}\n", config.name, ",".repeat(columns - 1));
+        text += &[&config.name, ",BACKEND", &",".repeat(columns - 1), "\n"].concat();
         text
     }
 }

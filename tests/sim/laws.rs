@@ -1,0 +1,322 @@
+//! What must hold: after every step, before every batch, and in the end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use haproxy_nomad_sidecar::{
+    model::{Batch, Command, Request, ServerRef},
+    reconcile::desired::{DesiredServer, one_per_address},
+};
+
+use crate::{
+    haproxy_model::{Conduct, View},
+    world::World,
+};
+
+/// Admin bits.
+const MAINTENANCE: u8 = 1;
+const DISABLED: u8 = 4;
+const DRAIN: u8 = 8;
+
+/// HAProxy puts a server back at once that was in rotation so short a time ago in the process before.
+const PUT_BACK: Duration = Duration::from_secs(90);
+/// By then the sidecar has seen what an operator did.
+const SEEN_BY: Duration = Duration::from_secs(6);
+
+/// What was done within a simulated second.
+#[derive(Default)]
+pub(crate) struct Load {
+    second: u64,
+    pub(crate) timeouts: u64,
+    pub(crate) ticks: u64,
+    pub(crate) batches: u64,
+    pub(crate) asked: u64,
+    pub(crate) lines: u64,
+    /// The most of each in any second, for people who tune the bounds.
+    pub(crate) most: [u64; 5],
+}
+
+/// No second may have more than this: timeouts of the core, ticks of the mirror, batches, questions to Nomad, lines.
+const BOUNDS: [u64; 5] = [2_000, 200, 1_500, 200, 4_000];
+
+/// The hand of an operator.
+#[derive(Default)]
+pub(crate) struct Operator {
+    /// Servers that it put into maintenance, and when.
+    pub(crate) maintenance: BTreeMap<(String, String), Duration>,
+    /// What its own servers must look like.
+    foreign: BTreeMap<(String, String), (u8, u16, SocketAddr)>,
+    /// What was in rotation in a former process, and until when.
+    rotated: BTreeMap<(String, SocketAddr), Duration>,
+    leaks_seen: usize,
+}
+
+impl Operator {
+    pub(crate) fn process_is_new(&mut self) {
+        self.maintenance.clear();
+        self.foreign.clear();
+        self.leaks_seen = 0;
+    }
+}
+
+fn is_slot(view: &View) -> bool {
+    let number = view
+        .name
+        .strip_prefix("nomad")
+        .is_some_and(|rest| rest.parse::<u32>().is_ok());
+    !view.dynamic && number && view.admin & DISABLED != 0
+}
+
+fn is_ours(view: &View, followed: bool) -> bool {
+    followed && (is_slot(view) || view.dynamic)
+}
+
+/// No service resolves to the others.
+fn is_ever_followed(backend: &str) -> bool {
+    backend != "nomad" && backend != "operators"
+}
+
+impl World {
+    /// After every step.
+    pub(crate) fn check_laws(&mut self) {
+        self.check_load();
+        let Some(pid) = self.current_pid else { return };
+        let process = &self.processes[&pid];
+        let leaks = &process.leaks()[self.operator.leaks_seen..];
+        let mut broken = None;
+        for leak in leaks {
+            let backend = leak.server.split('/').next().unwrap().to_owned();
+            let served_before = self.operator.rotated.get(&(backend, leak.address));
+            if served_before.is_none_or(|until| *until < self.now) {
+                broken = Some(format!("{} at {}", leak.server, leak.address));
+            }
+        }
+        self.operator.leaks_seen += leaks.len();
+        if let Some(how) = broken {
+            self.violated("HAProxy admits", &how);
+        }
+    }
+
+    fn check_load(&mut self) {
+        let load = &mut self.load;
+        let now = [
+            load.timeouts,
+            load.ticks,
+            load.batches,
+            load.asked,
+            load.lines,
+        ];
+        for (most, now) in load.most.iter_mut().zip(now) {
+            *most = now.max(*most);
+        }
+        if now.iter().zip(BOUNDS).any(|(now, bound)| *now > bound) {
+            let how = format!("timeouts, ticks, batches, questions, lines: {now:?}");
+            *load = Load::default();
+            return self.violated("nothing spins", &how);
+        }
+        if load.second != self.now.as_secs() {
+            *load = Load {
+                second: self.now.as_secs(),
+                most: load.most,
+                ..Load::default()
+            };
+        }
+    }
+
+    /// After every change.
+    pub(crate) fn check_foreign(&mut self) {
+        let mut broken = None;
+        for view in self.servers() {
+            let followed = is_ever_followed(&view.backend);
+            if is_ours(&view, followed) {
+                continue;
+            }
+            let is = (view.admin, view.weight, view.address);
+            let key = (view.backend.clone(), view.name.clone());
+            let was = *self.operator.foreign.entry(key).or_insert(is);
+            if was != is {
+                broken = Some(format!(
+                    "{}/{} was {was:?} and is {is:?}",
+                    view.backend, view.name
+                ));
+            }
+        }
+        if let Some(how) = broken {
+            self.violated("foreign servers are never touched", &how);
+        }
+    }
+
+    /// Before a batch goes: what it takes out must have been told to be gone.
+    pub(crate) fn judge(&mut self, batch: &Batch) {
+        let commands: Vec<&Command> = batch
+            .requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::Change(command) => Some(command),
+                Request::Info
+                | Request::Backends
+                | Request::ServersState(_)
+                | Request::Stat(..) => None,
+            })
+            .collect();
+        if commands.is_empty() {
+            return;
+        }
+        let servers = self.servers();
+        let readied: BTreeSet<&ServerRef> = commands
+            .iter()
+            .filter(|command| matches!(command, Command::Ready(_)))
+            .map(|command| command.server())
+            .collect();
+        for command in commands {
+            let server = command.server();
+            let (backend, name) = (server.backend.as_str(), server.server.as_str());
+            let Some(view) = servers
+                .iter()
+                .find(|one| one.backend == backend && one.name == name)
+            else {
+                continue;
+            };
+            let owners = self
+                .ledger
+                .owners(backend, view.address, view.dynamic.then_some(name));
+            let owners: Vec<String> = owners.iter().map(|one| one.id.to_string()).collect();
+            let takes_out = match command {
+                Command::Drain(_) => !readied.contains(server),
+                Command::Maintenance(_) | Command::DeleteServer(_) => true,
+                Command::SetAddress(..) => view.admin & MAINTENANCE == 0,
+                Command::Ready(_)
+                | Command::HealthDown(_)
+                | Command::EnableHealth(_)
+                | Command::SetWeight(..)
+                | Command::SetMaxconn(..)
+                | Command::AddServer(..) => false,
+            };
+            let doubled = servers.iter().any(|other| {
+                other.backend == backend
+                    && other.address == view.address
+                    && other.name != name
+                    && other.admin & MAINTENANCE == 0
+            });
+            if takes_out && !owners.is_empty() && !doubled {
+                let how = format!("{command:?} at {} takes out {owners:?}", view.address);
+                self.violated("losing Nomad removes nothing", &how);
+            }
+            let key = (backend.to_owned(), name.to_owned());
+            if owners.is_empty() {
+                self.operator.maintenance.remove(&key);
+            } else if let Some(since) = self.operator.maintenance.get(&key)
+                && self.now > *since + SEEN_BY
+            {
+                self.violated("an operator's maintenance stays", &format!("{command:?}"));
+            }
+        }
+    }
+
+    /// What `process` has in rotation may be put back at once in the next.
+    pub(crate) fn remember_rotation(&mut self, pid: u32) {
+        for view in self.processes[&pid].servers() {
+            if view.in_rotation || view.has_passed {
+                self.operator
+                    .rotated
+                    .insert((view.backend, view.address), self.now + PUT_BACK);
+            }
+        }
+    }
+
+    /// What is not as it should be, when everything has come to rest.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let resolved: Vec<_> = self
+            .nomad
+            .table()
+            .values()
+            .filter(|one| self.star || &*one.service.namespace == "default")
+            .filter_map(|one| self.ledger.resolve(one))
+            .collect();
+        let followed = self.followed();
+        let servers = self.servers();
+        for config in &self.config.backends {
+            let wanted = resolved
+                .iter()
+                .filter(|(backend, _)| backend.as_str() == config.name)
+                .map(|(_, server)| server);
+            let (wanted, _) = one_per_address(wanted);
+            let here: Vec<&View> = servers
+                .iter()
+                .filter(|view| view.backend == config.name)
+                .collect();
+            let is_followed = followed.contains(&config.name);
+            let found = self.missing_in(&config.name, &wanted, &here, is_followed);
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    fn missing_in(
+        &self,
+        backend: &str,
+        wanted: &[&DesiredServer],
+        here: &[&View],
+        is_followed: bool,
+    ) -> Option<String> {
+        let slots = here.iter().filter(|view| is_slot(view)).count();
+        let mut homeless = 0;
+        let mut served = BTreeSet::new();
+        for server in wanted {
+            let address: SocketAddr = server.address.to_string().parse().unwrap();
+            let is_its = |view: &&&View| {
+                if slots > 0 {
+                    is_slot(view)
+                        && view.address == address
+                        && (view.admin & MAINTENANCE == 0 || self.is_held(view))
+                } else {
+                    view.name == server.name.as_str()
+                }
+            };
+            let Some(view) = here.iter().find(is_its) else {
+                homeless += 1;
+                if slots == 0 || homeless > wanted.len().saturating_sub(slots) {
+                    return Some(format!(
+                        "{} has no server in {backend}",
+                        server.registration
+                    ));
+                }
+                continue;
+            };
+            served.insert(view.name.clone());
+            let is_good = self.conducts.borrow().get(&address) == Some(&Conduct::Serves);
+            let is_ready = view.admin & (MAINTENANCE | DRAIN) == 0;
+            if !self.is_held(view)
+                && (!is_ready || (is_good && view.weight > 0 && !view.in_rotation))
+            {
+                return Some(format!(
+                    "{} of {} is not in rotation",
+                    view.name, server.registration
+                ));
+            }
+        }
+        // Slots that a sidecar left behind when it died, where nothing resolves to any more, are not known to be its.
+        let orphaned = slots > 0 && !is_followed && self.generation > 1;
+        let ours = is_ever_followed(backend) && !orphaned;
+        here.iter()
+            .filter(|view| ours && is_ours(view, true) && !served.contains(&view.name))
+            .find(|view| view.dynamic || view.admin & MAINTENANCE == 0)
+            .map(|view| {
+                format!(
+                    "{backend}/{} is still there (admin {})",
+                    view.name, view.admin
+                )
+            })
+    }
+
+    fn is_held(&self, view: &View) -> bool {
+        self.operator
+            .maintenance
+            .contains_key(&(view.backend.clone(), view.name.clone()))
+    }
+}

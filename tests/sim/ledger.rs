@@ -1,0 +1,264 @@
+//! What may be taken out of HAProxy: the simulation's own book of what the sidecar was told, kept apart from the mirror
+//! and the core that are on trial.
+//!
+//! A *claim* is one registration as it was told: service, ID, address and tags. It may be taken out when its absence was
+//! told after its presence: by a deletion, by an event or reading that has it otherwise, or by a reading without it. A
+//! new sidecar inherits the claims of the one before, since HAProxy still has their servers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use haproxy_nomad_sidecar::{
+    catalog::{Heard, Reading, Tell},
+    model::{BackendName, NomadEvent, Registration, ServiceKey},
+    reconcile::{
+        Policy,
+        desired::{DesiredServer, contribution},
+    },
+};
+
+struct Claim {
+    registration: Registration,
+    server: Option<(BackendName, DesiredServer)>,
+    /// The highest index at which its presence was told.
+    index: u64,
+    /// Its absence was told since.
+    removable: bool,
+    /// The mirror has said that it is there.
+    told: bool,
+}
+
+pub(crate) struct Ledger {
+    backends: BTreeSet<BackendName>,
+    policy: Policy,
+    claims: BTreeMap<(ServiceKey, Arc<str>), Vec<Claim>>,
+}
+
+impl Ledger {
+    pub(crate) fn new(backends: BTreeSet<BackendName>, policy: Policy) -> Self {
+        Self {
+            backends,
+            policy,
+            claims: BTreeMap::new(),
+        }
+    }
+
+    /// The server that a registration asks for, as the core resolves it.
+    pub(crate) fn resolve(
+        &self,
+        registration: &Registration,
+    ) -> Option<(BackendName, DesiredServer)> {
+        let one = std::slice::from_ref(registration);
+        let servers =
+            contribution(&registration.service, one, &self.backends, &self.policy).servers;
+        let mut servers = servers.into_iter().flat_map(|(backend, servers)| {
+            servers
+                .into_iter()
+                .map(move |server| (backend.clone(), server))
+        });
+        servers.next()
+    }
+
+    /// A new sidecar, or another past of the catalog: indexes say nothing any more.
+    pub(crate) fn forget_indexes(&mut self, is_new_sidecar: bool) {
+        for claim in self.claims.values_mut().flatten() {
+            claim.index = 0;
+            claim.told &= !is_new_sidecar;
+        }
+    }
+
+    /// Something reaches the mirror.
+    pub(crate) fn heard(&mut self, heard: &Heard) {
+        if let Heard::Listed {
+            result: Ok(listing),
+            ..
+        } = heard
+        {
+            // What a mirror has never known, nothing but a list can tell it to be absent.
+            for ((service, _), claims) in &mut self.claims {
+                let listed = listing.services.iter().any(|one| one.key == *service);
+                for claim in claims.iter_mut().filter(|claim| !listed && !claim.told) {
+                    claim.removable |= claim.index <= listing.index;
+                }
+            }
+        }
+        let Heard::StreamLine { line, .. } = heard else {
+            return;
+        };
+        for event in &line.events {
+            match event {
+                NomadEvent::Registered(registration) => self.present(registration, line.index),
+                NomadEvent::Deregistered(gone) => {
+                    let key = (gone.service.clone(), gone.id.clone());
+                    for claim in self.claims.entry(key).or_default() {
+                        claim.removable |= claim.index < line.index;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A reading of one service reaches the mirror.
+    pub(crate) fn heard_read(&mut self, service: &ServiceKey, reading: &Reading) {
+        for registration in &reading.registrations {
+            self.present(registration, reading.index);
+        }
+        let present: BTreeSet<_> = reading
+            .registrations
+            .iter()
+            .map(|one| one.id.clone())
+            .collect();
+        for ((of, id), claims) in &mut self.claims {
+            if of == service && !present.contains(id) {
+                for claim in claims {
+                    claim.removable |= claim.index <= reading.index;
+                }
+            }
+        }
+    }
+
+    fn present(&mut self, registration: &Registration, index: u64) {
+        let claim = self.claim(registration);
+        claim.index = claim.index.max(index);
+        self.supersede(registration, index);
+    }
+
+    fn claim(&mut self, registration: &Registration) -> &mut Claim {
+        let server = self.resolve(registration);
+        let claims = self
+            .claims
+            .entry((registration.service.clone(), registration.id.clone()))
+            .or_default();
+        let at = claims
+            .iter()
+            .position(|claim| is_same(&claim.registration, registration));
+        let at = at.unwrap_or_else(|| {
+            claims.push(Claim {
+                registration: registration.clone(),
+                server,
+                index: 0,
+                removable: true,
+                told: false,
+            });
+            claims.len() - 1
+        });
+        claims[at].registration = registration.clone();
+        &mut claims[at]
+    }
+
+    /// The same registration, told otherwise than before.
+    fn supersede(&mut self, registration: &Registration, index: u64) {
+        let key = (registration.service.clone(), registration.id.clone());
+        for claim in self.claims.get_mut(&key).into_iter().flatten() {
+            if !is_same(&claim.registration, registration) {
+                claim.removable |= claim.index < index;
+            }
+        }
+    }
+
+    /// The mirror says something. Gives what it may not say.
+    pub(crate) fn told(&mut self, tell: &Tell) -> Result<(), String> {
+        match tell {
+            Tell::Changed {
+                key, registrations, ..
+            } => self.replaced(key, registrations),
+            Tell::Synced(synced) => {
+                let known: BTreeSet<_> = self
+                    .claims
+                    .keys()
+                    .map(|(service, _)| service.clone())
+                    .collect();
+                for service in known.iter().chain(synced.services.keys()) {
+                    let none = Vec::new();
+                    self.replaced(service, synced.services.get(service).unwrap_or(&none))?;
+                }
+                Ok(())
+            }
+            Tell::Current { .. }
+            | Tell::Following { .. }
+            | Tell::StreamLost { .. }
+            | Tell::IndexWentBack { .. }
+            | Tell::Trouble { .. }
+            | Tell::Recovered { .. } => Ok(()),
+        }
+    }
+
+    fn replaced(
+        &mut self,
+        service: &ServiceKey,
+        registrations: &[Registration],
+    ) -> Result<(), String> {
+        for registration in registrations {
+            let claim = self.claim(registration);
+            claim.removable = false;
+            claim.told = true;
+        }
+        for ((of, id), claims) in &mut self.claims {
+            if of != service {
+                continue;
+            }
+            for claim in claims {
+                if registrations
+                    .iter()
+                    .any(|one| is_same(one, &claim.registration))
+                {
+                    continue;
+                }
+                if claim.told && !claim.removable && claim.server.is_some() {
+                    return Err(format!(
+                        "the mirror drops {service} {id} without having been told"
+                    ));
+                }
+                claim.told = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is registered for this service, and somebody has made sure of that.
+    pub(crate) fn proven_absent(&mut self, service: &ServiceKey) {
+        for ((of, _), claims) in &mut self.claims {
+            if of == service {
+                for claim in claims {
+                    claim.removable = true;
+                }
+            }
+        }
+    }
+
+    /// The registrations whose server this is and that may not be taken out. `name` only of a dynamic server.
+    pub(crate) fn owners(
+        &self,
+        backend: &str,
+        address: std::net::SocketAddr,
+        name: Option<&str>,
+    ) -> Vec<&Registration> {
+        let mut here: Vec<_> = self
+            .claims
+            .values()
+            .flatten()
+            .filter(|claim| !claim.removable)
+            .filter_map(|claim| Some((claim, claim.server.as_ref()?)))
+            .filter(|(_, (of, server))| {
+                of.as_str() == backend && server.address.to_string() == address.to_string()
+            })
+            .collect();
+        // Of several with one address only the youngest is served.
+        here.sort_by_key(|(claim, _)| claim.registration.create_index);
+        let youngest = here.pop();
+        youngest
+            .filter(|(_, (_, server))| name.is_none_or(|name| server.name.as_str() == name))
+            .map(|(claim, _)| &claim.registration)
+            .into_iter()
+            .collect()
+    }
+}
+
+fn is_same(one: &Registration, other: &Registration) -> bool {
+    one.id == other.id
+        && one.address == other.address
+        && one.port == other.port
+        && one.tags == other.tags
+}

@@ -1,0 +1,133 @@
+//! What HAProxy, its operator and the connection to it can do.
+
+use super::*;
+
+#[test]
+fn a_reload_loses_everything_and_all_of_it_is_back_at_once() {
+    for version in VERSIONS {
+        let mut world = settled(version);
+        world.reload_haproxy();
+        assert!(in_rotation(&world, "web").len() < 3);
+        // The next look at the process, and one round; what was in rotation is put back without waiting for its checks.
+        world.run_for(Duration::from_millis(350));
+        assert!(in_rotation(&world, "shop").len() >= 3, "{}", world.report());
+        world.run_for(SECOND);
+        expect_right(&world);
+        expect_recovery(&mut world);
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_after_any_line_of_the_first_sync_costs_nothing_but_time() {
+    for version in VERSIONS {
+        for line in 1..=lines_of_first_sync(version) {
+            let mut world = before_start(version);
+            world.cut_after_changes = Some(line);
+            world.start_sidecar();
+            world.run_for(20 * SECOND);
+            expect_right(&world);
+        }
+    }
+}
+
+pub(super) fn lines_of_first_sync(version: &'static str) -> u64 {
+    let world = settled(version);
+    assert!(world.changes > 20, "{}", world.changes);
+    world.changes
+}
+
+#[test]
+fn an_operators_maintenance_outlives_the_sidecar() {
+    for version in VERSIONS {
+        for backend in ["web", "shop", "cache"] {
+            let mut world = settled(version);
+            let view = in_rotation(&world, backend)
+                .into_iter()
+                .find(|view| view.name.starts_with("nomad"))
+                .unwrap();
+            world.hold(&view);
+            world.run_for(7 * SECOND);
+            world.kill_sidecar(SECOND);
+            world.run_for(20 * SECOND);
+            expect_right(&world);
+            let held = world
+                .servers()
+                .into_iter()
+                .find(|one| one.backend == backend && one.name == view.name);
+            assert_eq!(held.unwrap().admin & 1, 1, "{version}: {backend}");
+            let key = (view.backend, view.name);
+            world.release(&key);
+            world.run_for(7 * SECOND);
+            expect_right(&world);
+            assert!(
+                in_rotation(&world, backend)
+                    .iter()
+                    .any(|one| one.name == key.1)
+            );
+        }
+    }
+}
+
+#[test]
+fn what_an_operator_does_while_nothing_was_seen_yet_stays_too() {
+    let mut world = settled("3.4.7");
+    let view = in_rotation(&world, "web")
+        .into_iter()
+        .find(|view| view.name.starts_with("nomad"))
+        .unwrap();
+    world.kill_sidecar(5 * SECOND);
+    world.hold(&view);
+    world.run_for(20 * SECOND);
+    expect_right(&world);
+}
+
+#[test]
+fn two_registrations_with_one_address_are_one_server() {
+    for version in VERSIONS {
+        let mut world = settled(version);
+        for service in ["web", "shop"] {
+            let taken = in_rotation(&world, service)
+                .iter()
+                .find(|view| view.name.starts_with("nomad"))
+                .unwrap()
+                .address;
+            let before = in_rotation(&world, service).len();
+            world.register(("default", service, &[]), "twin", taken, &[]);
+            world.run_for(10 * SECOND);
+            expect_right(&world);
+            assert_eq!(
+                in_rotation(&world, service).len(),
+                before,
+                "{}",
+                world.report()
+            );
+        }
+        expect_recovery(&mut world);
+    }
+}
+
+#[test]
+fn a_server_that_never_passes_its_check_gets_no_traffic() {
+    for version in VERSIONS {
+        let mut world = settled(version);
+        world
+            .conducts
+            .borrow_mut()
+            .insert(address(90), Conduct::Refuses);
+        for service in ["web", "shop", "cache"] {
+            world.register(("default", service, &[]), "dead", address(90), &[]);
+        }
+        world.run_for(30 * SECOND);
+        expect_right(&world);
+        assert!(
+            world
+                .servers()
+                .iter()
+                .all(|view| view.address != address(90) || !view.in_rotation)
+        );
+        world.at(world.now, Event::Conduct(address(90), Conduct::Serves));
+        world.run_for(10 * SECOND);
+        expect_right(&world);
+        expect_recovery(&mut world);
+    }
+}

@@ -1,0 +1,94 @@
+//! What a failure shows: the last things that happened, and the law that was broken.
+
+use std::collections::VecDeque;
+
+use haproxy_nomad_sidecar::{catalog::Heard, model::NomadEvent};
+
+use crate::world::World;
+
+/// So many lines are shown.
+const TAIL: usize = 150;
+
+#[derive(Default)]
+pub(crate) struct Trace {
+    lines: VecDeque<String>,
+    everything: bool,
+}
+
+impl World {
+    pub(crate) fn trace(&mut self, text: impl FnOnce() -> String) {
+        let line = format!("{:>10.4} {}", self.now.as_secs_f64(), text());
+        self.trace.lines.push_back(line);
+        if !self.trace.everything && self.trace.lines.len() > TAIL {
+            self.trace.lines.pop_front();
+        }
+    }
+
+    pub(crate) fn trace_everything(&mut self) {
+        self.trace.everything = true;
+    }
+
+    pub(crate) fn violated(&mut self, law: &str, how: &str) {
+        self.trace(|| format!("BROKEN: {law}: {how}"));
+        self.violation
+            .get_or_insert_with(|| format!("{law}: {how}"));
+    }
+
+    /// The trace and what was violated, for people.
+    pub(crate) fn report(&self) -> String {
+        let lines: Vec<_> = self.trace.lines.iter().map(String::as_str).collect();
+        format!(
+            "{}\nHAProxy {}, seed {} (again: SEED={} cargo test --test sim one_seed -- --nocapture)\nbroken: {}",
+            lines.join("\n"),
+            self.version,
+            self.seed,
+            self.seed,
+            self.violation.as_deref().unwrap_or("nothing"),
+        )
+    }
+}
+
+/// What the mirror hears, in short.
+pub(crate) fn shown(heard: &Heard) -> String {
+    match heard {
+        Heard::StreamOpened { .. } => "stream opened".to_owned(),
+        Heard::StreamLine { line, .. } => {
+            let events = line.events.iter().map(|event| match event {
+                NomadEvent::Registered(one) => format!("+{}", one.id),
+                NomadEvent::Deregistered(one) => {
+                    format!("-{}", one.id)
+                }
+            });
+            format!(
+                "line {}: {}",
+                line.index,
+                events.collect::<Vec<_>>().join(" ")
+            )
+        }
+        Heard::StreamEnded { end, .. } => format!("stream ended: {end:?}"),
+        Heard::Listed { result, .. } => match result {
+            Ok(listing) => format!(
+                "list {}: {:?}",
+                listing.index,
+                listing
+                    .services
+                    .iter()
+                    .map(|one| &one.key)
+                    .collect::<Vec<_>>()
+            ),
+            Err(failure) => format!("list: {}", failure.kind),
+        },
+        Heard::Read { result, .. } => match result {
+            Ok(reading) => format!(
+                "read {}: {:?}",
+                reading.index,
+                reading
+                    .registrations
+                    .iter()
+                    .map(|one| &one.id)
+                    .collect::<Vec<_>>()
+            ),
+            Err(failure) => format!("read: {}", failure.kind),
+        },
+    }
+}

@@ -1,0 +1,514 @@
+//! Everything there is in a simulation, and its one queue of events, by time and then by age.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use haproxy_nomad_sidecar::{
+    catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
+    model::{BackendName, BatchId, Request, ServiceKey},
+    reconcile::{self, Input, Mode, Output, Policy, Reconciler},
+};
+
+use crate::{
+    chaos::Faults,
+    haproxy_model::{Conduct, Config, Model, View},
+    laws::{Load, Operator},
+    ledger::Ledger,
+    link::Link,
+    nomad_model::Nomad,
+    random::Random,
+    session::Session,
+    trace::{Trace, shown},
+};
+
+/// What happens at its time. The numbers say which sidecar, or which connection, it belongs to.
+pub(crate) enum Event {
+    StartSidecar,
+    StartHaproxy,
+    Connect(u32),
+    Refused(u32, BatchId),
+    Poll(u32),
+    Line(u32),
+    Answer(u32),
+    Asked(u32, Ask),
+    Heard(u32, Heard),
+    HeardRead(u32, Ticket, ServiceKey, Reading),
+    Prove(u32, ServiceKey),
+    Proven(u32, ServiceKey),
+    Conduct(SocketAddr, Conduct),
+    SessionsEnd(u32, String, String),
+    Chaos,
+}
+
+pub(crate) struct Sidecar {
+    pub(crate) core: Reconciler,
+    pub(crate) mirror: Mirror,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    pub(crate) queue: BTreeMap<(Duration, u64), Event>,
+    sequence: u64,
+    pub(crate) random: Random,
+    pub(crate) seed: u64,
+    pub(crate) trace: Trace,
+    pub(crate) violation: Option<String>,
+
+    pub(crate) nomad: Nomad,
+    pub(crate) link: Link,
+    pub(crate) unreadable: Option<ServiceKey>,
+    pub(crate) star: bool,
+
+    pub(crate) version: &'static str,
+    pub(crate) config: Config,
+    pub(crate) conducts: Rc<RefCell<BTreeMap<SocketAddr, Conduct>>>,
+    pub(crate) processes: BTreeMap<u32, Model>,
+    pub(crate) current_pid: Option<u32>,
+    pub(crate) last_pid: u32,
+    pub(crate) stalled_until: Duration,
+
+    pub(crate) session: Session,
+    pub(crate) sidecar: Option<Sidecar>,
+    /// Counts sidecars.
+    pub(crate) generation: u32,
+    pub(crate) policy: Policy,
+
+    pub(crate) faults: Faults,
+    /// The sidecar is killed when so many lines with changes were carried out.
+    pub(crate) kill_after_changes: Option<u64>,
+    /// The connection breaks then.
+    pub(crate) cut_after_changes: Option<u64>,
+    pub(crate) changes: u64,
+
+    pub(crate) ledger: Ledger,
+    pub(crate) load: Load,
+    pub(crate) operator: Operator,
+    pub(crate) quiet: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, version: &'static str, config: Config, star: bool) -> Self {
+        let policy = Policy::default();
+        let names = config
+            .backends
+            .iter()
+            .map(|one| BackendName::new(&one.name).unwrap());
+        let ledger = Ledger::new(names.collect(), policy.clone());
+        let mut world = Self {
+            now: Duration::ZERO,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            random: Random::new(seed),
+            seed,
+            trace: Trace::default(),
+            violation: None,
+            nomad: Nomad::new(),
+            link: Link::default(),
+            unreadable: None,
+            star,
+            version,
+            config,
+            conducts: Rc::default(),
+            processes: BTreeMap::new(),
+            current_pid: None,
+            last_pid: 100,
+            stalled_until: Duration::ZERO,
+            session: Session::default(),
+            sidecar: None,
+            generation: 0,
+            policy,
+            faults: Faults::default(),
+            kill_after_changes: None,
+            cut_after_changes: None,
+            changes: 0,
+            ledger,
+            load: Load::default(),
+            operator: Operator::default(),
+            quiet: false,
+        };
+        world.start_haproxy();
+        world
+    }
+
+    // === Time ===
+
+    pub(crate) fn at(&mut self, at: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((at.max(self.now), self.sequence), event);
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    /// Runs until `end`, or until a law is broken.
+    pub(crate) fn run_until(&mut self, end: Duration) {
+        while self.violation.is_none() && self.step(end) {}
+    }
+
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        self.run_until(self.now + time);
+    }
+
+    fn step(&mut self, end: Duration) -> bool {
+        let queued = self.queue.keys().next().map(|(at, _)| *at);
+        let core = self
+            .sidecar
+            .as_ref()
+            .and_then(|sidecar| sidecar.core.next_timeout());
+        let mirror = self
+            .sidecar
+            .as_ref()
+            .and_then(|sidecar| sidecar.mirror.next_deadline());
+        let next = [queued, core, mirror]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(end)
+            .max(self.now);
+        if next > end {
+            self.advance(end);
+            return false;
+        }
+        self.advance(next);
+        if queued == Some(next) || (queued.is_some_and(|at| at <= next)) {
+            let ((_, _), event) = self.queue.pop_first().unwrap();
+            self.happen(event);
+        } else if core.is_some_and(|at| at <= next) {
+            self.load.timeouts += 1;
+            self.input(Input::Timeout);
+        } else if mirror.is_some_and(|at| at <= next) {
+            self.load.ticks += 1;
+            let now = self.now;
+            if let Some(sidecar) = &mut self.sidecar {
+                sidecar.mirror.tick(now);
+            }
+            self.drain_mirror();
+        } else {
+            return false;
+        }
+        self.check_laws();
+        true
+    }
+
+    fn advance(&mut self, now: Duration) {
+        for process in self.processes.values_mut() {
+            process.advance(now);
+        }
+        self.now = now;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::StartSidecar => self.start_sidecar(),
+            Event::StartHaproxy => self.start_haproxy(),
+            Event::Connect(of) if self.is_alive(of) => self.connect(),
+            Event::Refused(of, id) if self.is_alive(of) => {
+                self.input(Input::Failed(id, reconcile::Failure::ConnectionLost));
+            }
+            Event::Poll(of) if self.is_connected_as(of) => self.poll(),
+            Event::Line(of) if self.is_connected_as(of) => self.carry_out(),
+            Event::Answer(of) if self.is_connected_as(of) => self.answer(),
+            Event::Asked(of, ask) if self.is_alive(of) => self.asked(ask),
+            Event::Heard(of, heard) if self.is_alive(of) => self.heard(heard),
+            Event::HeardRead(of, ticket, service, reading) if self.is_alive(of) => {
+                self.ledger.heard_read(&service, &reading);
+                self.heard(Heard::Read {
+                    ticket,
+                    result: Ok(reading),
+                });
+            }
+            Event::Prove(of, service) if self.is_alive(of) => self.prove(service),
+            Event::Proven(of, service) if self.is_alive(of) => self.proven(service),
+            Event::Conduct(address, conduct) => {
+                self.conducts.borrow_mut().insert(address, conduct);
+            }
+            Event::SessionsEnd(pid, backend, server) => self.end_sessions(pid, &backend, &server),
+            Event::Chaos => self.chaos(),
+            // Of a sidecar or a connection that is no more.
+            Event::Connect(_)
+            | Event::Refused(..)
+            | Event::Poll(_)
+            | Event::Line(_)
+            | Event::Answer(_)
+            | Event::Asked(..)
+            | Event::Heard(..)
+            | Event::HeardRead(..)
+            | Event::Prove(..)
+            | Event::Proven(..) => {}
+        }
+    }
+
+    fn is_alive(&self, generation: u32) -> bool {
+        self.sidecar.is_some() && generation == self.generation
+    }
+
+    fn is_connected_as(&self, number: u32) -> bool {
+        self.session.process.is_some() && self.session.number == number
+    }
+
+    // === The sidecar ===
+
+    pub(crate) fn start_sidecar(&mut self) {
+        if self.sidecar.is_some() {
+            return;
+        }
+        self.generation += 1;
+        self.ledger.forget_indexes(true);
+        self.trace(|| "the sidecar starts".to_owned());
+        let namespace = if self.star { "*" } else { "default" };
+        let seed = self.random.next();
+        let wanted = Wanted::new("haproxy", false);
+        self.sidecar = Some(Sidecar {
+            core: Reconciler::new(self.policy.clone(), Mode::Act, seed),
+            mirror: Mirror::new(&[namespace.to_owned()], &wanted, seed, self.now),
+        });
+        self.drain_mirror();
+        self.after(Duration::ZERO, Event::Connect(self.generation));
+    }
+
+    pub(crate) fn kill_sidecar(&mut self, back_after: Duration) {
+        if self.sidecar.take().is_none() {
+            return;
+        }
+        self.trace(|| "the sidecar is killed".to_owned());
+        self.cut("the sidecar is dead", None);
+        self.after(back_after, Event::StartSidecar);
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        let Some(sidecar) = &mut self.sidecar else {
+            return;
+        };
+        sidecar.core.handle(self.now, input);
+        while let Some(output) = self
+            .sidecar
+            .as_mut()
+            .and_then(|sidecar| sidecar.core.poll())
+        {
+            match output {
+                Output::Run(batch) => {
+                    self.load.batches += 1;
+                    self.judge(&batch);
+                    self.push(batch);
+                }
+                Output::Prove(services) => {
+                    for service in services {
+                        let delay = self.random.latency();
+                        self.after(delay, Event::Prove(self.generation, service));
+                    }
+                }
+                Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
+            }
+        }
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        self.ledger.heard(&heard);
+        self.trace(|| format!("  heard {}", shown(&heard)));
+        let now = self.now;
+        if let Some(sidecar) = &mut self.sidecar {
+            sidecar.mirror.handle(now, heard);
+        }
+        self.drain_mirror();
+    }
+
+    pub(crate) fn drain_mirror(&mut self) {
+        while let Some(ask) = self
+            .sidecar
+            .as_mut()
+            .and_then(|sidecar| sidecar.mirror.poll_ask())
+        {
+            self.ask(ask);
+        }
+        while let Some(tell) = self
+            .sidecar
+            .as_mut()
+            .and_then(|sidecar| sidecar.mirror.poll_tell())
+        {
+            if !matches!(tell, Tell::Current { .. }) {
+                self.trace(|| format!("  mirror: {tell:?}"));
+            }
+            if let Err(why) = self.ledger.told(&tell) {
+                self.violated(
+                    "a registration leaves the mirror only when that was told",
+                    &why,
+                );
+            }
+            match tell {
+                Tell::Synced(synced) => {
+                    self.input(Input::Synced {
+                        services: synced.services,
+                        unproven: synced.unproven,
+                    });
+                }
+                Tell::Changed {
+                    key, registrations, ..
+                } => {
+                    self.input(Input::Changed(key, registrations));
+                }
+                Tell::Current { .. }
+                | Tell::Following { .. }
+                | Tell::StreamLost { .. }
+                | Tell::IndexWentBack { .. }
+                | Tell::Trouble { .. }
+                | Tell::Recovered { .. } => {}
+            }
+        }
+    }
+
+    fn proven(&mut self, service: ServiceKey) {
+        let known = self
+            .sidecar
+            .as_ref()
+            .is_some_and(|sidecar| sidecar.mirror.has(&service));
+        if !known {
+            self.trace(|| format!("  proven absent: {service}"));
+            self.ledger.proven_absent(&service);
+            self.input(Input::Changed(service, Vec::new()));
+        }
+    }
+
+    // === HAProxy ===
+
+    pub(crate) fn start_haproxy(&mut self) {
+        if self.current_pid.is_some() {
+            return;
+        }
+        self.last_pid += 1;
+        let conducts = Rc::clone(&self.conducts);
+        let world = move |address: SocketAddr, _: Duration| {
+            conducts
+                .borrow()
+                .get(&address)
+                .copied()
+                .unwrap_or(Conduct::Refuses)
+        };
+        let process = Model::new(
+            self.version,
+            self.config.clone(),
+            Rc::new(world),
+            self.last_pid,
+            self.now,
+        );
+        self.processes.insert(self.last_pid, process);
+        self.current_pid = Some(self.last_pid);
+        self.trace(|| "haproxy starts".to_owned());
+        self.operator.process_is_new();
+    }
+
+    pub(crate) fn kill_haproxy(&mut self, back_after: Duration) {
+        let Some(pid) = self.current_pid.take() else {
+            return;
+        };
+        self.trace(|| "haproxy is killed".to_owned());
+        self.remember_rotation(pid);
+        self.processes.remove(&pid);
+        if self
+            .session
+            .process
+            .as_ref()
+            .is_some_and(|(of, _)| *of == pid)
+        {
+            self.cut("end of file", None);
+        }
+        self.after(back_after, Event::StartHaproxy);
+    }
+
+    /// The session finds out by itself; until then the old process answers it.
+    pub(crate) fn reload_haproxy(&mut self) {
+        let Some(pid) = self.current_pid else { return };
+        self.trace(|| "haproxy is reloaded".to_owned());
+        self.remember_rotation(pid);
+        let mut process = self.processes.remove(&pid).unwrap();
+        self.last_pid += 1;
+        let old = process.reload(self.now, self.last_pid);
+        if self
+            .session
+            .process
+            .as_ref()
+            .is_some_and(|(of, _)| *of == pid)
+        {
+            self.processes.insert(pid, old);
+        }
+        self.processes.insert(self.last_pid, process);
+        self.current_pid = Some(self.last_pid);
+        self.operator.process_is_new();
+    }
+
+    pub(crate) fn current(&mut self) -> Option<(u32, &mut Model)> {
+        let pid = self.current_pid?;
+        Some((pid, self.processes.get_mut(&pid)?))
+    }
+
+    pub(crate) fn servers(&self) -> Vec<View> {
+        self.current_pid
+            .map(|pid| self.processes[&pid].servers())
+            .unwrap_or_default()
+    }
+
+    /// Carries out one line of the session.
+    pub(crate) fn execute(&mut self, pid: u32, text: &str, request: Option<&Request>) -> String {
+        self.load.lines += 1;
+        let process = self.processes.get_mut(&pid).unwrap();
+        let reply = process.execute(self.now, text.trim_end());
+        if matches!(request, Some(Request::Change(_))) {
+            self.trace(|| format!("  {pid}> {} = {}", text.trim_end(), reply.trim_end()));
+            self.changes += 1;
+            // Only a refusal tells that a balance method takes no weights: each sidecar has to ask once.
+            if self.quiet && !reply.starts_with("Backend is using a static LB algorithm") {
+                self.violated("nothing is written when nothing is to do", text);
+            }
+            if Some(pid) == self.current_pid {
+                self.check_foreign();
+            }
+            self.check_laws();
+            if self
+                .kill_after_changes
+                .is_some_and(|after| self.changes >= after)
+            {
+                self.kill_after_changes = None;
+                self.kill_sidecar(Duration::from_secs(1));
+            }
+            if self
+                .cut_after_changes
+                .is_some_and(|after| self.changes >= after)
+            {
+                self.cut_after_changes = None;
+                self.cut("after this line", None);
+            }
+        }
+        reply
+    }
+
+    fn end_sessions(&mut self, pid: u32, backend: &str, server: &str) {
+        let old_pool = self.version < "3";
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        let view = process
+            .servers()
+            .into_iter()
+            .find(|one| one.backend == backend && one.name == server);
+        if let Some(view) = view {
+            // Before 3.0 the connection of a request in flight comes back to the idle pool after maintenance, and stays.
+            let idle = u64::from(old_pool && view.admin & 1 != 0);
+            process.set_traffic(backend, server, 0, 0, idle);
+        }
+    }
+
+    /// The backends that anything resolves to at this moment.
+    pub(crate) fn followed(&self) -> BTreeSet<String> {
+        let resolved = self
+            .nomad
+            .table()
+            .values()
+            .filter_map(|one| self.ledger.resolve(one));
+        resolved.map(|(backend, _)| backend.to_string()).collect()
+    }
+}
