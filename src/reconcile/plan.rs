@@ -19,7 +19,9 @@ use crate::model::{
 use super::{
     Policy,
     desired::{DesiredServer, Reason, Rejection, is_dynamic_name},
-    dynamic, slots,
+    dynamic,
+    removal::PLACEHOLDER,
+    slots,
 };
 
 /// What HAProxy reports of one backend.
@@ -114,6 +116,9 @@ impl Memory {
                 drains.insert(name.clone(), self.drains.get(name).copied().unwrap_or(now));
             } else if server.in_rotation() {
                 self.seen_ready.insert(name.clone());
+            } else if server.address() == Some(PLACEHOLDER) {
+                // A freed slot: what was seen of it was its former owner.
+                self.seen_ready.remove(name);
             }
             if self
                 .sent

@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
 /// Played in the ordinary run of the tests.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 12;
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name)

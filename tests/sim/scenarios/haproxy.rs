@@ -19,7 +19,7 @@ fn a_reload_loses_everything_and_all_of_it_is_back_at_once() {
 
 #[test]
 fn a_connection_that_breaks_after_any_line_of_the_first_sync_costs_nothing_but_time() {
-    for version in VERSIONS {
+    for version in ["2.6.12", "3.4.7"] {
         for line in 1..=lines_of_first_sync(version) {
             let mut world = before_start(version);
             world.cut_after_changes = Some(line);
