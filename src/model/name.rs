@@ -36,11 +36,13 @@ fn check(name: &str) -> Result<(), InvalidName> {
     if name.len() > MAX_NAME {
         return Err(InvalidName::TooLong);
     }
-    if let Some(bad) = name
-        .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || "_.:-".contains(*c)))
-    {
-        return Err(InvalidName::Character(bad));
+    let is_allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
+    if !name.bytes().all(is_allowed) {
+        let bad = name
+            .chars()
+            .find(|c| !u8::try_from(*c).is_ok_and(is_allowed));
+        return Err(InvalidName::Character(bad.unwrap_or_default()));
     }
     if name == "BACKEND" || name == "FRONTEND" {
         return Err(InvalidName::Reserved);

@@ -27,6 +27,12 @@ const BIG_BACKEND: usize = 1_000;
 )]
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
+    /// The servers that should be there, each address once.
+    pub(super) desired: Vec<DesiredServer>,
+    /// Registrations that share an address with one of `desired`.
+    pub(super) doubles: Vec<Rejection>,
+    /// What services contribute has changed since both were made.
+    pub(super) stale: bool,
     /// What cannot be read from HAProxy.
     pub(super) memory: Memory,
     /// What was seen last.
@@ -70,6 +76,9 @@ pub(super) struct Backend {
 impl Backend {
     pub(super) fn new() -> Self {
         Self {
+            desired: Vec::new(),
+            doubles: Vec::new(),
+            stale: true,
             memory: Memory::default(),
             observed: None,
             fresh: false,
@@ -93,10 +102,10 @@ impl Backend {
     }
 
     /// Another HAProxy process is there: only what was in rotation is worth remembering.
-    pub(super) fn forget_process(&mut self, desired: &[&DesiredServer], policy: &Policy) {
+    pub(super) fn forget_process(&mut self, is_recent: bool, policy: &Policy) {
         let mut memory = Memory::default();
         let states = self.states(policy);
-        for server in desired {
+        for server in self.desired.iter().filter(|_| is_recent) {
             if states.of(server).is_some_and(ServerState::in_rotation) {
                 memory
                     .put_back
@@ -124,22 +133,26 @@ impl Backend {
         self.memory.sent.clear();
     }
 
+    /// The kind of backend that it was seen to be.
+    pub(super) fn kind(&self, policy: &Policy) -> Kind {
+        plan::kind(
+            self.observed
+                .as_ref()
+                .map_or(&[], |observed| &observed.servers),
+            policy,
+        )
+    }
+
     /// The rows of the last observation, to be found by desired server.
     pub(super) fn states(&self, policy: &Policy) -> States<'_> {
-        let servers = self
-            .observed
-            .as_ref()
-            .map_or(&[][..], |observed| &observed.servers);
-        let kind = plan::kind(servers, policy);
+        let servers = self.observed.iter().flat_map(|observed| &observed.servers);
+        let kind = self.kind(policy);
         let mut states = States {
             kind,
             by_name: BTreeMap::new(),
             by_address: BTreeMap::new(),
         };
-        for state in servers
-            .iter()
-            .filter(|state| plan::is_owned(state, kind, policy))
-        {
+        for state in servers.filter(|state| plan::is_owned(state, kind, policy)) {
             if let Some(name) = &state.name {
                 states.by_name.insert(name, state);
             }
@@ -197,13 +210,10 @@ impl Backend {
         &mut self,
         now: Duration,
         name: &BackendName,
-        desired: &[&DesiredServer],
         version: Version,
         policy: &Policy,
     ) -> Plan {
-        self.memory
-            .known
-            .extend(desired.iter().map(|server| server.address));
+        let desired: Vec<_> = self.desired.iter().collect();
         let Some(observed) = &self.observed else {
             return Plan::default();
         };
@@ -215,7 +225,7 @@ impl Backend {
             policy,
             now,
         };
-        let mut plan = plan::plan(desired, &situation);
+        let mut plan = plan::plan(&desired, &situation);
         plan.steps.truncate(boundary(&plan.steps));
         self.wants_stat = plan.wants_stat;
         self.fresh = false;
@@ -312,11 +322,6 @@ pub(super) struct States<'a> {
 }
 
 impl<'a> States<'a> {
-    /// Every row that is the sidecar's.
-    pub(super) fn owned(&self) -> impl Iterator<Item = &'a ServerState> {
-        self.by_name.values().copied()
-    }
-
     /// The row of a desired server, if it has one that is not free.
     pub(super) fn of(&self, desired: &DesiredServer) -> Option<&'a ServerState> {
         match self.kind {

@@ -336,17 +336,16 @@ fn dynamic_name(registration: &Registration, address: Address, fixed: &FixedTags
 /// Whether `name` is one that `dynamic_name` makes.
 #[must_use]
 pub fn is_dynamic_name(name: &ServerName) -> bool {
-    let mut parts = name.as_str().split('-');
-    let (Some("nomad"), Some(alloc), Some(hash), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+    let hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    let Some((alloc, hash)) = name
+        .as_str()
+        .strip_prefix("nomad-")
+        .and_then(|rest| rest.split_once('-'))
     else {
         return false;
     };
-    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-    alloc.len() == 8
-        && alloc.chars().all(|c| c.is_ascii_alphanumeric())
-        && hash.len() == 8
-        && hash.chars().all(hex)
+    let is_alloc = alloc.len() == 8 && alloc.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_alloc && hash.len() == 8 && hash.as_bytes().iter().all(hex)
 }
 
 /// FNV-1a of 64 bits, folded to 32. It has to stay the same for ever, which the standard library does not promise.

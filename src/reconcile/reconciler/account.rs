@@ -7,7 +7,7 @@ use std::{
 
 use crate::model::{BackendName, ServerState};
 
-use super::{Output, Reconciler, desired_in};
+use super::{Output, Reconciler};
 use crate::reconcile::{
     desired::possible_services,
     facts::{Fact, Found, Overview},
@@ -101,9 +101,9 @@ impl Reconciler {
     /// Registrations that are not in rotation although neither HAProxy's checks nor an operator are the reason.
     fn missing(&self) -> (usize, usize) {
         let (mut missing, mut wanted) = (0, 0);
-        for (name, backend) in &self.backends {
+        for backend in self.backends.values() {
             let states = backend.states(&self.policy);
-            for server in desired_in(&self.contributions, &self.members, name).0 {
+            for server in &backend.desired {
                 wanted += 1;
                 let verdict = states
                     .of(server)
@@ -136,11 +136,14 @@ impl Reconciler {
                 overview.unsettled.push(name.clone());
             }
             overview.blocked += usize::from(!backend.hindrances.is_empty());
-            let (desired, _) = desired_in(&self.contributions, &self.members, name);
-            overview.wanted += desired.len();
-            let states = backend.states(&self.policy);
+            overview.wanted += backend.desired.len();
+            let servers = backend
+                .observed
+                .iter()
+                .flat_map(|observed| &observed.servers);
+            let kind = backend.kind(&self.policy);
             let owned = &mut overview.owned;
-            for state in states.owned() {
+            for state in servers.filter(|state| plan::is_owned(state, kind, &self.policy)) {
                 let by_operator = |hindrance: &Hindrance| match &hindrance.obstacle {
                     Obstacle::OperatorMaintenance(server) => Some(server) == state.name.as_ref(),
                     Obstacle::NoFreeSlot

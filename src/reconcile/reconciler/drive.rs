@@ -57,7 +57,6 @@ impl Reconciler {
         let Some(version) = self.process.as_ref().map(|process| process.info.version) else {
             return;
         };
-        let (desired, mut notes) = desired_in(&self.contributions, &self.members, name);
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -73,7 +72,16 @@ impl Reconciler {
                 .iter()
                 .any(|service| self.unanswered.contains(service));
         backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
-        let plan = backend.plan(now, name, &desired, version, &self.policy);
+        if std::mem::take(&mut backend.stale) {
+            let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
+            backend
+                .memory
+                .known
+                .extend(desired.iter().map(|server| server.address));
+            backend.desired = desired.into_iter().cloned().collect();
+            backend.doubles = doubles;
+        }
+        let plan = backend.plan(now, name, version, &self.policy);
         let stat_missing = plan.wants_stat
             && backend
                 .observed
@@ -86,8 +94,8 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
-        notes.extend(plan.notes.iter().cloned());
-        self.tell_differences(name, &plan, notes.into_iter().collect());
+        let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
+        self.tell_differences(name, &plan, notes);
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -134,7 +142,7 @@ impl Reconciler {
         let Some(observed) = &backend.observed else {
             return Vec::new();
         };
-        let (desired, _) = desired_in(&self.contributions, &self.members, name);
+        let desired: Vec<_> = backend.desired.iter().collect();
         let memory = &backend.memory;
         let situation = Situation {
             backend: name,

@@ -295,6 +295,7 @@ impl Reconciler {
             if is_new || old.servers.get(&name) != new.servers.get(&name) {
                 let backend = self.backends.entry(name).or_insert_with(Backend::new);
                 backend.dirty = true;
+                backend.stale = true;
                 backend.settled = false;
                 backend.by_event |= by_event;
                 backend.changing_since.get_or_insert(now);
@@ -312,13 +313,8 @@ impl Reconciler {
             && !before.is_same_process(&info)
         {
             let recent = now.saturating_sub(lost_at) < PUT_BACK_WITHIN;
-            let names: Vec<_> = self.backends.keys().cloned().collect();
-            for name in names {
-                let (desired, _) = desired_in(&self.contributions, &self.members, &name);
-                let Some(backend) = self.backends.get_mut(&name) else {
-                    continue;
-                };
-                backend.forget_process(if recent { &desired } else { &[] }, &self.policy);
+            for backend in self.backends.values_mut() {
+                backend.forget_process(recent, &self.policy);
             }
             let fact = Fact::Restarted {
                 before: Box::new(before),
