@@ -83,7 +83,7 @@ fn reading_agrees() {
             "show cli level",
             "show backend",
             "show servers state nope",
-            "show stat nope 4 -1",
+            "show stat nope 6 -1",
             "bogus",
         ],
     );
@@ -415,7 +415,7 @@ fn deleting_under_a_request_agrees() {
         let idle = u64::from(["2.6", "2.8"].contains(&bin.line()));
         pair.model.set_traffic("dyn", "a", 0, 0, idle);
         let sessions = |pair: &mut Pair| {
-            let stat = pair.prompt.send(&["show stat dyn 4 -1"]).remove(0);
+            let stat = pair.prompt.send(&["show stat dyn 6 -1"]).remove(0);
             stat_cells(&stat)[1][3].clone()
         };
         wait_for("the session to end", || {

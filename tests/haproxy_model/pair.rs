@@ -107,7 +107,7 @@ impl Pair {
             if context.contains('/') && !context.contains(&format!("{backend}/")) {
                 continue;
             }
-            let line = format!("show stat {backend} 4 -1");
+            let line = format!("show stat {backend} 6 -1");
             let theirs = stat_cells(&self.prompt.send(&[&line])[0]);
             let ours = stat_cells(&self.model.execute(self.time, &line));
             agree_row_by_row(&theirs, &ours, context);
@@ -151,6 +151,11 @@ pub(crate) fn stat_cells(text: &str) -> Vec<Vec<String>> {
     let kept = STAT_COLUMNS.map(|column| header.iter().position(|cell| *cell == column));
     for line in lines {
         let cells: Vec<&str> = line.split(',').collect();
+        // Of the backend itself only that it is there is of use.
+        if cells.get(1) == Some(&"BACKEND") {
+            rows.push(cells[..2].iter().map(|&cell| cell.to_owned()).collect());
+            continue;
+        }
         let row = kept.iter().map(|at| at.map(|at| cells[at].to_owned()));
         rows.push(row.map(Option::unwrap_or_default).collect());
     }
