@@ -11,20 +11,33 @@ use crate::{
 };
 
 /// Between two tries.
-const RETRY: Duration = Duration::from_secs(5);
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
-/// The index at which `service` is proven to have no instance that is wanted; none when it has one.
+/// What a read of a service has shown.
+pub(super) enum Proof {
+    /// At this index it has no instance that is wanted.
+    Absent(u64),
+    /// It has one. The mirror will know it soon, or it will be gone.
+    Present,
+}
+
+/// Reads `service` after `delay`, until that succeeds.
 pub(super) async fn prove(
     service: ServiceKey,
     settings: Arc<Settings>,
     dial: Arc<dyn Dial>,
-) -> Option<(ServiceKey, u64)> {
+    delay: Duration,
+) -> (ServiceKey, Proof) {
     let mut client = Client::with_dial(Arc::clone(&settings), dial);
+    sleep(delay).await;
     loop {
         if let Ok(answer) = client.read(&service).await {
             let wanted = settings.wanted();
-            let absent = !answer.value.iter().any(|one| wanted.wants(&one.tags));
-            return absent.then_some((service, answer.index));
+            return if answer.value.iter().any(|one| wanted.wants(&one.tags)) {
+                (service, Proof::Present)
+            } else {
+                (service, Proof::Absent(answer.index))
+            };
         }
         sleep(RETRY).await;
     }

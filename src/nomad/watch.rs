@@ -24,7 +24,7 @@ use crate::{
     nomad::{
         advice,
         client::{Answer, Client, Error},
-        proofs::prove,
+        proofs::{Proof, RETRY, prove},
         settings::Settings,
         stream::{EventStream, StreamError},
         transport::{Dial, Dialler},
@@ -143,17 +143,16 @@ pub async fn run_with(
                 Some(Control::Resync) => watch.resync(),
                 Some(Control::Prove(services)) => {
                     for service in services {
-                        let (settings, dial) = (Arc::clone(&watch.settings), Arc::clone(&watch.dial));
-                        proofs.spawn(prove(service, settings, dial));
+                        proofs.spawn(watch.prove(service, Duration::ZERO));
                     }
                 }
                 None => return,
             },
-            Some(proven) = proofs.join_next() => {
+            Some(Ok((key, proof))) = proofs.join_next() => match proof {
                 // What is there is the mirror's to tell, and it knows better than an older read.
-                if let Ok(Some((key, index))) = proven
-                    && !watch.mirror.has(&key)
-                {
+                _ if watch.mirror.has(&key) => {}
+                Proof::Present => drop(proofs.spawn(watch.prove(key, RETRY))),
+                Proof::Absent(index) => {
                     let event = Event::Changed {
                         key,
                         registrations: Vec::new(),
@@ -165,7 +164,7 @@ pub async fn run_with(
                         return;
                     }
                 }
-            }
+            },
             () = watch.next() => {}
         }
     }
@@ -268,6 +267,19 @@ impl Watch {
     fn resync(&mut self) {
         self.idle.clear();
         self.mirror.resync(self.started.elapsed());
+    }
+
+    fn prove(
+        &self,
+        service: ServiceKey,
+        delay: Duration,
+    ) -> impl Future<Output = (ServiceKey, Proof)> + use<> {
+        prove(
+            service,
+            Arc::clone(&self.settings),
+            Arc::clone(&self.dial),
+            delay,
+        )
     }
 
     /// Starts everything that the mirror asks.

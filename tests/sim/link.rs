@@ -247,10 +247,13 @@ impl World {
         ) {
             if self.nomad.read(&key).registrations.is_empty() {
                 let delay = self.random.latency();
-                self.after(delay, Event::Proven(generation, key));
+                return self.after(delay, Event::Proven(generation, key));
             }
-        } else {
-            self.after(PROOF_RETRY, Event::Prove(generation, key));
+            let sidecar = self.sidecar.as_ref();
+            if sidecar.is_some_and(|sidecar| sidecar.mirror.has(&key)) {
+                return;
+            }
         }
+        self.after(PROOF_RETRY, Event::Prove(generation, key));
     }
 }

@@ -436,12 +436,9 @@ impl Reconciler {
         }
         process.backends = Some(proxies);
         if resolve_again {
-            let services: Vec<_> = self
-                .catalog
-                .iter()
-                .flatten()
-                .map(|(service, _)| service.clone())
-                .collect();
+            // Also those that left the catalog while HAProxy was away.
+            let known = self.catalog.iter().flat_map(BTreeMap::keys);
+            let services: BTreeSet<_> = known.chain(self.contributions.keys()).cloned().collect();
             for service in services {
                 self.contribute(now, &service, false);
             }

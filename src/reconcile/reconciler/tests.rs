@@ -336,6 +336,17 @@ fn what_was_down_before_haproxy_restarted_has_to_pass_its_checks_again() {
 }
 
 #[test]
+fn a_service_that_went_while_haproxy_was_away_is_not_put_back() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..2)])));
+    world.input(Input::Disconnected);
+    world.input(synced(BTreeMap::new()));
+    world.input(Input::Connected(world.info.clone()));
+    world.wait(SECOND);
+    assert_eq!(world.ready("web"), 0);
+}
+
+#[test]
 fn a_lost_connection_to_the_same_process_is_not_a_restart() {
     let mut world = World::started(&["web"]);
     world.input(synced(catalog(&[("web", 1..4)])));
