@@ -30,12 +30,8 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     for server in desired {
         wanted.insert(&server.name, server);
     }
-    let mut on_the_way = BTreeSet::new();
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
-        if !present.is_some_and(ServerState::in_rotation) {
-            on_the_way.insert(server.address);
-        }
         if let Some((_, text)) = situation.memory.suspended.get(*name) {
             plan.hinder(
                 server.registration.clone(),
@@ -72,6 +68,19 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             Some(state) => keep(server, state, situation, plan),
         }
     }
+    // Where an operator holds the successor, nothing comes, and nothing else shall serve at that address.
+    let is_held = |server: &DesiredServer| {
+        plan.hindrances.iter().any(|hindrance| {
+            hindrance.registration == server.registration
+                && matches!(hindrance.obstacle, Obstacle::OperatorMaintenance(_))
+        })
+    };
+    let on_the_way: BTreeSet<_> = wanted
+        .iter()
+        .filter(|(name, _)| !owned.get(*name).is_some_and(|state| state.in_rotation()))
+        .filter(|(_, server)| !is_held(server))
+        .map(|(_, server)| server.address)
+        .collect();
     watch_admissions(!on_the_way.is_empty(), situation, plan);
     for (name, state) in owned {
         if wanted.contains_key(name) {

@@ -96,8 +96,9 @@ pub struct Memory {
     pub put_back: BTreeSet<(Arc<str>, Address)>,
     /// Servers left alone until then, and HAProxy's words for why.
     pub suspended: BTreeMap<ServerName, (Duration, String)>,
-    /// Addresses that a registration was known for since the start.
-    pub known: BTreeSet<Address>,
+    /// Registrations that were known since the start, by what their server is known by: a slot by its address, a
+    /// dynamic server by its name.
+    pub known: BTreeSet<(Address, ServerName)>,
     /// Parts of the catalog were never read: what has no registration may have one there, and stays unless it was known.
     pub strangers_stay: bool,
     /// The balance method takes no weights: HAProxy said so.

@@ -3,7 +3,7 @@
 
 use std::{net::Ipv4Addr, num::NonZeroU16, time::Duration};
 
-use crate::model::{Address, Command, Defect, ServerState};
+use crate::model::{Address, Command, Defect, ServerName, ServerState};
 
 use super::{
     plan::{Plan, Situation, Why},
@@ -28,10 +28,15 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         plan.hinder(name.as_str().into(), obstacle);
         return;
     }
-    let known = state
-        .address()
-        .is_some_and(|address| situation.memory.known.contains(&address));
-    if situation.memory.strangers_stay && !known {
+    let is_slot = slots::number(state, situation.policy).is_some();
+    let is_its = |(address, dynamic_name): &(Address, ServerName)| {
+        if is_slot {
+            state.address() == Some(*address)
+        } else {
+            name == dynamic_name
+        }
+    };
+    if situation.memory.strangers_stay && !situation.memory.known.iter().any(is_its) {
         return;
     }
     let target = situation.server(name);
@@ -72,7 +77,6 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         plan.look_within(LEFTOVER_POLL);
         return;
     }
-    let is_slot = slots::number(state, situation.policy).is_some();
     // Re-addressing closes the idle connection that would block the deletion for ever.
     if (is_slot || situation.version.has(Defect::IdleConnectionBlocksDelete))
         && state.address() != Some(PLACEHOLDER)

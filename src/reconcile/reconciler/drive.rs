@@ -74,10 +74,11 @@ impl Reconciler {
         backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
         if std::mem::take(&mut backend.stale) {
             let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
-            backend
-                .memory
-                .known
-                .extend(desired.iter().map(|server| server.address));
+            backend.memory.known.extend(
+                desired
+                    .iter()
+                    .map(|server| (server.address, server.name.clone())),
+            );
             backend.desired = desired.into_iter().cloned().collect();
             backend.doubles = doubles;
         }
