@@ -11,7 +11,7 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    catalog::{Heard, Reading, Tell},
+    catalog::{Heard, Reading, Tell, Wanted},
     model::{BackendName, NomadEvent, Registration, ServiceKey},
     reconcile::{
         Policy,
@@ -76,9 +76,13 @@ impl Ledger {
             ..
         } = heard
         {
-            // What a mirror has never known, nothing but a list can tell it to be absent.
+            // What a mirror has never known, nothing but a list can tell it to be absent, or not to take part.
+            let wanted = Wanted::new("haproxy", false);
             for ((service, _), claims) in &mut self.claims {
-                let listed = listing.services.iter().any(|one| one.key == *service);
+                let listed = listing
+                    .services
+                    .iter()
+                    .any(|one| one.key == *service && wanted.wants(&one.tags));
                 for claim in claims.iter_mut().filter(|claim| !listed && !claim.told) {
                     claim.removable |= claim.index <= listing.index;
                 }
