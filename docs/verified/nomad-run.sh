@@ -160,7 +160,7 @@ balancer() { # VARIABLES
 part 'Versions'
 run 'nomad version | head -n 2'
 run '/usr/sbin/haproxy -v | head -n 1'
-run '/usr/local/bin/haproxy-nomad-sidecar --version'
+run '/usr/local/bin/haproxy-nomad-sidecar --version; git log -1 --format=%h -- src Cargo.lock'
 
 part 'ACLs off: first start'
 start_agent "$@"
