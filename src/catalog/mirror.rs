@@ -9,10 +9,9 @@ use std::{
 use crate::{
     catalog::{
         Ask, Heard, Synced, Tell, Ticket, Wanted,
-        backoff::SplitMix64,
         follower::{Follower, Outbox},
     },
-    model::ServiceKey,
+    model::{ServiceKey, SplitMix64},
 };
 
 /// The mirror. Tell it what is heard and what time it is, then take what it asks ([`Mirror::poll_ask`]) and tells

@@ -7,7 +7,6 @@
 //! A registration leaves the mirror only when a deletion event told so, or when a valid read of that very service does
 //! not have it. A shorter list, an error or silence removes nothing.
 
-mod backoff;
 mod exchange;
 mod follower;
 mod mirror;
@@ -17,7 +16,6 @@ mod wanted;
 #[cfg(test)]
 mod tests;
 
-pub use backoff::SplitMix64;
 pub use exchange::{
     Ask, Failure, FailureKind, Heard, How, Line, ListedService, Listing, Reading, Scope, StreamEnd,
     Synced, Tell, Ticket,

@@ -30,9 +30,9 @@ use crate::{
     admin::{self, Metrics, Status},
     config::Config,
     haproxy::session,
-    model::{Batch, BatchId, Request},
+    model::{Backoff, Batch, BatchId, Request, SplitMix64},
     nomad::{settings::Settings, watch as catalog},
-    reconcile::{Backoff, Fact, Failure, Input, Mode, Output, Policy, Reconciler},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
 };
 use report::Report;
 
@@ -97,7 +97,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
             }
         };
         if let Err(panic) = ended {
-            let delay = restarts.next_delay(seed());
+            let delay = restarts.next_delay(&mut SplitMix64::new(seed()));
             error!(%panic, ?delay, "a part of the sidecar failed; it starts afresh");
             sleep(delay).await;
         }

@@ -3,11 +3,13 @@
 //!
 //! Only plain values live here: no I/O, no clock, no decision. Terms are Nomad's and HAProxy's own.
 
+mod backoff;
 mod capabilities;
 mod haproxy;
 mod name;
 mod nomad;
 
+pub use backoff::{Backoff, SplitMix64};
 pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
     AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,

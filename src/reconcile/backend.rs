@@ -6,11 +6,12 @@ use std::{
 };
 
 use crate::model::{
-    Address, BackendName, Command, Outcome, Request, ServerName, ServerState, Version,
+    Address, BackendName, Backoff, Command, Outcome, Request, ServerName, ServerState, SplitMix64,
+    Version,
 };
 
 use super::{
-    Backoff, Policy,
+    Policy,
     desired::{DesiredServer, Rejection},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
 };
@@ -270,7 +271,7 @@ impl Backend {
         number: usize,
         command: &Command,
         outcome: &Outcome,
-        random: u64,
+        random: &mut SplitMix64,
     ) {
         let text = match outcome {
             Outcome::Done | Outcome::Notice(_) => {
@@ -366,7 +367,13 @@ mod tests {
                 Outcome::RetryLater("No such server.".to_owned()),
             ),
         ] {
-            backend.answered(Duration::ZERO, 0, &command, &outcome, 0);
+            backend.answered(
+                Duration::ZERO,
+                0,
+                &command,
+                &outcome,
+                &mut SplitMix64::new(0),
+            );
         }
         assert_eq!(
             backend.memory.suspended[&server.server],

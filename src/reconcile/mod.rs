@@ -5,7 +5,6 @@
 //! event marks a backend as to be looked at, and the plan is made from its whole present state.
 
 mod backend;
-mod backoff;
 pub mod desired;
 mod dynamic;
 mod facts;
@@ -20,7 +19,6 @@ pub mod tags;
 
 use std::{sync::Arc, time::Duration};
 
-pub use backoff::Backoff;
 pub use facts::{Fact, Found, Overview, Owned};
 pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
 

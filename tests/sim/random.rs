@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haproxy_nomad_sidecar::catalog::SplitMix64;
+use haproxy_nomad_sidecar::model::SplitMix64;
 
 pub(crate) struct Random(SplitMix64);
 

@@ -11,16 +11,15 @@ mod stream;
 
 use self::{round::Round, stream::Stream};
 use crate::{
-    catalog::{
-        Ask, FailureKind, Scope, Tell, Ticket, Wanted,
-        backoff::{Backoff, SplitMix64},
-        view::View,
-    },
-    model::{Registration, ServiceKey},
+    catalog::{Ask, FailureKind, Scope, Tell, Ticket, Wanted, view::View},
+    model::{Backoff, Registration, ServiceKey, SplitMix64},
 };
 
 /// How long a list waits for a stream that is being opened. A stream comes in milliseconds or, denied, never.
 const HEAD_START: Duration = Duration::from_millis(250);
+/// Between two tries after a failure, at first and at most.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Between two lists without a stream.
 const POLL: Duration = Duration::from_secs(2);
 /// A stream of all namespaces does not deliver namespaces younger than itself (since 1.9.6).
@@ -77,13 +76,13 @@ impl Follower {
                 retry_at: now,
                 refusal: None,
             },
-            stream_backoff: Backoff::default(),
+            stream_backoff: Backoff::new(FIRST_RETRY, LAST_RETRY),
             streaming: None,
             delivered: None,
             round: Round::Idle {
                 due: now.saturating_add(HEAD_START),
             },
-            round_backoff: Backoff::default(),
+            round_backoff: Backoff::new(FIRST_RETRY, LAST_RETRY),
             again: false,
             resync: true,
             full_read_due: now,

@@ -285,7 +285,7 @@ impl Follower {
     /// Everything that is known stays as it is.
     fn fail_round(&mut self, now: Duration, failure: Option<Failure>, out: &mut Outbox) {
         self.round = Round::Idle {
-            due: now.saturating_add(self.round_backoff.next(&mut out.random)),
+            due: now.saturating_add(self.round_backoff.next_delay(&mut out.random)),
         };
         if let Some(failure) = failure
             && self.trouble != Some(failure.kind)

@@ -75,7 +75,7 @@ impl Follower {
             Stream::Down { .. } | Stream::Opening(_) | Stream::Open { .. } => return,
         }
         self.view.stream_broke();
-        let soon = now.saturating_add(self.stream_backoff.next(&mut out.random));
+        let soon = now.saturating_add(self.stream_backoff.next_delay(&mut out.random));
         let (retry_at, refusal) = match end {
             StreamEnd::Refused(reason) => {
                 self.round_no_later_than(now);

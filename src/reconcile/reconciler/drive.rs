@@ -4,9 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::model::{BackendName, Batch, BatchId, Request, Version};
 
-use super::{
-    MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in, split_mix,
-};
+use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in};
 use crate::reconcile::{
     desired::{Rejection, possible_services},
     facts::Fact,
@@ -109,8 +107,7 @@ impl Reconciler {
             };
             self.settle(now, name, &plan, whole);
         } else if backend.rounds >= MOST_ROUNDS {
-            self.random = split_mix(self.random);
-            let again_in = backend.failures.next_delay(self.random);
+            let again_in = backend.failures.next_delay(&mut self.random);
             backend.rounds = 0;
             backend.dirty = true;
             backend.paused_until = Some(now + again_in);

@@ -14,12 +14,12 @@ use std::{
 };
 
 use crate::model::{
-    BackendName, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response, Scope,
-    ServiceKey,
+    BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response,
+    Scope, ServiceKey, SplitMix64,
 };
 
 use super::{
-    Backoff, Policy,
+    Policy,
     backend::Backend,
     desired::{Contribution, DesiredServer, Rejection, contribution, one_per_address},
     facts::Fact,
@@ -125,7 +125,7 @@ const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 pub struct Reconciler {
     policy: Policy,
     mode: Mode,
-    random: u64,
+    random: SplitMix64,
     catalog: Option<BTreeMap<ServiceKey, Vec<Registration>>>,
     /// What of the catalog was never read.
     unproven: BTreeSet<Scope>,
@@ -154,7 +154,7 @@ impl Reconciler {
         Self {
             policy,
             mode,
-            random: seed,
+            random: SplitMix64::new(seed),
             catalog: None,
             unproven: BTreeSet::new(),
             contributions: BTreeMap::new(),
@@ -349,7 +349,6 @@ impl Reconciler {
         let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
             return;
         };
-        let random = self.next_random();
         let Failure::NotUnderstood(problem) = failure else {
             if let Purpose::Backend(name) = purpose
                 && let Some(backend) = self.backends.get_mut(&name)
@@ -361,7 +360,7 @@ impl Reconciler {
         let problem = problem.clone();
         let (backend, again_in) = match purpose {
             Purpose::Everything => {
-                let delay = self.failures.next_delay(random);
+                let delay = self.failures.next_delay(&mut self.random);
                 if let Some(process) = &mut self.process {
                     process.reading_everything = false;
                     process.read_everything_at = now + delay;
@@ -373,7 +372,7 @@ impl Reconciler {
                     return;
                 };
                 backend.disconnect();
-                let delay = backend.failures.next_delay(random);
+                let delay = backend.failures.next_delay(&mut self.random);
                 backend.paused_until = Some(now + delay);
                 (Some(name), delay)
             }
@@ -474,8 +473,7 @@ impl Reconciler {
                         self.outputs
                             .push_back(Output::Tell(Fact::Noticed(name.clone(), text.clone())));
                     }
-                    self.random = split_mix(self.random);
-                    backend.answered(now, number, command, &outcome, self.random);
+                    backend.answered(now, number, command, &outcome, &mut self.random);
                 }
                 (_, Response::Servers(rows)) => {
                     let observed = observed.insert(ObservedBackend::default());
@@ -510,11 +508,6 @@ impl Reconciler {
             }
         }
     }
-
-    fn next_random(&mut self) -> u64 {
-        self.random = split_mix(self.random);
-        self.random
-    }
 }
 
 /// The desired servers of one backend, from all services that resolve to it, and those that share an address.
@@ -529,12 +522,4 @@ fn desired_in<'a>(
             .filter_map(|service| contributions.get(service)?.servers.get(name))
             .flatten(),
     )
-}
-
-/// `SplitMix64`, one step: enough for jitter.
-fn split_mix(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
