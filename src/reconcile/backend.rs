@@ -177,7 +177,12 @@ impl Backend {
     pub(super) fn is_due(&self, now: Duration) -> bool {
         !self.busy
             && self.paused_until.is_none()
-            && (self.fresh || self.dirty || self.due.is_some_and(|due| due <= now))
+            && (self.is_urgent() || self.due.is_some_and(|due| due <= now))
+    }
+
+    /// Whether it waits to be planned, and not only to be looked at again.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.fresh || self.dirty
     }
 
     /// Ends its pause when the time for that has come.

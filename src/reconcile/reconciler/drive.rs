@@ -35,13 +35,15 @@ impl Reconciler {
         self.backends
             .values_mut()
             .for_each(|backend| backend.wake(now));
-        let due: Vec<_> = self
+        let mut due: Vec<_> = self
             .backends
             .iter()
             .filter(|(_, backend)| backend.is_due(now))
-            .map(|(name, _)| name.clone())
+            .map(|(name, backend)| (!backend.is_urgent(), name.clone()))
             .collect();
-        for name in due {
+        // What has to be changed comes before what is only watched.
+        due.sort();
+        for (_, name) in due {
             if self.under_way.len() >= MAX_UNDER_WAY {
                 break;
             }

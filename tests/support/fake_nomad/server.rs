@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpSocket, UnixListener},
     sync::watch,
     task::JoinSet,
 };
@@ -210,6 +210,8 @@ pub(crate) async fn listen(shared: Arc<Shared>, mut door: Door, first: Listener)
             if listener.take().is_some() {
                 shared.change(|state| state.listening -= 1);
             }
+            // Bound and not listening it refuses, and the kernel gives its port to nobody else.
+            let _held = door.hold();
             if refusing.changed().await.is_err() {
                 return;
             }
@@ -227,6 +229,19 @@ pub(crate) async fn listen(shared: Arc<Shared>, mut door: Door, first: Listener)
                 accepted.expect("accepting does not fail on this machine");
             }
         }
+    }
+}
+
+impl Door {
+    /// Keeps the port of a door that is closed.
+    fn hold(&self) -> Option<TcpSocket> {
+        let (Self::Tcp(addr) | Self::Tls(addr, _)) = self else {
+            return None;
+        };
+        let socket = TcpSocket::new_v4().ok()?;
+        socket.set_reuseaddr(true).ok()?;
+        socket.bind(*addr).ok()?;
+        Some(socket)
     }
 }
 
