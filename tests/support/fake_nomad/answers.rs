@@ -6,15 +6,34 @@ use super::{Version, Via};
 /// When every answer was given. A constant: nothing reads it, and recordings can be compared byte by byte.
 const DATE: &str = "Tue, 24 Nov 2026 15:38:05 GMT";
 
+/// A 500 with `$text`, as agents write one (`command/agent/http.go:761-797`).
+macro_rules! server_error {
+    ($length:literal, $text:literal) => {
+        concat!(
+            "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n",
+            "Vary: Accept-Encoding\r\nDate: Tue, 24 Nov 2026 15:38:05 GMT\r\nContent-Length: ",
+            $length,
+            "\r\n\r\n",
+            $text
+        )
+    };
+}
+
 macro_rules! recorded {
-    ($(#[$doc:meta] $name:ident = $path:literal;)*) => {
+    (
+        $(#[$doc:meta] $name:ident = $path:literal;)*
+        by its source: $(#[$read_doc:meta] $read_name:ident = $length:literal $text:literal;)*
+    ) => {
         /// An answer that is always the same.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-        pub(crate) enum Recorded { $(#[$doc] $name,)* }
+        pub(crate) enum Recorded { $(#[$doc] $name,)* $(#[$read_doc] $read_name,)* }
 
         impl Recorded {
             fn bytes(self) -> &'static str {
-                match self { $(Self::$name => include_str!(concat!("../../fixtures/", $path)),)* }
+                match self {
+                    $(Self::$name => include_str!(concat!("../../fixtures/", $path)),)*
+                    $(Self::$read_name => server_error!($length, $text),)*
+                }
             }
         }
     };
@@ -61,6 +80,17 @@ recorded! {
     Forbidden = "nomad-2.0.5/http/task-api-unknown-token-403.http";
     /// The stream without the right, up to 1.11.1.
     StreamDenied = "nomad-1.10.5/http/stream-denied.http";
+
+    by its source:
+
+    /// A client agent that knows no server (v2.0.5 `client/client.go:352`).
+    NoServers = 10 "no servers";
+    /// A cluster without a leader, after 5 s (v2.0.5 `nomad/rpc.go:585-661`).
+    NoLeader = 17 "No cluster leader";
+    /// The stream without the right, up to 1.9.5 (v1.9.5 `nomad/event_endpoint.go:82-89`).
+    StreamPermissionDenied = 17 "Permission denied";
+    /// The stream where the servers publish no events, up to 1.11.1 (v1.11.1 `nomad/event_endpoint.go`).
+    BrokerOff = 26 "EventBroker not configured";
 }
 
 /// What was recorded for `answer`. The Task API compresses nothing, so it says nothing of encodings.
@@ -85,6 +115,16 @@ pub(crate) fn catalog(index: u64, body: &str, via: Via) -> Vec<u8> {
         .into();
     }
     format!("{head}Content-Length: {length}\r\n\r\n{body}").into()
+}
+
+/// A list of which 2 GiB are announced, and what it is made of.
+pub(crate) fn huge(via: Via) -> (String, String) {
+    let (_, more) = endless(via);
+    let head = catalog_head(17, via);
+    (
+        format!("{head}Content-Length: {}\r\n\r\n[", 1_u64 << 31),
+        more,
+    )
 }
 
 /// A list that goes on for ever: the head, the beginning of its only chunk, and what repeats.
@@ -121,12 +161,14 @@ pub(crate) fn deleted(index: u64, via: Via) -> Vec<u8> {
 /// The head of a stream, which from 1.11.2 on does not say whether it was opened or denied.
 pub(crate) fn stream_head(version: Version, via: Via) -> Vec<u8> {
     let status = match version {
-        Version::V1_10_5 => "HTTP/1.1 200 OK\r\n",
+        Version::V1_9_5 | Version::V1_10_5 => "HTTP/1.1 200 OK\r\n",
         Version::V1_11_2 => "HTTP/0.0 200 OK\r\n",
         Version::V2_0_5 => "HTTP/1.1 200 OK\r\nConnection: close\r\n",
     };
     let framing = match version {
-        Version::V1_10_5 => format!("Date: {DATE}\r\nTransfer-Encoding: chunked\r\n"),
+        Version::V1_9_5 | Version::V1_10_5 => {
+            format!("Date: {DATE}\r\nTransfer-Encoding: chunked\r\n")
+        }
         Version::V1_11_2 | Version::V2_0_5 => String::new(),
     };
     format!(
@@ -139,7 +181,9 @@ pub(crate) fn stream_head(version: Version, via: Via) -> Vec<u8> {
 /// `line` as it goes over the wire: up to 1.11.1 its newline is a chunk of its own.
 pub(crate) fn stream_line(version: Version, line: &str) -> Vec<u8> {
     match version {
-        Version::V1_10_5 => format!("{:x}\r\n{line}\r\n1\r\n\n\r\n", line.len()).into(),
+        Version::V1_9_5 | Version::V1_10_5 => {
+            format!("{:x}\r\n{line}\r\n1\r\n\n\r\n", line.len()).into()
+        }
         Version::V1_11_2 | Version::V2_0_5 => format!("{line}\n").into(),
     }
 }

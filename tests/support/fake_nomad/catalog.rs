@@ -79,6 +79,13 @@ impl Catalog {
         self.namespaces.insert(name.into());
     }
 
+    /// Deletes a namespace, which has to be empty.
+    pub(crate) fn delete_namespace(&mut self, name: &str) {
+        assert!(self.rows.keys().all(|(namespace, _)| namespace != name));
+        self.raft += 1;
+        self.namespaces.remove(name);
+    }
+
     /// Raft entries that have nothing to do with services: indexes move, the table's does not.
     pub(crate) fn other_entries(&mut self, count: u64) {
         for _ in 0..count {

@@ -5,11 +5,14 @@
 pub(crate) mod acl;
 pub(crate) mod answers;
 pub(crate) mod catalog;
+pub(crate) mod gzip;
+pub(crate) mod memory;
 pub(crate) mod reads;
 pub(crate) mod records;
 pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod stream;
+pub(crate) mod weather;
 
 use std::{
     collections::BTreeMap,
@@ -26,26 +29,41 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 pub(crate) use acl::Token;
 pub(crate) use answers::Recorded;
 pub(crate) use catalog::Catalog;
+pub(crate) use memory::MemoryDoor;
 pub(crate) use records::{Deletion, Key, ServiceRegistration};
 pub(crate) use request::Kind;
 pub(crate) use server::Seen;
 
-use acl::Acl;
 use server::{Door, Listener, Shared};
-use stream::Signal;
 
+/// Between two heartbeats of a stream, in every version.
+const HEARTBEAT: Duration = Duration::from_secs(30);
 /// How long a test waits for something that should happen at once.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Whose stream it is: how it is framed and how it is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) enum Version {
+    /// Up to 1.9.5, by its source (`nomad/event_endpoint.go:82-89`), never run: as 1.10.5, but a valid token without the
+    /// right gets a 500.
+    V1_9_5,
     /// Up to 1.11.1: chunked, 403 when denied, says why it ends.
     V1_10_5,
     /// `HTTP/0.0`.
     V1_11_2,
     /// From 1.11.3: not framed at all; silent when denied and when the server ends it.
     V2_0_5,
+}
+
+impl Version {
+    /// Whether a denial is a status and the end of a stream says why: before 1.11.2, which took the connection over
+    /// from Go's HTTP server. Since then there is nothing but silence.
+    pub(crate) fn says_why(self) -> bool {
+        match self {
+            Self::V1_9_5 | Self::V1_10_5 => true,
+            Self::V1_11_2 | Self::V2_0_5 => false,
+        }
+    }
 }
 
 /// Through what a request came.
@@ -78,8 +96,18 @@ pub(crate) enum Mode {
     Answer(Recorded),
     /// Never.
     Hang,
+    /// When the mode is another one. A client agent that has just started holds every read until its node is
+    /// registered (2.0.5 by its source, `client/rpc.go:56-60`); a frozen server holds them as long as it is frozen
+    /// (2.0.5, 1.11.3, 1.10.5).
+    Hold,
+    /// By half of the answer, and nothing more.
+    Stall,
+    /// By half of the answer, and the end.
+    Half,
     /// By a body without an end.
     Endless,
+    /// By a body of which 2 GiB are announced.
+    Huge,
     /// A byte at a time, with this pause between two.
     Trickle(Duration),
 }
@@ -87,23 +115,26 @@ pub(crate) enum Mode {
 impl Mode {
     fn answers_instead_of_streams(self) -> bool {
         match self {
-            Self::Normal | Self::Trickle(_) => false,
-            Self::Answer(_) | Self::Hang | Self::Endless => true,
+            Self::Normal | Self::Trickle(_) | Self::Stall | Self::Half => false,
+            Self::Answer(_) | Self::Hang | Self::Hold | Self::Endless | Self::Huge => true,
         }
     }
 }
 
-/// The running fake. It ends, with all its connections, when it is dropped.
+/// The running fake. Its sockets end, with all their connections, when it is dropped.
 pub(crate) struct FakeNomad {
     shared: Arc<Shared>,
-    addr: SocketAddr,
+    /// None if it has no port.
+    addr: Option<SocketAddr>,
     doors: JoinSet<()>,
+    /// How long a test waits for something that should happen.
+    patience: Duration,
 }
 
 impl FakeNomad {
     /// A Nomad 2.0.5 without ACLs on a port of the loopback.
     pub(crate) async fn start() -> Self {
-        Self::start_as(Version::V2_0_5, Duration::from_secs(30)).await
+        Self::start_as(Version::V2_0_5, HEARTBEAT).await
     }
 
     /// The same, with the stream of `version` and a heartbeat every `heartbeat`, which is 30 s in truth.
@@ -115,14 +146,28 @@ impl FakeNomad {
     pub(crate) async fn start_at(version: Version, heartbeat: Duration, addr: SocketAddr) -> Self {
         let mut fake = Self {
             shared: Arc::new(Shared::new(version, heartbeat)),
-            addr,
+            addr: None,
             doors: JoinSet::new(),
+            patience: SOON,
         };
-        fake.addr = fake
-            .listen(Door::Tcp(addr))
-            .await
-            .expect("a TCP port has an address");
+        fake.addr = fake.listen(Door::Tcp(addr)).await;
         fake
+    }
+
+    /// A Nomad of `version` without a socket: it is reached through [`Self::door`], so that nothing is waited for but
+    /// time, which a test can pause.
+    pub(crate) fn in_memory(version: Version) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(version, HEARTBEAT)),
+            addr: None,
+            doors: JoinSet::new(),
+            patience: Duration::from_mins(20),
+        }
+    }
+
+    /// A way in without a socket.
+    pub(crate) fn door(&self, via: Via) -> MemoryDoor {
+        MemoryDoor::new(Arc::clone(&self.shared), via)
     }
 
     /// Listens with TLS as well, on another port.
@@ -152,12 +197,12 @@ impl FakeNomad {
 
     /// Where plain HTTP is served.
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addr.expect("this fake has a port")
     }
 
     /// The same as `NOMAD_ADDR` has it.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("http://{}", self.addr())
     }
 
     // === the catalog ===
@@ -199,16 +244,16 @@ impl FakeNomad {
         });
     }
 
-    /// What garbage collection does: gone, the index moves, and no event says so.
-    pub(crate) fn delete_silently(&self, keys: &[Key]) {
-        self.shared
-            .change(|state| state.catalog.delete_silently(keys));
-    }
-
     /// Streams of `*` that are open already will never deliver anything of it.
     pub(crate) fn create_namespace(&self, name: &str) {
         self.shared
             .change(|state| state.catalog.create_namespace(name));
+    }
+
+    /// Deletes a namespace without services, of which no event of topic `Service` tells.
+    pub(crate) fn delete_namespace(&self, name: &str) {
+        self.shared
+            .change(|state| state.catalog.delete_namespace(name));
     }
 
     /// Raft entries of other topics, which push service events out of the ring of 100.
@@ -228,19 +273,6 @@ impl FakeNomad {
         });
     }
 
-    /// The state as it is, for [`Self::restore`].
-    pub(crate) fn snapshot(&self) -> Catalog {
-        self.shared.state().catalog.clone()
-    }
-
-    /// An operator restores a snapshot: the index goes back, no event says what changed, and the streams are dead.
-    pub(crate) fn restore(&self, snapshot: Catalog) {
-        self.shared.change(|state| {
-            state.catalog.restore(snapshot);
-            state.signal(|_| true, &Signal::Ended(RESUBSCRIBE));
-        });
-    }
-
     /// The value of `X-Nomad-Index`.
     pub(crate) fn index(&self) -> u64 {
         self.shared.state().catalog.index()
@@ -249,117 +281,6 @@ impl FakeNomad {
     /// Everything that is registered.
     pub(crate) fn rows(&self) -> BTreeMap<Key, ServiceRegistration> {
         self.shared.state().catalog.rows().clone()
-    }
-
-    // === rights ===
-
-    /// Switches ACLs on and issues `token`.
-    pub(crate) fn issue(&self, token: &str, rights: Token) {
-        self.shared.change(|state| {
-            let tokens = state.acl.0.get_or_insert_default();
-            tokens.insert(token.into(), rights);
-        });
-    }
-
-    /// Switches ACLs on without issuing anything.
-    pub(crate) fn enable_acl(&self) {
-        self.shared
-            .change(|state| state.acl = Acl(Some(state.acl.0.take().unwrap_or_default())));
-    }
-
-    /// Deletes a token. Streams that were opened with it end as their version ends them.
-    pub(crate) fn revoke(&self, token: &str) {
-        self.shared.change(|state| {
-            if let Some(tokens) = &mut state.acl.0 {
-                tokens.remove(token);
-            }
-            let mine = |stream: &stream::Subscription| stream.token.as_deref() == Some(token);
-            state.signal(mine, &Signal::Ended(RESUBSCRIBE));
-        });
-    }
-
-    // === trouble ===
-
-    /// From now on answers these requests so. A later mode goes before an earlier one; `Normal` for `Every` ends all.
-    pub(crate) fn mode(&self, which: Which, mode: Mode) {
-        self.shared.change(|state| {
-            if (&which, mode) == (&Which::Every, Mode::Normal) {
-                state.modes.clear();
-            }
-            state.modes.push((which, mode));
-        });
-    }
-
-    /// Closes every connection.
-    pub(crate) fn cut(&self) {
-        self.shared.cut.send_replace(());
-    }
-
-    /// Closes every stream.
-    pub(crate) fn cut_streams(&self) {
-        self.signal_streams(&Signal::Cut);
-    }
-
-    /// Closes every stream after half of `line`.
-    pub(crate) fn cut_streams_within(&self, line: &str) {
-        self.signal_streams(&Signal::HalfLine(line.into()));
-    }
-
-    /// Ends every stream as a server does that drops a reader who is too slow.
-    pub(crate) fn overrun_streams(&self) {
-        self.signal_streams(&Signal::Ended("event dropped from buffer"));
-    }
-
-    /// The streams stay open and say nothing any more.
-    pub(crate) fn silence_streams(&self) {
-        self.signal_streams(&Signal::Silence);
-    }
-
-    /// Puts any line on every stream, garbage too.
-    pub(crate) fn say(&self, line: &str) {
-        self.signal_streams(&Signal::Line(line.into()));
-    }
-
-    /// Closes the listeners and every connection: the agent is gone. Returns when connections are refused.
-    pub(crate) async fn stop(&self) {
-        self.shared.refusing.send_replace(true);
-        self.cut();
-        self.until("the listeners close", |fake| {
-            fake.shared.state().listening == 0
-        })
-        .await;
-    }
-
-    /// Listens again, at the same places.
-    pub(crate) async fn resume(&self) {
-        self.shared.refusing.send_replace(false);
-        let doors = self.doors.len();
-        self.until("the listeners open", |fake| {
-            fake.shared.state().listening == doors
-        })
-        .await;
-    }
-
-    /// The server restarts: connections end, reads fail, `stale` ones lie, streams open and wait.
-    pub(crate) fn begin_restart(&self) {
-        self.shared.change(|state| {
-            state.restarting = true;
-            state.catalog.forget_ring();
-        });
-        self.cut();
-    }
-
-    /// The server has recovered, and every stream gets the whole past.
-    pub(crate) fn finish_restart(&self) {
-        self.shared.change(|state| {
-            state.restarting = false;
-            let past = state.catalog.replay_past();
-            state.publish(&past);
-        });
-    }
-
-    fn signal_streams(&self, signal: &Signal) {
-        self.shared.change(|state| state.signal(|_| true, signal));
     }
 
     // === what was seen ===
@@ -396,7 +317,7 @@ impl FakeNomad {
                     .expect("the sender lives as long as the fake");
             }
         };
-        if timeout(SOON, wait).await.is_err() {
+        if timeout(self.patience, wait).await.is_err() {
             let seen: Vec<String> = self
                 .seen()
                 .into_iter()
@@ -406,6 +327,3 @@ impl FakeNomad {
         }
     }
 }
-
-/// How versions up to 1.11.1 end a stream whose right is gone.
-const RESUBSCRIBE: &str = "subscription closed by server, client should resubscribe";

@@ -22,6 +22,7 @@ use super::{
     acl::{self, Acl, Bearer},
     answers::{self, Recorded},
     catalog::{Catalog, Shuffle},
+    gzip,
     reads::Look,
     request::{self, Kind, Request},
     stream::{self, Subscription},
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     moved: watch::Sender<()>,
     /// Told when all connections end.
     pub(crate) cut: watch::Sender<()>,
+    /// Told when those to the Task API end.
+    pub(crate) task_api_cut: watch::Sender<()>,
     /// Whether the listeners are closed.
     pub(crate) refusing: watch::Sender<bool>,
 }
@@ -52,6 +55,8 @@ pub(crate) struct State {
     pub(crate) shuffle: Shuffle,
     /// Between the start of a server and the end of its recovery.
     pub(crate) restarting: bool,
+    /// Whether the servers publish events.
+    pub(crate) broker: bool,
     pub(crate) seen: Vec<Seen>,
     pub(crate) streams: Vec<Subscription>,
     pub(crate) connections: usize,
@@ -76,9 +81,16 @@ pub(crate) enum Door {
 enum Answer {
     Bytes(Vec<u8>),
     Slowly(Vec<u8>, Duration),
+    /// The first half, and then nothing more.
+    Stalling(Vec<u8>),
+    /// The first half, and the end.
+    Half(Vec<u8>),
     Endless,
+    Huge,
     /// A blocking query, held.
     Later,
+    /// Not before the mode is another one.
+    Held,
     Never,
 }
 
@@ -93,6 +105,7 @@ impl Shared {
                 modes: Vec::new(),
                 shuffle: Shuffle(0x9e37_79b9_7f4a_7c15),
                 restarting: false,
+                broker: true,
                 seen: Vec::new(),
                 streams: Vec::new(),
                 connections: 0,
@@ -100,6 +113,7 @@ impl Shared {
             }),
             moved: watch::Sender::new(()),
             cut: watch::Sender::new(()),
+            task_api_cut: watch::Sender::new(()),
             refusing: watch::Sender::new(false),
         }
     }
@@ -124,12 +138,24 @@ impl Shared {
         let mut moves = self.moves();
         let mut wait = pin!(tokio::time::sleep(self.wait(request)));
         let mut look = Look::First;
+        // Rights are looked at once, before a query is held.
+        let bearer = self.state().acl.bearer(request.token());
         loop {
-            let answer = self.state().answer(request, via, look);
+            let answer = self.state().answer(request, via, &bearer, look);
             match answer {
                 Answer::Later => {}
+                Answer::Held => {
+                    // The sender lives as long as this.
+                    let _ = moves.changed().await;
+                    continue;
+                }
                 Answer::Never => std::future::pending().await,
-                answer @ (Answer::Bytes(_) | Answer::Slowly(..) | Answer::Endless) => {
+                answer @ (Answer::Bytes(_)
+                | Answer::Slowly(..)
+                | Answer::Stalling(_)
+                | Answer::Half(_)
+                | Answer::Endless
+                | Answer::Huge) => {
                     return answer;
                 }
             }
@@ -137,6 +163,19 @@ impl Shared {
                 _ = moves.changed() => look = Look::Again,
                 () = &mut wait => look = Look::Last,
             }
+        }
+    }
+
+    /// The mode for a stream, which is opened when it is held no longer.
+    async fn unheld(&self, request: &Request) -> Mode {
+        let mut moves = self.moves();
+        loop {
+            let mode = self.state().mode(request);
+            if mode != Mode::Hold {
+                return mode;
+            }
+            // The sender lives as long as this.
+            let _ = moves.changed().await;
         }
     }
 
@@ -153,22 +192,34 @@ impl Shared {
 }
 
 impl State {
-    fn answer(&mut self, request: &Request, via: Via, look: Look) -> Answer {
+    fn answer(&mut self, request: &Request, via: Via, bearer: &Bearer, look: Look) -> Answer {
         let mode = self.mode(request);
         match mode {
             Mode::Answer(answer) => return Answer::Bytes(answers::recorded(answer, via)),
             Mode::Hang => return Answer::Never,
+            Mode::Hold => return Answer::Held,
             Mode::Endless => return Answer::Endless,
-            Mode::Normal | Mode::Trickle(_) => {}
+            Mode::Huge => return Answer::Huge,
+            Mode::Normal | Mode::Stall | Mode::Half | Mode::Trickle(_) => {}
         }
-        let bytes = match self.read(request, via, look) {
+        let mut bytes = match self.read(request, via, bearer, look) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Answer::Later,
             Err(refusal) => answers::recorded(refusal, via),
         };
+        if gzip::is_asked(request, via) {
+            bytes = gzip::compressed(&bytes);
+        }
         match mode {
             Mode::Trickle(pause) => Answer::Slowly(bytes, pause),
-            Mode::Normal | Mode::Answer(_) | Mode::Hang | Mode::Endless => Answer::Bytes(bytes),
+            Mode::Stall => Answer::Stalling(bytes),
+            Mode::Half => Answer::Half(bytes),
+            Mode::Normal
+            | Mode::Answer(_)
+            | Mode::Hang
+            | Mode::Hold
+            | Mode::Endless
+            | Mode::Huge => Answer::Bytes(bytes),
         }
     }
 
@@ -192,6 +243,10 @@ impl State {
         let Some(token) = request.token() else {
             return Some(Recorded::Unauthorized);
         };
+        if self.mode(request) == Mode::Answer(Recorded::ConnectionRefused) {
+            // Who somebody is, a server has to say.
+            return Some(Recorded::ServerErrorAuthenticating);
+        }
         match self.acl.bearer(Some(token)) {
             Bearer::Unknown if acl::is_uuid(token) => Some(Recorded::Forbidden),
             Bearer::Unknown => Some(Recorded::ServerErrorAuthenticating),
@@ -313,12 +368,18 @@ impl Drop for Listener {
 }
 
 /// One connection, until it ends by itself or all are cut.
-async fn until_cut(shared: Arc<Shared>, socket: impl AsyncRead + AsyncWrite + Unpin, via: Via) {
+pub(super) async fn until_cut(
+    shared: Arc<Shared>,
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    via: Via,
+) {
     let mut cut = shared.cut.subscribe();
+    let mut task_api_cut = shared.task_api_cut.subscribe();
     shared.change(|state| state.connections += 1);
     tokio::select! {
         _ = serve(&shared, socket, via) => {}
         _ = cut.changed() => {}
+        _ = task_api_cut.changed(), if via == Via::TaskApi => {}
     }
     shared.change(|state| state.connections -= 1);
 }
@@ -352,7 +413,10 @@ async fn serve(
             .state()
             .gate(&request)
             .filter(|_| via == Via::TaskApi);
-        let mode = shared.state().mode(&request);
+        let mode = match kind {
+            Kind::Stream => shared.unheld(&request).await,
+            Kind::List | Kind::Read | Kind::Other => shared.state().mode(&request),
+        };
         if refusal.is_none() && kind == Kind::Stream && !mode.answers_instead_of_streams() {
             match stream::open(shared, &request) {
                 Ok(opened) => return stream::run(shared, socket, via, opened, mode).await,
@@ -371,8 +435,16 @@ async fn serve(
         match answer {
             Answer::Bytes(bytes) => socket.write_all(&bytes).await?,
             Answer::Slowly(bytes, pause) => trickle(&mut socket, &bytes, pause).await?,
-            Answer::Endless => return endless(socket, via).await,
-            Answer::Later | Answer::Never => unreachable!("these are waited for"),
+            Answer::Half(bytes) => return socket.write_all(&bytes[..bytes.len() / 2]).await,
+            Answer::Stalling(bytes) => {
+                socket.write_all(&bytes[..bytes.len() / 2]).await?;
+                socket.flush().await?;
+                hung_up(&mut socket).await;
+                return Ok(());
+            }
+            Answer::Endless => return without_end(socket, answers::endless(via)).await,
+            Answer::Huge => return without_end(socket, answers::huge(via)).await,
+            Answer::Later | Answer::Held | Answer::Never => unreachable!("these are waited for"),
         }
     }
     Ok(())
@@ -401,8 +473,10 @@ pub(crate) async fn trickle(
 }
 
 /// Writes for as long as the client reads.
-async fn endless(mut socket: impl AsyncWrite + Unpin, via: Via) -> io::Result<()> {
-    let (beginning, more) = answers::endless(via);
+async fn without_end(
+    mut socket: impl AsyncWrite + Unpin,
+    (beginning, more): (String, String),
+) -> io::Result<()> {
     socket.write_all(beginning.as_bytes()).await?;
     loop {
         socket.write_all(more.as_bytes()).await?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncBufRead, AsyncWrite, AsyncWriteExt},
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{
@@ -16,6 +16,10 @@ use super::{
     request::Request,
     server::{Shared, State, hung_up, trickle},
 };
+
+/// One write to a reader who does not read (`command/agent/event_endpoint.go`, 1.11.2 and later by its source).
+const WRITE: Duration = Duration::from_secs(40);
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What happens to an open stream.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub(crate) enum Signal {
     Silence,
     /// The server ends it with this text, which only versions up to 1.11.1 send; later ones fall silent.
     Ended(&'static str),
+    /// The server ends it so as soon as there is something to tell.
+    Expired,
     /// The connection closes.
     Cut,
 }
@@ -111,10 +117,18 @@ pub(crate) fn open(shared: &Shared, request: &Request) -> Result<Opened, Recorde
                 _ => BTreeSet::from([namespace]),
             },
         };
-        if !allowed && shared.version == Version::V1_10_5 {
-            return Err(Recorded::StreamDenied);
+        if shared.version.says_why() {
+            let known = matches!(bearer, Bearer::Known(_));
+            match shared.version {
+                _ if !state.broker => return Err(Recorded::BrokerOff),
+                Version::V1_9_5 if known && !allowed => {
+                    return Err(Recorded::StreamPermissionDenied);
+                }
+                _ if !allowed => return Err(Recorded::StreamDenied),
+                _ => {}
+            }
         }
-        let signals = allowed.then(|| {
+        let signals = (allowed && state.broker).then(|| {
             let (sender, signals) = mpsc::unbounded_channel();
             for batch in state.catalog.batches_from(index.unsigned_abs()) {
                 sender
@@ -151,12 +165,19 @@ pub(crate) async fn run(
     };
     let pause = match mode {
         Mode::Trickle(pause) => Some(pause),
-        Mode::Normal | Mode::Answer(_) | Mode::Hang | Mode::Endless => None,
+        Mode::Normal
+        | Mode::Answer(_)
+        | Mode::Hang
+        | Mode::Hold
+        | Mode::Stall
+        | Mode::Half
+        | Mode::Endless
+        | Mode::Huge => None,
     };
     write(&mut socket, &answers::stream_line(version, "{}"), pause).await?;
     let mut heartbeat = interval_at(Instant::now() + shared.heartbeat, shared.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut silent = false;
+    let (mut silent, mut expired) = (false, false);
     loop {
         let signal = tokio::select! {
             biased;
@@ -164,14 +185,24 @@ pub(crate) async fn run(
             signal = signals.recv() => signal.unwrap_or(Signal::Cut),
             _ = heartbeat.tick(), if !silent => Signal::Line("{}".into()),
         };
+        let signal = match signal {
+            Signal::Batch(batch) if expired && batch.line(&opened.wanted).is_some() => {
+                Signal::Ended("ACL token expired")
+            }
+            signal => signal,
+        };
         let bytes = match signal {
+            Signal::Expired => {
+                expired = true;
+                continue;
+            }
             Signal::Cut => return closed(shared, signals),
             Signal::HalfLine(line) => {
                 let bytes = answers::stream_line(version, &line);
                 write(&mut socket, &bytes[..bytes.len() / 2], None).await?;
                 return closed(shared, signals);
             }
-            Signal::Ended(text) if version == Version::V1_10_5 => {
+            Signal::Ended(text) if version.says_why() => {
                 let last = format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
                 write(&mut socket, last.as_bytes(), None).await?;
                 return closed(shared, signals);
@@ -187,7 +218,12 @@ pub(crate) async fn run(
             },
             Signal::Line(line) => answers::stream_line(version, &line),
         };
-        write(&mut socket, &bytes, pause).await?;
+        // Since 1.11.2 (#27397, #27432) a reader who takes nothing for so long is cut off; before, for ever waited for.
+        let patience = if version.says_why() { NEVER } else { WRITE };
+        match timeout(patience, write(&mut socket, &bytes, pause)).await {
+            Ok(written) => written?,
+            Err(_) => return closed(shared, signals),
+        }
     }
 }
 
