@@ -32,6 +32,7 @@ pub(super) fn on_stream(error: &StreamError, settings: &Settings, namespace: &st
         | StreamError::Dead
         | StreamError::Ended
         | StreamError::EndedBy(_)
+        | StreamError::EndedWithin
         | StreamError::LineTooLong
         | StreamError::Malformed(_)
         | StreamError::Broken(_) => what(),

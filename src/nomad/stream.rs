@@ -68,6 +68,9 @@ pub enum StreamError {
     /// The end, with the reason that versions before 1.11.2 give.
     #[error("the event stream ended: {0}")]
     EndedBy(String),
+    /// The end of the connection, in the middle of a line.
+    #[error("the event stream ended within a line")]
+    EndedWithin,
     /// A line that is too long to be one.
     #[error("a line of the event stream is longer than {} KiB", MAX_LINE / 1024)]
     LineTooLong,
@@ -142,7 +145,9 @@ impl EventStream {
                 continue;
             }
             return types::parse_line(&text).map_err(|error| {
-                if text.starts_with('{') {
+                if error.is_eof() {
+                    StreamError::EndedWithin
+                } else if text.starts_with('{') {
                     StreamError::Malformed(shortened(&error.to_string()))
                 } else {
                     StreamError::EndedBy(shortened(&text))
