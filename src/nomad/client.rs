@@ -34,6 +34,8 @@ const MAX_ERROR_BODY: usize = 4096;
 const SHOWN: usize = 200;
 /// What the Task API answers to a token that is none, and when there is no server to ask.
 const AUTHENTICATION_FAILED: &str = "Server error authenticating request";
+/// What up to 1.9.5 the stream answers to a token without the right (v1.9.5 `nomad/event_endpoint.go:82-89`).
+const PERMISSION_DENIED: &str = "Permission denied";
 const TOKEN_HEADER: &str = "x-nomad-token";
 const INDEX_HEADER: &str = "x-nomad-index";
 const LEADER_HEADER: &str = "x-nomad-knownleader";
@@ -50,7 +52,7 @@ pub struct Answer<T> {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// 401 (no token) or 403 (a token without the right, or an unknown one).
+    /// 401 (no token) or 403 (a token without the right, or an unknown one); up to 1.9.5 a stream without the right is a 500.
     #[error("denied ({status}: {body})")]
     Denied {
         /// The status.
@@ -129,8 +131,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Denied { status: 403, .. } => FailureKind::Denied,
-            Self::Denied { .. } | Self::BadToken { .. } | Self::Token(_) => FailureKind::BadToken,
+            Self::Denied { status: 401, .. } | Self::BadToken { .. } | Self::Token(_) => {
+                FailureKind::BadToken
+            }
+            Self::Denied { .. } => FailureKind::Denied,
             Self::ServerError { .. } | Self::Protocol(_) | Self::TooLong => {
                 FailureKind::ServerError
             }
@@ -368,6 +372,10 @@ async fn refusal(answer: Response<Incoming>) -> Error {
         StatusCode::INTERNAL_SERVER_ERROR if body.starts_with(AUTHENTICATION_FAILED) => {
             Error::BadToken { body }
         }
+        StatusCode::INTERNAL_SERVER_ERROR if body == PERMISSION_DENIED => Error::Denied {
+            status: status.as_u16(),
+            body,
+        },
         _ => Error::ServerError {
             status: status.as_u16(),
             body,
