@@ -377,9 +377,10 @@ pub(super) async fn until_cut(
     let mut task_api_cut = shared.task_api_cut.subscribe();
     shared.change(|state| state.connections += 1);
     tokio::select! {
-        _ = serve(&shared, socket, via) => {}
+        biased;
         _ = cut.changed() => {}
         _ = task_api_cut.changed(), if via == Via::TaskApi => {}
+        _ = serve(&shared, socket, via) => {}
     }
     shared.change(|state| state.connections -= 1);
 }
