@@ -7,5 +7,6 @@ mod support;
 
 mod facts_that_bite;
 mod weather;
+mod what_answers_come;
 mod what_ends_a_stream;
 mod which_changes_produce_service_events;

@@ -100,10 +100,10 @@ pub(crate) enum Mode {
     /// registered (2.0.5 by its source, `client/rpc.go:56-60`); a frozen server holds them as long as it is frozen
     /// (2.0.5, 1.11.3, 1.10.5).
     Hold,
-    /// By half of the answer, and nothing more.
+    /// By all of the answer but its last byte, and nothing more.
     Stall,
-    /// By half of the answer, and the end.
-    Half,
+    /// By all of the answer but its last byte, and the end.
+    CutShort,
     /// By a body without an end.
     Endless,
     /// By a body of which 2 GiB are announced.
@@ -115,7 +115,7 @@ pub(crate) enum Mode {
 impl Mode {
     fn answers_instead_of_streams(self) -> bool {
         match self {
-            Self::Normal | Self::Trickle(_) | Self::Stall | Self::Half => false,
+            Self::Normal | Self::Trickle(_) | Self::Stall | Self::CutShort => false,
             Self::Answer(_) | Self::Hang | Self::Hold | Self::Endless | Self::Huge => true,
         }
     }

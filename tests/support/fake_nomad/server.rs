@@ -81,10 +81,10 @@ pub(crate) enum Door {
 enum Answer {
     Bytes(Vec<u8>),
     Slowly(Vec<u8>, Duration),
-    /// The first half, and then nothing more.
+    /// All but the last byte, and then nothing more.
     Stalling(Vec<u8>),
-    /// The first half, and the end.
-    Half(Vec<u8>),
+    /// All but the last byte, and the end.
+    CutShort(Vec<u8>),
     Endless,
     Huge,
     /// A blocking query, held.
@@ -153,7 +153,7 @@ impl Shared {
                 answer @ (Answer::Bytes(_)
                 | Answer::Slowly(..)
                 | Answer::Stalling(_)
-                | Answer::Half(_)
+                | Answer::CutShort(_)
                 | Answer::Endless
                 | Answer::Huge) => {
                     return answer;
@@ -200,7 +200,7 @@ impl State {
             Mode::Hold => return Answer::Held,
             Mode::Endless => return Answer::Endless,
             Mode::Huge => return Answer::Huge,
-            Mode::Normal | Mode::Stall | Mode::Half | Mode::Trickle(_) => {}
+            Mode::Normal | Mode::Stall | Mode::CutShort | Mode::Trickle(_) => {}
         }
         let mut bytes = match self.read(request, via, bearer, look) {
             Ok(Some(bytes)) => bytes,
@@ -213,7 +213,7 @@ impl State {
         match mode {
             Mode::Trickle(pause) => Answer::Slowly(bytes, pause),
             Mode::Stall => Answer::Stalling(bytes),
-            Mode::Half => Answer::Half(bytes),
+            Mode::CutShort => Answer::CutShort(bytes),
             Mode::Normal
             | Mode::Answer(_)
             | Mode::Hang
@@ -436,9 +436,9 @@ async fn serve(
         match answer {
             Answer::Bytes(bytes) => socket.write_all(&bytes).await?,
             Answer::Slowly(bytes, pause) => trickle(&mut socket, &bytes, pause).await?,
-            Answer::Half(bytes) => return socket.write_all(&bytes[..bytes.len() / 2]).await,
+            Answer::CutShort(bytes) => return socket.write_all(&bytes[..bytes.len() - 1]).await,
             Answer::Stalling(bytes) => {
-                socket.write_all(&bytes[..bytes.len() / 2]).await?;
+                socket.write_all(&bytes[..bytes.len() - 1]).await?;
                 socket.flush().await?;
                 hung_up(&mut socket).await;
                 return Ok(());

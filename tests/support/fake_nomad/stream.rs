@@ -170,7 +170,7 @@ pub(crate) async fn run(
         | Mode::Hang
         | Mode::Hold
         | Mode::Stall
-        | Mode::Half
+        | Mode::CutShort
         | Mode::Endless
         | Mode::Huge => None,
     };
