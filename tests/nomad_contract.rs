@@ -321,7 +321,7 @@ async fn grants_what_the_contract_says(nomad: &Nomad) {
 
     for token in ["", &nothing] {
         let mut client = nomad.client_as(token);
-        let everywhere = client.list("*").await;
+        let everywhere = client.list("*", None).await;
         assert!(
             matches!(everywhere, Err(Error::NotBelievable(Doubt::IndexZero))),
             "no right is an empty list: {everywhere:?}"
@@ -329,31 +329,42 @@ async fn grants_what_the_contract_says(nomad: &Nomad) {
     }
     for token in ["", unknown, &nothing] {
         let mut client = nomad.client_as(token);
-        assert_denied(client.list("default").await.map(drop));
-        assert_denied(client.read(&key("web")).await.map(drop));
+        assert_denied(client.list("default", None).await.map(drop));
+        assert_denied(client.read(&key("web"), None).await.map(drop));
     }
-    assert_denied(nomad.client_as(unknown).list("*").await.map(drop));
+    assert_denied(nomad.client_as(unknown).list("*", None).await.map(drop));
 
     let mut client = nomad.client_as(&one);
-    assert_eq!(client.list("default").await.expect("it may").value.len(), 1);
     assert_eq!(
-        client.list("*").await.expect("it may").value.len(),
+        client
+            .list("default", None)
+            .await
+            .expect("it may")
+            .value
+            .len(),
+        1
+    );
+    assert_eq!(
+        client.list("*", None).await.expect("it may").value.len(),
         1,
         "only what it may see"
     );
-    assert_denied(client.list("other").await.map(drop));
+    assert_denied(client.list("other", None).await.map(drop));
     assert_denied(
         client
-            .read(&ServiceKey::new("other", "web"))
+            .read(&ServiceKey::new("other", "web"), None)
             .await
             .map(drop),
     );
     assert!(client.open_stream("default").await.is_ok());
 
     let mut client = nomad.client_as(&all);
-    assert_eq!(client.list("*").await.expect("it may").value.len(), 2);
+    assert_eq!(client.list("*", None).await.expect("it may").value.len(), 2);
     assert!(client.open_stream("*").await.is_ok());
-    assert_eq!(client.list("unknown").await.expect("it may").value, []);
+    assert_eq!(
+        client.list("unknown", None).await.expect("it may").value,
+        []
+    );
 
     // All at once: a denial by silence takes its time.
     let clients = ["", unknown, &nothing, &one].map(|token| nomad.client_as(token));
