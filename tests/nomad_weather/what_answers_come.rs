@@ -40,7 +40,7 @@ impl Weather {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_cut_short_is_none() {
     let mut weather = Weather::fair(Version::V2_0_5).await;
-    let broke = "the connection broke: end of file before message length reached";
+    let broke = "the connection broke: error reading a body from connection: end of file before message length reached";
     weather
         .endures(Mode::CutShort, FailureKind::Unreachable, broke)
         .await;

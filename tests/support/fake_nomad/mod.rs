@@ -1,6 +1,7 @@
 //! A fake Nomad: service lists, reads, blocking queries and the event stream over TCP, TLS and the Task API's Unix
-//! socket, in this process. Every answer was recorded from a real agent; what `Mode` and the `cut` methods add is only
-//! how a network or a dying agent delivers it. It is no scheduler: the test says what registers and when.
+//! socket, in this process. Every answer was recorded from a real agent, but for the few in `answers` that were read in
+//! Nomad's source; what `Mode` and the methods of `weather` add is how a network or a dying agent delivers it, each with
+//! the version that it was seen on. It is no scheduler: the test says what registers and when.
 
 pub(crate) mod acl;
 pub(crate) mod answers;
@@ -244,7 +245,8 @@ impl FakeNomad {
         });
     }
 
-    /// Streams of `*` that are open already will never deliver anything of it.
+    /// Streams of `*` that are open already will never deliver anything of it (2.0.5, 1.11.3, 1.10.5:
+    /// `streams/namespaces`; since 1.9.6).
     pub(crate) fn create_namespace(&self, name: &str) {
         self.shared
             .change(|state| state.catalog.create_namespace(name));
@@ -256,7 +258,8 @@ impl FakeNomad {
             .change(|state| state.catalog.delete_namespace(name));
     }
 
-    /// Raft entries of other topics, which push service events out of the ring of 100.
+    /// Raft entries of other topics, which push service events out of the ring of 100; nothing ever tells of the gap
+    /// (2.0.5, 1.11.3, 1.10.5).
     pub(crate) fn other_entries(&self, count: u64) {
         self.shared
             .change(|state| state.catalog.other_entries(count));

@@ -166,22 +166,24 @@ impl FakeNomad {
         self.shared.cut.send_replace(());
     }
 
-    /// Closes every stream.
+    /// Closes every stream: the end of the agent that one is connected to (2.0.5, 1.11.3: within 0.5 s), or what comes
+    /// late after silence (2.0.5, 1.11.3: 1.6, 13, 27, 43 and 120 s).
     pub(crate) fn cut_streams(&self) {
         self.signal_streams(&Signal::Cut);
     }
 
-    /// Closes every stream after half of `line`.
+    /// Closes every stream after half of `line`, as a network does or an agent that is killed.
     pub(crate) fn cut_streams_within(&self, line: &str) {
         self.signal_streams(&Signal::HalfLine(line.into()));
     }
 
-    /// Ends every stream as a server does that drops a reader who is too slow.
+    /// Ends every stream as a server does that drops a reader who is more batches behind than the ring has (1.10.5: with a
+    /// text; 2.0.5: silent, the end after 120 s).
     pub(crate) fn overrun_streams(&self) {
         self.signal_streams(&Signal::Ended("event dropped from buffer"));
     }
 
-    /// The streams stay open and say nothing any more.
+    /// The streams stay open and say nothing any more, not even heartbeats (2.0.5, 1.11.3).
     pub(crate) fn silence_streams(&self) {
         self.signal_streams(&Signal::Silence);
     }
