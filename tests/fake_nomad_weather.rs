@@ -38,9 +38,12 @@ async fn ask(nomad: &FakeNomad, target: &str, headers: &str) -> Box<dyn Io> {
 }
 
 async fn ask_via(nomad: &FakeNomad, via: Via, target: &str, headers: &str) -> Box<dyn Io> {
-    let mut socket = nomad.door(via).dial().await.unwrap();
+    let mut socket = nomad.door(via).dial().await.expect("it listens");
     let request = request("GET", target, "", headers);
-    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+        .write_all(request.as_bytes())
+        .await
+        .expect("it reads");
     socket
 }
 
@@ -51,7 +54,7 @@ async fn get(nomad: &FakeNomad, target: &str) -> Reply {
 /// The answer, however late it comes.
 async fn held(socket: Box<dyn Io>) -> Reply {
     let mut socket = BufReader::new(socket);
-    socket.fill_buf().await.unwrap();
+    socket.fill_buf().await.expect("it answers");
     reply(&mut socket).await
 }
 

@@ -6,6 +6,7 @@
 mod support;
 
 mod facts_that_bite;
+mod the_page;
 mod weather;
 mod what_answers_come;
 mod what_ends_a_stream;

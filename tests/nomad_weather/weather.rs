@@ -99,12 +99,13 @@ impl Weather {
                 self.hear(event);
             }
         };
-        if timeout(PATIENCE, listening).await.is_err() {
-            panic!(
-                "waited in vain until {what}; said so far: {:#?}; known: {:#?}",
-                self.said, self.known
-            );
-        }
+        let heard = timeout(PATIENCE, listening).await;
+        assert!(
+            heard.is_ok(),
+            "waited in vain until {what}; said so far: {:#?}; known: {:#?}",
+            self.said,
+            self.known
+        );
     }
 
     /// Listens to what comes until somebody says `text`, and gives what was said from the last look until then.

@@ -258,10 +258,9 @@ async fn the_socket_of_the_task_api_goes_with_its_agent_and_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn neither_stale_nor_compressed_answers_are_asked_for() {
     let mut weather = Weather::fair(Version::V1_10_5).await;
-    weather.nomad.begin_restart();
-    weather.pass(Duration::from_secs(2)).await;
-    weather.nomad.finish_restart();
-    weather.settled().await;
+    weather.resync().await;
+    weather.pass(A_WHILE).await;
+    assert_eq!(weather.said(), [""; 0]);
     let seen = weather.nomad.seen();
     assert!(seen.iter().any(|seen| seen.kind == Kind::Stream));
     for seen in seen {

@@ -16,9 +16,10 @@ pub(crate) fn is_asked(request: &Request, via: Via) -> bool {
 pub(crate) fn compressed(answer: &[u8]) -> Vec<u8> {
     let answer = str::from_utf8(answer).expect("answers are texts");
     let (head, body) = answer.split_once("\r\n\r\n").expect("there is a head");
-    let body = match head.contains("Transfer-Encoding: chunked") {
-        true => body.split("\r\n").nth(1).expect("there is one chunk"),
-        false => body,
+    let body = if head.contains("Transfer-Encoding: chunked") {
+        body.split("\r\n").nth(1).expect("there is one chunk")
+    } else {
+        body
     };
     let mut file = HEAD.to_vec();
     file.extend(block(body.as_bytes(), true));

@@ -118,14 +118,16 @@ pub(crate) fn open(shared: &Shared, request: &Request) -> Result<Opened, Recorde
             },
         };
         if shared.version.says_why() {
-            let known = matches!(bearer, Bearer::Known(_));
-            match shared.version {
-                _ if !state.broker => return Err(Recorded::BrokerOff),
-                Version::V1_9_5 if known && !allowed => {
-                    return Err(Recorded::StreamPermissionDenied);
-                }
-                _ if !allowed => return Err(Recorded::StreamDenied),
-                _ => {}
+            if !state.broker {
+                return Err(Recorded::BrokerOff);
+            }
+            if !allowed {
+                let known = matches!(bearer, Bearer::Known(_));
+                return Err(if known && shared.version == Version::V1_9_5 {
+                    Recorded::StreamPermissionDenied
+                } else {
+                    Recorded::StreamDenied
+                });
             }
         }
         let signals = (allowed && state.broker).then(|| {
@@ -185,11 +187,12 @@ pub(crate) async fn run(
             signal = signals.recv() => signal.unwrap_or(Signal::Cut),
             _ = heartbeat.tick(), if !silent => Signal::Line("{}".into()),
         };
-        let signal = match signal {
-            Signal::Batch(batch) if expired && batch.line(&opened.wanted).is_some() => {
-                Signal::Ended("ACL token expired")
-            }
-            signal => signal,
+        let has_news =
+            matches!(&signal, Signal::Batch(batch) if batch.line(&opened.wanted).is_some());
+        let signal = if expired && has_news {
+            Signal::Ended("ACL token expired")
+        } else {
+            signal
         };
         let bytes = match signal {
             Signal::Expired => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{
-    Catalog, Deletion, FakeNomad, Key, Mode, Recorded, ServiceRegistration, Which,
-    acl::{Acl, Token},
+    Catalog, Deletion, FakeNomad, Key, Mode, Recorded, ServiceRegistration, Token, Which,
+    acl::Acl,
     stream::{Signal, Subscription},
 };
 
