@@ -16,7 +16,7 @@ use crate::{
 
 /// The mirror. Tell it what is heard and what time it is, then take what it asks ([`Mirror::poll_ask`]) and tells
 /// ([`Mirror::poll_tell`]) until there is nothing more, and come back at [`Mirror::next_deadline`] or earlier.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mirror {
     followers: BTreeMap<Arc<str>, Follower>,
     /// Whose question it was. A stream's ticket stays until the stream has ended or was closed.

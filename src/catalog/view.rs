@@ -19,7 +19,7 @@ use crate::{
 const JOURNAL_EVENTS: usize = 4096;
 
 /// What is known of one followed namespace (or of all, for `*`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct View {
     namespace: Arc<str>,
     wanted: Wanted,
@@ -41,7 +41,7 @@ pub(super) struct View {
     live: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Entry {
     /// The index of the read that this began with.
     base: u64,

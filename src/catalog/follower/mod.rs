@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(2);
 /// A stream of all namespaces does not deliver namespaces younger than itself (since 1.9.6).
 const STAR_STREAM_AGE: Duration = Duration::from_hours(1);
 /// What followers say, and what they share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Outbox {
     pub(super) asks: VecDeque<Ask>,
     pub(super) tells: VecDeque<Tell>,
@@ -43,7 +43,7 @@ impl Outbox {
 }
 
 /// The state of one followed namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Follower {
     namespace: Arc<str>,
     view: View,

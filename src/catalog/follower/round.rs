@@ -21,7 +21,7 @@ const SECOND_LOOK: Duration = Duration::from_secs(2);
 const STRIKES: u32 = 3;
 
 /// A round: one list and the reads that it calls for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Round {
     /// To `Listing` when due.
     Idle { due: Duration },
@@ -31,7 +31,7 @@ pub(super) enum Round {
     Reading(Reads),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     list_index: u64,
     pending: BTreeSet<ServiceKey>,

@@ -11,7 +11,7 @@ const STREAM_RETRY: Duration = Duration::from_mins(1);
 const STREAM_HELD: Duration = Duration::from_secs(30);
 
 /// The stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stream {
     /// Not there. To `Opening` when due.
     Down {
