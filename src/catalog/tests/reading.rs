@@ -94,6 +94,33 @@ fn one_service_that_cannot_be_read_blocks_the_others_for_three_rounds_only() {
 }
 
 #[test]
+fn a_service_that_cannot_be_read_does_not_hold_up_the_audit_of_others() {
+    let mut rig = Rig::new();
+    rig.open_stream();
+    rig.list(listing(100, &["bad", "web"]));
+    rig.read(
+        "bad",
+        reading(100, &[registration("bad", "b", 40, &[ENABLE])]),
+    );
+    rig.read("web", reading(100, &[web("a", 50)]));
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(110, &["bad", "web"]));
+    let end = rig.now + Duration::from_mins(10);
+    let mut was_read = false;
+    while !was_read && rig.now < end {
+        rig.wait(Duration::from_secs(1));
+        was_read = rig.reads().contains(&"web");
+        if rig.reads().contains(&"bad") {
+            rig.read("bad", failure(FailureKind::Denied));
+        }
+        if rig.lists() {
+            rig.list(listing(110, &["bad", "web"]));
+        }
+    }
+    assert!(was_read);
+}
+
+#[test]
 fn a_service_that_cannot_be_read_again_keeps_what_is_known() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
     rig.audit(110);
