@@ -63,6 +63,12 @@ fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String>
             "the token is not valid, or the agent has no server to ask; the token is read again and everything stays as it is"
                 .to_owned(),
         ),
+        Error::NotBelievable(Doubt::IndexZero) if namespace == "*" => Some(format!(
+            "it answered with index 0, which is no answer, so nothing of it is believed: the token may read no namespace by *; \
+             name them instead (--namespaces), for a task's identity may read each by its name, or give it the policy {}; or the \
+             agent is shutting down",
+            policy(namespace)
+        )),
         Error::NotBelievable(Doubt::IndexZero) => Some(format!(
             "it answered with index 0, which is no answer, so nothing of it is believed: the token lacks read-job in namespace \
              {namespace} (policy {}), or the agent is shutting down",

@@ -11,3 +11,4 @@ mod weather;
 mod what_answers_come;
 mod what_ends_a_stream;
 mod which_changes_produce_service_events;
+mod without_a_stream;

@@ -9,6 +9,7 @@ const MODULES: &[&str] = &[
     "which_changes_produce_service_events",
     "facts_that_bite",
     "what_answers_come",
+    "without_a_stream",
 ];
 /// What stands for no text.
 const NOTHING: &str = "nothing";

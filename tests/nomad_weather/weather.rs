@@ -202,7 +202,7 @@ impl Weather {
             )),
             Event::Trouble { scope, kind, text } => self.say(format!("{kind}, {scope}: {text}")),
             Event::Recovered { scope } => self.say(format!("recovered, {scope}")),
-            Event::Current { .. } => {}
+            Event::Current { .. } | Event::Rereads { .. } => {}
         }
     }
 
@@ -259,6 +259,8 @@ pub(crate) const SILENT: &str = "the event stream stayed silent for 5 s: denied,
 pub(crate) const DEAD: &str = "the event stream was silent for 40 s";
 /// What the false empty is told as.
 pub(crate) const INDEX_0: &str = "the answer cannot be believed: its index is 0: it answered with index 0, which is no answer, so nothing of it is believed: the token lacks read-job in namespace default (policy `namespace \"default\" { capabilities = [\"read-job\"] }`), or the agent is shutting down";
+/// The same of a list of all namespaces.
+pub(crate) const INDEX_0_OF_STAR: &str = "the answer cannot be believed: its index is 0: it answered with index 0, which is no answer, so nothing of it is believed: the token may read no namespace by *; name them instead (--namespaces), for a task's identity may read each by its name, or give it the policy `namespace \"*\" { capabilities = [\"read-job\"] }`; or the agent is shutting down";
 /// What a failure is told as that is over.
 pub(crate) const RECOVERED: &str = "recovered, namespace default";
 
@@ -270,7 +272,7 @@ pub(crate) fn lost(reason: &str) -> String {
 /// What is said when there is no stream.
 pub(crate) fn without_stream(reason: &str) -> String {
     format!(
-        "following namespace default by reading every 2 s, because there is no event stream: {AGENT}{reason}"
+        "following namespace default by blocking queries, because there is no event stream: {AGENT}{reason}"
     )
 }
 
