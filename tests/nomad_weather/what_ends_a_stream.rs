@@ -341,7 +341,7 @@ async fn a_server_that_freezes_is_noticed_by_its_missing_heartbeats() {
         weather.nomad.thaw();
         weather.settled().await;
         weather.pass(A_WHILE).await;
-        assert_eq!(weather.said()[0], RECOVERED, "{version:?}");
+        assert_eq!(weather.said(), [RECOVERED], "{version:?}");
         assert!(weather.streams());
     }
 }
