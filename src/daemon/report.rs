@@ -52,7 +52,7 @@ impl Report {
         info!(
             version = env!("CARGO_PKG_VERSION"),
             haproxy_socket = %config.haproxy.socket.display(),
-            nomad = %config.nomad.endpoint,
+            nomad = %config.nomad.endpoints,
             namespaces = config.nomad.namespaces.join(","),
             own_namespace = config.own_namespace,
             observe = config.observe,

@@ -6,11 +6,15 @@
 //! API: <https://developer.hashicorp.com/nomad/api-docs/services> and `/api-docs/events`.
 
 mod advice;
+mod answer;
 pub mod client;
+mod endpoint;
 mod proofs;
+pub mod route;
 pub mod settings;
 pub mod stream;
 pub mod tls;
+pub mod traffic;
 pub mod transport;
 pub mod types;
 pub mod watch;

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::{
     model::ServiceKey,
-    nomad::{client::Client, settings::Settings, transport::Dial},
+    nomad::{client::Client, route::Route},
 };
 
 /// Between two tries.
@@ -24,15 +24,14 @@ pub(super) enum Proof {
 /// Reads `service` after `delay`, until that succeeds.
 pub(super) async fn prove(
     service: ServiceKey,
-    settings: Arc<Settings>,
-    dial: Arc<dyn Dial>,
+    route: Arc<Route>,
     delay: Duration,
 ) -> (ServiceKey, Proof) {
-    let mut client = Client::with_dial(Arc::clone(&settings), dial);
+    let mut client = Client::on(Arc::clone(&route));
     sleep(delay).await;
     loop {
         if let Ok(answer) = client.read(&service, None).await {
-            let wanted = settings.wanted();
+            let wanted = route.settings.wanted();
             return if answer.value.iter().any(|one| wanted.wants(&one.tags)) {
                 (service, Proof::Present)
             } else {
