@@ -141,7 +141,7 @@ pub struct Options {
     #[serde(deserialize_with = "switch")]
     pub(super) observe: Option<Given>,
 
-    /// Where /live, /ready and /metrics are answered, or off [default: 127.0.0.1:9417]
+    /// Where /live, /ready, /status and /metrics are answered, or off [default: 127.0.0.1:9417]
     #[arg(
         long,
         global = true,

@@ -3,6 +3,7 @@
 //! It ends only by a signal. A panic of any part is logged and everything but the admin listener is started afresh: in a
 //! task group a task that fails for good takes its siblings down, HAProxy included.
 
+mod following;
 mod plan;
 mod report;
 
@@ -77,7 +78,12 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     loop {
         let nomad = Arc::new(nomad_settings(&config));
         let route = Route::new(nomad, Arc::clone(&traffic));
-        let report = Report::new(Arc::clone(&metrics), status.clone());
+        let report = Report::new(
+            Arc::clone(&metrics),
+            status.clone(),
+            Arc::clone(&route),
+            &config.nomad.namespaces,
+        );
         let mut parts = JoinSet::new();
         let (to_core, signals_seen) = mpsc::channel(4);
         parts.spawn(core(config.clone(), route, report, signals_seen));
