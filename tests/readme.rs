@@ -73,6 +73,7 @@ fn the_table_of_metrics_is_what_is_exposed() {
     metrics.command_answered(&model::Command::Ready(server), &Outcome::Done);
     metrics.nomad().requests("list", "ok", 1);
     metrics.nomad().received_bytes("list", 1);
+    metrics.nomad().reread("audit", 1);
     let now = Instant::now();
     let mut status = Status::starting(now);
     let mut namespace = Namespace::new("default", now);

@@ -360,7 +360,7 @@ fn count(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{Cause, Followed, Namespace};
+    use crate::admin::{Followed, Namespace};
     use crate::model::{BackendName, ServerName, ServerRef};
 
     #[expect(clippy::disallowed_methods, reason = "only a starting point")]
@@ -395,10 +395,6 @@ mod tests {
                 "haproxy_restarts_total 0",
                 "ready 0",
                 "registrations_rejected 0",
-                "rereads_total{cause=\"index_went_back\"} 0",
-                "rereads_total{cause=\"other\"} 0",
-                "rereads_total{cause=\"start\"} 0",
-                "rereads_total{cause=\"stream_cut\"} 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",
                 "sync_failures_total{kind=\"nomad\"} 0",
@@ -433,7 +429,7 @@ mod tests {
         metrics.nomad().requests("list", "ok", 7);
         metrics.nomad().received_bytes("list", 400);
         metrics.nomad().stream_cut("default");
-        metrics.nomad().reread(Cause::Start);
+        metrics.nomad().reread("audit", 3);
         let mut status = status();
         status.missing.clear();
         let mut namespace = Namespace::new("default", status.started);
@@ -467,7 +463,7 @@ mod tests {
             "namespace_index{namespace=\"default\"} 17",
             "namespace_age_seconds{namespace=\"default\"} 2.0",
             "stream_cuts_total{namespace=\"default\"} 1",
-            "rereads_total{cause=\"start\"} 1",
+            "rereads_total{cause=\"audit\"} 3",
         ] {
             assert!(
                 samples.iter().any(|s| s == expected),

@@ -35,7 +35,7 @@ use tracing::{debug, info, warn};
 
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
-pub use nomad_metrics::{Cause, NomadMetrics};
+pub use nomad_metrics::NomadMetrics;
 pub use status::{Missing, Status};
 
 /// Connections at once. One more is closed unanswered.

@@ -53,36 +53,9 @@ struct ByCause {
     cause: &'static str,
 }
 
-/// Why everything was read again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// It was the first time.
-    Start,
-    /// A stream was cut.
-    Cut,
-    /// Nomad's index went back.
-    IndexWentBack,
-    /// Anything else: a signal, or what was missed.
-    Other,
-}
-
-impl Cause {
-    const ALL: [Self; 4] = [Self::Start, Self::Cut, Self::IndexWentBack, Self::Other];
-
-    const fn label(self) -> ByCause {
-        let cause = match self {
-            Self::Start => "start",
-            Self::Cut => "stream_cut",
-            Self::IndexWentBack => "index_went_back",
-            Self::Other => "other",
-        };
-        ByCause { cause }
-    }
-}
-
 impl NomadMetrics {
     pub(super) fn new(to: &mut Registry) -> Self {
-        let metrics = Self {
+        Self {
             requests: register(
                 to,
                 "nomad_requests",
@@ -130,14 +103,10 @@ impl NomadMetrics {
             rereads: register(
                 to,
                 "rereads",
-                "Times that the whole catalog was read, by cause",
+                "Services that were read, by cause",
                 Family::default(),
             ),
-        };
-        for cause in Cause::ALL {
-            drop(metrics.rereads.get_or_create(&cause.label()));
         }
-        metrics
     }
 
     /// So many requests of this kind ended so, since the start.
@@ -157,9 +126,11 @@ impl NomadMetrics {
         self.cuts.get_or_create(&by_namespace(namespace)).inc();
     }
 
-    /// Everything was read.
-    pub fn reread(&self, cause: Cause) {
-        self.rereads.get_or_create(&cause.label()).inc();
+    /// So many services are read, for this cause.
+    pub fn reread(&self, cause: &'static str, services: usize) {
+        let services = u64::try_from(services).unwrap_or(u64::MAX);
+        let counter = self.rereads.get_or_create(&ByCause { cause });
+        counter.inc_by(services);
     }
 
     /// What the status says of the namespaces, as of `now`.

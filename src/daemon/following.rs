@@ -118,7 +118,7 @@ impl Following {
             } => {
                 let by = match how {
                     How::Stream => Followed::Stream,
-                    How::Poll { .. } => Followed::Blocking,
+                    How::Blocking { .. } => Followed::Blocking,
                 };
                 if let Some(state) = self.states.get_mut(namespace) {
                     state.follow(now, by);
@@ -141,11 +141,17 @@ impl Following {
                     }
                 }
             }
-            Event::Current { namespace, at } => {
+            Event::Current {
+                namespace,
+                index,
+                at,
+            } => {
                 if let Some(state) = self.states.get_mut(namespace) {
                     state.shown.known_at = Some(*at);
+                    state.shown.index = state.shown.index.max(Some(*index));
                 }
             }
+            Event::Rereads { .. } => {}
             Event::Changed { key, index, .. } => {
                 if let Some(state) = self.state_of(&key.namespace) {
                     state.shown.index = state.shown.index.max(Some(*index));
@@ -341,7 +347,7 @@ mod tests {
     fn by_queries() -> Event {
         Event::Following {
             namespace: "default".into(),
-            how: How::Poll {
+            how: How::Blocking {
                 reason: String::new(),
             },
             text: "by queries".to_owned(),

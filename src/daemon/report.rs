@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Cause, Followed, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    admin::{Followed, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    catalog::Cause,
     config::Config,
     haproxy::{
         command::print,
@@ -39,8 +40,6 @@ pub(super) struct Report {
     /// The address of Nomad that was asked first, when that was said last.
     asked_at: String,
     following: Following,
-    /// Why the next full read is made.
-    cause: Cause,
     nomad: String,
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
@@ -54,6 +53,10 @@ impl Report {
         route: Arc<Route>,
         namespaces: &[String],
     ) -> Self {
+        // A rate over a counter needs its zero.
+        for cause in Cause::ALL {
+            metrics.nomad().reread(cause.as_str(), 0);
+        }
         let haproxy = Err("not tried yet".to_owned());
         let nomad = "not read yet".to_owned();
         Self {
@@ -63,7 +66,6 @@ impl Report {
             asked_at: route.endpoint().0.to_string(),
             route,
             following: Following::new(namespaces, now()),
-            cause: Cause::Start,
             nomad,
             catalog_at: None,
             event_lag: Duration::ZERO,
@@ -144,8 +146,6 @@ impl Report {
         match event {
             Event::Synced(synced) => {
                 self.catalog_at = Some(now());
-                self.metrics.nomad().reread(self.cause);
-                self.cause = Cause::Other;
                 let unproven: Vec<_> = synced.unproven.iter().map(ToString::to_string).collect();
                 if unproven.is_empty() {
                     debug!(
@@ -163,6 +163,14 @@ impl Report {
                 }
             }
             Event::Current { at, .. } => self.catalog_at = Some(*at),
+            Event::Rereads {
+                namespace,
+                cause,
+                services,
+            } => {
+                self.metrics.nomad().reread(cause.as_str(), *services);
+                debug!(%namespace, cause = cause.as_str(), services, "services are read again");
+            }
             Event::Changed {
                 key,
                 registrations,
@@ -173,7 +181,6 @@ impl Report {
             }
             Event::Following { text, .. } => debug!("{text}"),
             Event::StreamLost { namespace, text } => {
-                self.cause = Cause::Cut;
                 self.metrics.nomad().stream_cut(namespace);
                 debug!(%namespace, reason = text, "an event stream ended");
             }
@@ -182,7 +189,6 @@ impl Report {
                 from,
                 to,
             } => {
-                self.cause = Cause::IndexWentBack;
                 warn!(%namespace, from, to, "Nomad's index went back: it was restored; reading again, removing nothing");
             }
             Event::Trouble { scope, kind, text } => {

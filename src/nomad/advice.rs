@@ -65,9 +65,9 @@ fn on_error(endpoint: &Endpoint, error: &Error, settings: &Settings, namespace: 
 }
 
 /// What is done without a stream.
-pub(super) fn on_polling(namespace: &str, reason: &str) -> String {
+pub(super) fn on_blocking(namespace: &str, reason: &str) -> String {
     format!(
-        "following namespace {namespace} by reading every 2 s, because there is no event stream: {reason}"
+        "following namespace {namespace} by blocking queries, because there is no event stream: {reason}"
     )
 }
 

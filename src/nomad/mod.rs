@@ -9,7 +9,6 @@ mod advice;
 mod answer;
 pub mod client;
 mod endpoint;
-mod proofs;
 pub mod route;
 pub mod settings;
 pub mod stream;

@@ -8,7 +8,10 @@ use haproxy_nomad_sidecar::{
     model::{NomadEvent, ServiceKey},
 };
 
-use crate::world::{Event, World};
+use crate::{
+    nomad_model::Batch,
+    world::{Event, World},
+};
 
 /// How Nomad is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,20 +144,20 @@ impl World {
         self.link.silent = false;
         self.link.last_line = self.now;
         self.deliver(Heard::StreamOpened { ticket });
-        for line in self.nomad.buffered() {
-            self.published(&line);
+        for batch in self.nomad.buffered() {
+            self.published(&batch);
         }
     }
 
     /// Nomad publishes a line.
-    pub(crate) fn published(&mut self, line: &Line) {
+    pub(crate) fn published(&mut self, batch: &Batch) {
         let Some((generation, ticket, namespace)) = &self.link.stream else {
             return;
         };
         if self.link.silent || *generation != self.generation || self.sidecar.is_none() {
             return;
         }
-        let events: Vec<NomadEvent> = line
+        let events: Vec<NomadEvent> = batch
             .events
             .iter()
             .filter(|event| {
@@ -165,7 +168,7 @@ impl World {
         if events.is_empty() {
             return;
         }
-        let (ticket, index) = (*ticket, line.index);
+        let (ticket, index) = (*ticket, batch.index);
         self.deliver(Heard::StreamLine {
             ticket,
             line: Line { index, events },
