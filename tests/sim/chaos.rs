@@ -58,8 +58,8 @@ const TAGS: [&[&str]; 9] = [
 
 /// How long things go wrong.
 const CHAOS: Duration = Duration::from_mins(1);
-/// How long it may take afterwards until everything is right.
-const RECOVERY: Duration = Duration::from_secs(150);
+/// How long it may take afterwards until everything is right: ten minutes for what was deleted without an event.
+const RECOVERY: Duration = Duration::from_secs(660);
 
 /// One backend of each kind, with an operator's servers among them.
 pub(crate) fn config() -> Config {
