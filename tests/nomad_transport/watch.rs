@@ -234,6 +234,8 @@ async fn a_stream_that_dies_is_opened_anew_and_the_catalog_read_again() {
         lost.await,
         "nomad at http://127.0.0.1:4646: the event stream was silent for 40 s"
     );
+    // A loss was told, so its end is.
+    assert_eq!(listener.following().await.0, How::Stream);
     assert!(listener.synced().await.is_empty());
 }
 
