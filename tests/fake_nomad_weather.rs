@@ -5,7 +5,10 @@ mod support;
 
 use std::time::Duration;
 
-use haproxy_nomad_sidecar::nomad::transport::{Dial as _, Io};
+use haproxy_nomad_sidecar::nomad::{
+    settings::Endpoint,
+    transport::{Dial as _, DialError, Io},
+};
 use support::{
     fake_nomad::{
         Deletion, FakeNomad, Mode, Recorded, ServiceRegistration, Token, Version, Via, Which,
@@ -32,13 +35,19 @@ fn web(alloc: u32) -> ServiceRegistration {
     ServiceRegistration::new("web", alloc, 8080)
 }
 
+async fn dial(nomad: &FakeNomad, via: Via) -> Result<Box<dyn Io>, DialError> {
+    // The door leads to one place, whatever it is called.
+    let endpoint = Endpoint::Unix("nomad".into());
+    nomad.door(via).dial(&endpoint).await
+}
+
 /// Asks on a new connection.
 async fn ask(nomad: &FakeNomad, target: &str, headers: &str) -> Box<dyn Io> {
     ask_via(nomad, Via::Agent, target, headers).await
 }
 
 async fn ask_via(nomad: &FakeNomad, via: Via, target: &str, headers: &str) -> Box<dyn Io> {
-    let mut socket = nomad.door(via).dial().await.expect("it listens");
+    let mut socket = dial(nomad, via).await.expect("it listens");
     let request = request("GET", target, "", headers);
     socket
         .write_all(request.as_bytes())
@@ -165,8 +174,8 @@ async fn an_agent_that_shuts_down_answers_held_queries_with_nothing_but_not_thos
         (String::new(), true)
     );
     assert!(said_within(&mut stream, SECOND).await.1, "its end is told");
-    assert!(nomad.door(Via::Agent).dial().await.is_err());
-    assert!(nomad.door(Via::TaskApi).dial().await.is_err());
+    assert!(dial(&nomad, Via::Agent).await.is_err());
+    assert!(dial(&nomad, Via::TaskApi).await.is_err());
     nomad.resume().await;
     assert_eq!(nomad.rows().len(), 2);
     let mut again = ask(&nomad, READ, header).await;

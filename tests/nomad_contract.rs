@@ -11,6 +11,7 @@ use haproxy_nomad_sidecar::{
     model::{NomadEvent, ServiceKey},
     nomad::{
         client::{Doubt, Error},
+        route::Failed,
         stream::{EventStream, StreamError},
     },
 };
@@ -323,7 +324,10 @@ async fn grants_what_the_contract_says(nomad: &Nomad) {
         let mut client = nomad.client_as(token);
         let everywhere = client.list("*", None).await;
         assert!(
-            matches!(everywhere, Err(Error::NotBelievable(Doubt::IndexZero))),
+            matches!(
+                everywhere.as_ref().map_err(Failed::last),
+                Err(Error::NotBelievable(Doubt::IndexZero))
+            ),
             "no right is an empty list: {everywhere:?}"
         );
     }
@@ -381,8 +385,8 @@ async fn grants_what_the_contract_says(nomad: &Nomad) {
     assert_stream_denied(everywhere);
 }
 
-fn assert_denied(result: Result<(), Error>) {
-    match result {
+fn assert_denied(result: Result<(), Failed<Error>>) {
+    match result.map_err(Failed::into_last) {
         Err(Error::Denied { status: 403, body }) => assert_eq!(body, "Permission denied"),
         Err(error) => panic!("{error:?}"),
         Ok(()) => panic!("it was allowed"),
@@ -390,10 +394,12 @@ fn assert_denied(result: Result<(), Error>) {
 }
 
 /// Up to 1.11.1 by a 403, later by silence.
-fn assert_stream_denied(result: Result<EventStream, StreamError>) {
-    match result {
+fn assert_stream_denied(result: Result<EventStream, Failed<StreamError>>) {
+    match result.map_err(Failed::into_last) {
         Err(StreamError::Silent | StreamError::Empty) => {}
-        Err(StreamError::Refused(error)) => assert_denied(Err(error)),
+        Err(StreamError::Refused(Error::Denied { status: 403, body })) => {
+            assert_eq!(body, "Permission denied");
+        }
         Err(error) => panic!("{error:?}"),
         Ok(_) => panic!("it was allowed"),
     }

@@ -1,11 +1,16 @@
 //! A running watch over a fake Nomad without sockets, on a paused clock: what its listener knows, and what an operator reads.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use haproxy_nomad_sidecar::{
     catalog::{FailureKind, How},
     model::{Registration, ServiceKey},
     nomad::{
+        route::Route,
         settings::{Endpoint, Settings, TokenSource},
         watch::{self, Control, Event},
     },
@@ -28,6 +33,8 @@ pub(crate) struct Weather {
     pub(crate) started: Instant,
     /// How each namespace was followed at last.
     pub(crate) how: BTreeMap<Arc<str>, How>,
+    /// The namespaces whose stream was lost, and that are followed in no way since, as far as was said.
+    lost: BTreeSet<Arc<str>>,
     /// The index of the event, or none, for each change of a service that was told.
     pub(crate) told: Vec<Option<u64>>,
     said: Vec<String>,
@@ -46,25 +53,28 @@ pub(crate) const SECRET: &str = "5ecre7-t0ken";
 impl Weather {
     /// Watches `namespaces` of `nomad` with the token [`SECRET`], whether it was issued or not.
     pub(crate) fn over(nomad: FakeNomad, via: Via, namespaces: &[&str]) -> Self {
-        let mut settings = Settings::new(match via {
+        let endpoint = match via {
             Via::Agent => Endpoint::Http {
                 host: "127.0.0.1".to_owned(),
                 port: 4646,
             },
             Via::TaskApi => Endpoint::Unix("/secrets/api.sock".into()),
-        });
+        };
+        let mut settings = Settings::new(endpoint.into());
         settings.expose_by_default = true;
         settings.namespaces = namespaces.iter().map(ToString::to_string).collect();
         settings.token = TokenSource::Value(Redacted::new(SECRET.to_owned()));
         let (control, commands) = mpsc::channel(1);
         let (sender, events) = mpsc::channel(16);
         let door = Arc::new(nomad.door(via));
-        tokio::spawn(watch::run_with(settings, door, commands, sender));
+        let route = Route::with_dial(Arc::new(settings), door, Arc::default());
+        tokio::spawn(watch::run(route, commands, sender));
         Self {
             nomad,
             known: BTreeMap::new(),
             started: Instant::now(),
             how: BTreeMap::new(),
+            lost: BTreeSet::new(),
             told: Vec::new(),
             said: Vec::new(),
             control,
@@ -166,7 +176,9 @@ impl Weather {
 
     /// Whether the stream is what is followed by, as far as was said.
     pub(crate) fn streams(&self) -> bool {
-        self.how.values().all(|how| *how == How::Stream) && !self.how.is_empty()
+        self.lost.is_empty()
+            && !self.how.is_empty()
+            && self.how.values().all(|how| *how == How::Stream)
     }
 
     fn hear(&mut self, event: Event) {
@@ -189,10 +201,18 @@ impl Weather {
                 how,
                 text,
             } => {
+                // That the stream is there again after it was lost goes without saying here: see [`Self::streams`].
+                if how != How::Stream || !self.lost.remove(&namespace) {
+                    self.say(text);
+                }
+                self.lost.remove(&namespace);
                 self.how.insert(namespace, how);
-                self.say(text);
             }
-            Event::StreamLost { text, .. } => self.say(format!("stream lost: {text}")),
+            Event::StreamLost { namespace, text } => {
+                self.how.remove(&namespace);
+                self.lost.insert(namespace);
+                self.say(format!("stream lost: {text}"));
+            }
             Event::IndexWentBack {
                 namespace,
                 from,

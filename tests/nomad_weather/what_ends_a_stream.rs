@@ -25,7 +25,7 @@ fn may_read() -> Token {
 async fn a_right_that_is_missing_denies_it() {
     for (version, reason) in [
         // What a valid token without the right got there.
-        (Version::V1_9_5, "denied (500: Permission denied)"),
+        (Version::V1_9_5, "status 500: Permission denied"),
         (Version::V1_10_5, "denied (403: Permission denied)"),
         (Version::V1_11_2, "invalid HTTP version parsed"),
         (
@@ -282,7 +282,10 @@ async fn a_write_that_blocks_for_40_s_ends_it() {
 #[tokio::test(start_paused = true)]
 async fn without_an_event_broker_there_is_none() {
     for (version, reason) in [
-        (Version::V1_10_5, "status 500: EventBroker not configured"),
+        (
+            Version::V1_10_5,
+            "status 500: EventBroker not configured; the servers publish no events: see enable_event_broker in their configuration",
+        ),
         (Version::V2_0_5, SILENT),
     ] {
         let nomad = FakeNomad::in_memory(version);

@@ -7,7 +7,7 @@ use haproxy_nomad_sidecar::{
     model::{Registration, ServiceKey},
     nomad::{
         client::{Answer, Client},
-        settings::{Endpoint, Settings, TokenSource},
+        settings::{Settings, TokenSource},
         stream::EventStream,
     },
     redacted::Redacted,
@@ -43,10 +43,8 @@ impl Nomad {
     }
 
     pub(crate) fn client_as(&self, token: &str) -> Client {
-        let endpoint: Endpoint = format!("http://{}", self.addr())
-            .parse()
-            .expect("an address");
-        let mut settings = Settings::new(endpoint);
+        let endpoints = format!("http://{}", self.addr());
+        let mut settings = Settings::new(endpoints.parse().expect("an address"));
         if !token.is_empty() {
             settings.token = TokenSource::Value(Redacted::new(token.to_owned()));
         }

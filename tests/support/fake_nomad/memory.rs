@@ -2,7 +2,10 @@
 
 use std::{io::ErrorKind, sync::Arc};
 
-use haproxy_nomad_sidecar::nomad::transport::{Dial, DialError, Dialling};
+use haproxy_nomad_sidecar::nomad::{
+    settings::Endpoint,
+    transport::{Dial, DialError, Dialling},
+};
 
 use super::{
     Via,
@@ -26,7 +29,7 @@ impl MemoryDoor {
 }
 
 impl Dial for MemoryDoor {
-    fn dial(&self) -> Dialling<'_> {
+    fn dial<'a>(&'a self, _: &'a Endpoint) -> Dialling<'a> {
         Box::pin(async {
             if *self.shared.refusing.borrow() {
                 let error = match self.via {
