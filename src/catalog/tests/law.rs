@@ -307,7 +307,7 @@ impl World {
     /// What a server answers now: everything but the queries that it holds, since the table did not move.
     fn answerable(&self, index: u64) -> (Vec<Arc<str>>, Vec<ServiceKey>) {
         let is_due = |ticket: &Ticket| {
-            let waited = self.rig.now - self.rig.asked_at[ticket];
+            let waited = self.rig.now.saturating_sub(self.rig.asked_at[ticket]);
             let after = self.rig.held.get(ticket);
             waited >= WAIT || after.is_none_or(|after| *after < index)
         };
