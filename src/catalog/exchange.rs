@@ -43,9 +43,9 @@ pub enum Ask {
         /// As a blocking query: to be held until the service has changed after this index.
         after: Option<u64>,
     },
-    /// Close the stream that was opened, or is being opened, with `ticket`; or let go of the blocking query.
+    /// Close the stream that was opened, or is being opened, with `ticket`; or give up the list or read.
     Cancel {
-        /// The ticket of the stream or query.
+        /// The ticket of what is no longer asked.
         ticket: Ticket,
     },
 }

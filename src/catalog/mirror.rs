@@ -99,15 +99,14 @@ impl Mirror {
             | Heard::Read { ticket, .. } => self.forget(*ticket),
         };
         if let Some(asked) = asked {
-            if matches!(asked.what, What::List | What::Read) {
-                let took = now.saturating_sub(asked.at);
-                let waiting = self.followers.values().map(Follower::waiting_reads).sum();
-                self.pace.answered(now, took, waiting, &mut self.out.random);
-            }
+            self.pace_by(now, &asked, &heard);
+            let not_before = self.pace.not_before();
             if let Some(follower) = self.followers.get_mut(&asked.namespace) {
                 let out = &mut self.out;
                 match heard {
-                    Heard::StreamOpened { ticket } => follower.stream_opened(now, ticket, out),
+                    Heard::StreamOpened { ticket } => {
+                        follower.stream_opened(now, ticket, not_before, out);
+                    }
                     Heard::StreamLine { ticket, line } => follower.stream_line(ticket, line, out),
                     Heard::StreamEnded { ticket, end } => {
                         follower.stream_ended(now, ticket, end, out);
@@ -202,13 +201,34 @@ impl Mirror {
         let reads_wait = self.followers.values().any(|one| one.waiting_reads() > 0);
         let next_read = self
             .pace
-            .not_before(self.reads_in_flight)
+            .next_read(self.reads_in_flight)
             .filter(|_| reads_wait);
         self.followers
             .values()
             .filter_map(Follower::next_deadline)
             .chain(next_read)
             .min()
+    }
+
+    /// How quickly an answer came, or that none did, says how Nomad is.
+    fn pace_by(&mut self, now: Duration, asked: &Asked, heard: &Heard) {
+        let is_good = match heard {
+            Heard::StreamOpened { .. } => true,
+            Heard::Listed { result, .. } => result.is_ok(),
+            Heard::Read { result, .. } => result.is_ok(),
+            Heard::StreamLine { .. } => return,
+            Heard::StreamEnded { .. } => false,
+        };
+        if !is_good {
+            self.pace.failed();
+        } else if !matches!(asked.what, What::HeldList | What::HeldRead) {
+            let waiting = self.followers.values().map(Follower::waiting_reads).sum();
+            // What was just answered is no longer counted.
+            let under_way = self.reads_in_flight + usize::from(asked.what == What::Read);
+            let took = now.saturating_sub(asked.at);
+            let beside = (under_way, waiting);
+            self.pace.answered(now, took, beside, &mut self.out.random);
+        }
     }
 
     /// Remembers whose question each is.

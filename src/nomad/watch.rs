@@ -226,8 +226,8 @@ struct Watch {
     /// Connections that nobody uses, the last used first.
     idle: VecDeque<Client>,
     calls: JoinSet<(Heard, Client)>,
-    /// The blocking queries among them.
-    held: BTreeMap<Ticket, AbortHandle>,
+    /// The same by their tickets.
+    running: BTreeMap<Ticket, AbortHandle>,
     /// The tasks that read streams; none if there shall be no stream.
     streams: Option<BTreeMap<Ticket, AbortHandle>>,
     lines: mpsc::Receiver<(Heard, Instant)>,
@@ -260,7 +260,7 @@ impl Watch {
             heard_at: started,
             idle: VecDeque::new(),
             calls: JoinSet::new(),
-            held: BTreeMap::new(),
+            running: BTreeMap::new(),
             streams: Some(BTreeMap::new()),
             lines,
             line_sender,
@@ -279,7 +279,7 @@ impl Watch {
                 Ask::OpenStream { ticket, namespace } => self.open_stream(ticket, namespace),
                 Ask::Cancel { ticket } => {
                     let stream = self.streams.as_mut().and_then(|all| all.remove(&ticket));
-                    for task in stream.into_iter().chain(self.held.remove(&ticket)) {
+                    for task in stream.into_iter().chain(self.running.remove(&ticket)) {
                         task.abort();
                     }
                 }
@@ -296,7 +296,7 @@ impl Watch {
                             .map(|(index, services)| Listing { index, services });
                         (Heard::Listed { ticket, result }, client)
                     });
-                    self.note_held(ticket, after, call);
+                    self.running.insert(ticket, call);
                 }
                 Ask::Read { ticket, key, after } => {
                     let mut client = self.client();
@@ -314,15 +314,9 @@ impl Watch {
                             });
                         (Heard::Read { ticket, result }, client)
                     });
-                    self.note_held(ticket, after, call);
+                    self.running.insert(ticket, call);
                 }
             }
-        }
-    }
-
-    fn note_held(&mut self, ticket: Ticket, after: Option<u64>, call: AbortHandle) {
-        if after.is_some() {
-            self.held.insert(ticket, call);
         }
     }
 
@@ -346,7 +340,7 @@ impl Watch {
                     Err(error) => panic::resume_unwind(error.into_panic()),
                 };
                 if let Heard::Listed { ticket, .. } | Heard::Read { ticket, .. } = &heard {
-                    self.held.remove(ticket);
+                    self.running.remove(ticket);
                 }
                 self.idle.push_front(client);
                 self.idle.truncate(KEPT);

@@ -190,7 +190,7 @@ impl Follower {
     /// Reads everything that is wanted, known or asked for.
     fn begin_reads(&mut self, now: Duration, cause: Cause, listing: Listing, out: &mut Outbox) {
         let list_index = listing.index;
-        let mut pending = self.singles.hand_over();
+        let mut pending = self.singles.hand_over(out);
         pending.extend(self.strikes.services().cloned());
         pending.extend(self.view.to_read(listing.services));
         self.tell_rereads(cause, pending.len(), out);
@@ -289,6 +289,11 @@ impl Follower {
     /// Everything that is known stays as it is.
     pub(super) fn fail_round(&mut self, now: Duration, failure: Option<Failure>, out: &mut Outbox) {
         self.let_go(now, out);
+        if let Round::Reading(reads) = &mut self.round {
+            for (ticket, _) in std::mem::take(&mut reads.in_flight) {
+                out.asks.push_back(Ask::Cancel { ticket });
+            }
+        }
         self.paused = true;
         self.round = Round::Idle {
             due: now.saturating_add(self.round_backoff.next_delay(&mut out.random)),

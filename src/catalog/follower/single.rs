@@ -51,10 +51,12 @@ impl Singles {
     }
 
     /// A round reads them, or will.
-    pub(super) fn hand_over(&mut self) -> BTreeSet<ServiceKey> {
+    pub(super) fn hand_over(&mut self, out: &mut Outbox) -> BTreeSet<ServiceKey> {
         self.due.clear();
         self.later.clear();
-        self.asked.clear();
+        for (ticket, _) in std::mem::take(&mut self.asked) {
+            out.asks.push_back(Ask::Cancel { ticket });
+        }
         self.audit_at = None;
         self.to_prove.clone()
     }

@@ -144,6 +144,8 @@ fn a_stream_that_opens_late_makes_a_second_round() {
     // 103, the deregistration, was before the stream.
     rig.line(registered(104, registration("api", "b", 104, &["v1"])));
     rig.list(listing(104, &["web"]));
+    // Nomad is slow, so this waits a little.
+    rig.wait(Duration::from_secs(1));
     rig.read("web", reading(104, &[]));
     assert_eq!(rig.web(), [""; 0]);
 }
