@@ -3,14 +3,16 @@
 use std::{
     fs, io,
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
 };
 
 use haproxy_nomad_sidecar::nomad::{
     settings::{Endpoint, Settings},
-    transport::{Dial, DialError, Dialling},
+    transport::{Dial, DialError, Dialling, Io},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 /// What happens after a request.
 #[derive(Clone)]
@@ -75,6 +77,52 @@ impl Dial for ScriptDial {
             });
             Ok(Box::new(near) as _)
         })
+    }
+}
+
+/// Dials a script as if over TLS, whose end without a word of it is an error.
+pub(crate) struct TlsScriptDial(pub(crate) Arc<Script>);
+
+impl Dial for TlsScriptDial {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async {
+            Ok(Box::new(EndIsAnError(ScriptDial(Arc::clone(&self.0)).dial().await?)) as _)
+        })
+    }
+}
+
+struct EndIsAnError(Box<dyn Io>);
+
+impl AsyncRead for EndIsAnError {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
+        if buffer.filled().len() == before {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for EndIsAnError {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

@@ -8,7 +8,7 @@ use haproxy_nomad_sidecar::nomad::{
 };
 use tokio::time::Instant;
 
-use crate::script::{Reply, Script, ScriptDial, recorded, settings, stream};
+use crate::script::{Reply, Script, ScriptDial, TlsScriptDial, recorded, settings, stream};
 
 async fn open(reply: Reply) -> Result<EventStream, StreamError> {
     let script = Arc::new(Script::new(move |_| reply.clone()));
@@ -91,6 +91,15 @@ async fn a_denial_is_known_by_its_status_or_its_silence() {
         assert_eq!(error.to_string(), text);
         assert_eq!(started.elapsed().as_secs(), seconds, "{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_over_tls_that_just_ends_is_one() {
+    let head = recorded("2.0.5/http/stream-denied.http");
+    let script = Arc::new(Script::new(move |_| Reply::End(head.clone())));
+    let client = Client::with_dial(Arc::new(settings()), Arc::new(TlsScriptDial(script)));
+    let result = client.open_stream("default").await;
+    assert!(matches!(result, Err(StreamError::Empty)));
 }
 
 #[tokio::test(start_paused = true)]
