@@ -150,6 +150,11 @@ impl FakeNomad {
         addr
     }
 
+    /// Whose stream it is.
+    pub(crate) fn version(&self) -> Version {
+        self.shared.version
+    }
+
     /// Where plain HTTP is served.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr

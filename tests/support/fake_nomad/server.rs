@@ -22,7 +22,7 @@ use super::{
     acl::{self, Acl, Bearer},
     answers::{self, Recorded},
     catalog::{Catalog, Shuffle},
-    reads::Look,
+    reads::{self, Look},
     request::{self, Kind, Request},
     stream::{self, Subscription},
 };
@@ -189,6 +189,11 @@ impl State {
 
     /// The gate of the Task API, before anything else is looked at.
     fn gate(&self, request: &Request) -> Option<Recorded> {
+        match reads::after(request) {
+            Ok(_) => {}
+            Err(Recorded::InvalidIndex) => return Some(Recorded::TaskApiInvalidIndex),
+            Err(_) => return Some(Recorded::TaskApiInvalidWait),
+        }
         let Some(token) = request.token() else {
             return Some(Recorded::Unauthorized);
         };
