@@ -188,7 +188,7 @@ async fn connect(haproxy: &Haproxy, settings: Settings) -> (Session, Client) {
 fn batch(id: u64, requests: Vec<Request>) -> Batch {
     Batch {
         id: BatchId(id),
-        requests,
+        requests: requests.into(),
         lock_step: false,
     }
 }

@@ -183,7 +183,7 @@ struct Shell {
     started: Instant,
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
-    under_way: BTreeMap<BatchId, Vec<Request>>,
+    under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
 }
 
@@ -257,7 +257,7 @@ impl Shell {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Run(batch) => {
-                    self.under_way.insert(batch.id, batch.requests.clone());
+                    self.under_way.insert(batch.id, Arc::clone(&batch.requests));
                     // The session always takes batches, and fails those that it cannot run.
                     drop(self.batches.send(batch).await);
                 }

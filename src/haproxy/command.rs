@@ -4,9 +4,12 @@
 //! Nothing is escaped, because nothing can need it: names and addresses passed their grammar in `model`, the rest are
 //! numbers. Source: management guide, section 9.3.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write as _};
 
 use crate::model::{Command, Keyword, Request};
+
+/// Lines are seldom longer.
+const USUAL_LINE: usize = 96;
 
 /// The line for `request`, with its line feed: never more than one line.
 #[must_use]
@@ -19,37 +22,39 @@ pub fn print(request: &Request) -> String {
         // 2 asks for backends, 4 for servers, -1 for all of them.
         Request::Stat(_, Some(id)) => format!("show stat {id} 6 -1\n"),
         Request::Stat(backend, None) => format!("show stat {backend} 6 -1\n"),
-        Request::Change(command) => format!("{}\n", Line(command)),
+        Request::Change(command) => {
+            let mut line = String::with_capacity(USUAL_LINE);
+            // A string takes everything.
+            let _ = write_change(&mut line, command);
+            line.push('\n');
+            line
+        }
     }
 }
 
-struct Line<'a>(&'a Command);
-
-impl Display for Line<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Command::SetAddress(server, address) => write!(
-                f,
-                "set server {server} addr {} port {}",
-                address.ip, address.port
-            ),
-            Command::Ready(server) => write!(f, "set server {server} state ready"),
-            Command::Drain(server) => write!(f, "set server {server} state drain"),
-            Command::Maintenance(server) => write!(f, "set server {server} state maint"),
-            Command::HealthDown(server) => write!(f, "set server {server} health down"),
-            Command::EnableHealth(server) => write!(f, "enable health {server}"),
-            Command::SetWeight(server, weight) => write!(f, "set server {server} weight {weight}"),
-            Command::SetMaxconn(server, maxconn) => {
-                write!(f, "set maxconn server {server} {maxconn}")
-            }
-            Command::AddServer(server, address, keywords) => {
-                write!(f, "add server {server} {address}")?;
-                keywords
-                    .iter()
-                    .try_for_each(|keyword| write!(f, " {}", Word(*keyword)))
-            }
-            Command::DeleteServer(server) => write!(f, "del server {server}"),
+fn write_change(line: &mut String, command: &Command) -> fmt::Result {
+    match command {
+        Command::SetAddress(server, address) => write!(
+            line,
+            "set server {server} addr {} port {}",
+            address.ip, address.port
+        ),
+        Command::Ready(server) => write!(line, "set server {server} state ready"),
+        Command::Drain(server) => write!(line, "set server {server} state drain"),
+        Command::Maintenance(server) => write!(line, "set server {server} state maint"),
+        Command::HealthDown(server) => write!(line, "set server {server} health down"),
+        Command::EnableHealth(server) => write!(line, "enable health {server}"),
+        Command::SetWeight(server, weight) => write!(line, "set server {server} weight {weight}"),
+        Command::SetMaxconn(server, maxconn) => {
+            write!(line, "set maxconn server {server} {maxconn}")
         }
+        Command::AddServer(server, address, keywords) => {
+            write!(line, "add server {server} {address}")?;
+            keywords
+                .iter()
+                .try_for_each(|keyword| write!(line, " {}", Word(*keyword)))
+        }
+        Command::DeleteServer(server) => write!(line, "del server {server}"),
     }
 }
 

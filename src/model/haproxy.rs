@@ -3,7 +3,7 @@
 //! Text does not appear here: `haproxy::command` prints a [`Request`], `haproxy::reply` and `haproxy::parse` read the
 //! answer into a [`Response`].
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{Address, BackendName, ServerName, ServerRef};
 
@@ -374,7 +374,7 @@ pub struct Batch {
     /// Comes back with the answer.
     pub id: BatchId,
     /// In this order.
-    pub requests: Vec<Request>,
+    pub requests: Arc<[Request]>,
     /// One request at a time instead of a window: for backends so big that `add server` keeps HAProxy busy
     /// (its cost grows with the backend's servers).
     pub lock_step: bool,

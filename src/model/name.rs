@@ -104,7 +104,9 @@ pub struct ServerRef {
 
 impl fmt::Display for ServerRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.backend, self.server)
+        f.write_str(self.backend.as_str())?;
+        f.write_str("/")?;
+        f.write_str(self.server.as_str())
     }
 }
 

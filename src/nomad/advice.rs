@@ -75,7 +75,7 @@ fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String>
             "nothing of it is believed: is this a Nomad agent, and no proxy between changes its answers? see NOMAD_ADDR"
                 .to_owned(),
         ),
-        Error::Timeout => Some("the agent or its servers hang, or are overloaded".to_owned()),
+        Error::Timeout(_) => Some("the agent or its servers hang, or are overloaded".to_owned()),
         Error::Connect(DialError::Connect(error)) => Some(unreachable(error, task_api).to_owned()),
         Error::Connect(DialError::ConnectTimeout | DialError::HandshakeTimeout) => {
             Some("is NOMAD_ADDR right, and does no firewall stand between?".to_owned())

@@ -26,6 +26,11 @@ use crate::{
 
 /// For a whole answer, from the request to the last byte of the body.
 const ANSWER: Duration = Duration::from_secs(15);
+/// So long Nomad holds a blocking query; it adds up to a sixteenth.
+const WAIT: Duration = Duration::from_mins(1);
+/// For a whole answer to a blocking query. Nomad may forget the wait that was asked for.
+const HELD_ANSWER: Duration =
+    Duration::from_millis(WAIT.as_secs() * 1_000 * 17 / 16 + ANSWER.as_secs() * 1_000);
 /// 10,000 registrations are some 4 MB.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 /// So much of the text of an error is kept.
@@ -76,8 +81,8 @@ pub enum Error {
     #[error("the answer cannot be believed")]
     NotBelievable(#[source] Doubt),
     /// No answer in time.
-    #[error("no answer within {} s", ANSWER.as_secs())]
-    Timeout,
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] DialError),
@@ -135,7 +140,7 @@ impl Error {
                 FailureKind::ServerError
             }
             Self::NotBelievable(_) => FailureKind::NotBelievable,
-            Self::Timeout => FailureKind::Timeout,
+            Self::Timeout(_) => FailureKind::Timeout,
             Self::Connect(_) | Self::Broken(_) => FailureKind::Unreachable,
             Self::Limited { .. } => FailureKind::Limited,
             Self::UnreadableName(_) => FailureKind::Unreadable,
@@ -187,13 +192,24 @@ impl Client {
     }
 
     /// The services of `namespace`, or of all namespaces that the token may read, for `*`.
-    pub async fn list(&mut self, namespace: &str) -> Result<Answer<Vec<ListedService>>, Error> {
+    ///
+    /// With `after` it is a blocking query: Nomad holds it until the namespace has changed after that index, or for some 60 s.
+    /// The answer may be the same as before, and of any index.
+    pub async fn list(
+        &mut self,
+        namespace: &str,
+        after: Option<u64>,
+    ) -> Result<Answer<Vec<ListedService>>, Error> {
         let path = format!("/v1/services?namespace={}", percent_encoded(namespace));
-        self.get(&path, types::parse_list).await
+        self.get(&path, after, types::parse_list).await
     }
 
-    /// The registrations of one service.
-    pub async fn read(&mut self, key: &ServiceKey) -> Result<Answer<Vec<Registration>>, Error> {
+    /// The registrations of one service; with `after` as a blocking query, as in [`Self::list`].
+    pub async fn read(
+        &mut self,
+        key: &ServiceKey,
+        after: Option<u64>,
+    ) -> Result<Answer<Vec<Registration>>, Error> {
         // The agent decodes the path before it splits and cleans it.
         if key.name.contains('/') || matches!(&*key.name, "" | "." | "..") {
             return Err(Error::UnreadableName(shortened(&key.name)));
@@ -203,7 +219,7 @@ impl Client {
             percent_encoded(&key.name),
             percent_encoded(&key.namespace)
         );
-        self.get(&path, types::parse_registrations).await
+        self.get(&path, after, types::parse_registrations).await
     }
 
     /// Opens the event stream of `namespace` (or `*`) on a connection of its own: topic `Service`, all that is buffered.
@@ -222,7 +238,7 @@ impl Client {
         };
         let head = timeout(ANSWER, opened)
             .await
-            .map_err(|_| StreamError::Refused(Error::Timeout))?;
+            .map_err(|_| StreamError::Refused(Error::Timeout(ANSWER)))?;
         let head = match head {
             Ok(head) if head.status() == StatusCode::OK => head,
             Ok(head) => return Err(StreamError::Refused(refusal(head).await)),
@@ -237,12 +253,20 @@ impl Client {
     async fn get<T>(
         &mut self,
         path: &str,
+        after: Option<u64>,
         parse: fn(&[u8]) -> Result<T, serde_json::Error>,
     ) -> Result<Answer<T>, Error> {
+        let (path, deadline) = match after {
+            None => (path.to_owned(), ANSWER),
+            Some(index) => (
+                format!("{path}&index={index}&wait={}s", WAIT.as_secs()),
+                HELD_ANSWER,
+            ),
+        };
         let kept = self.kept.take().filter(|kept| !kept.connection.is_closed());
         let refused = if let Some(kept) = kept {
             let token = kept.token.clone();
-            match self.get_on(kept, path, parse).await {
+            match self.get_on(kept, &path, deadline, parse).await {
                 Err(Error::Broken(_)) => None,
                 Err(error) if error.is_about_the_token() => Some((token, error)),
                 result => return result,
@@ -253,7 +277,7 @@ impl Client {
         let kept = self.connect().await?;
         match refused {
             Some((token, error)) if token == kept.token => Err(error),
-            _ => self.get_on(kept, path, parse).await,
+            _ => self.get_on(kept, &path, deadline, parse).await,
         }
     }
 
@@ -261,6 +285,7 @@ impl Client {
         &mut self,
         mut kept: Kept,
         path: &str,
+        deadline: Duration,
         parse: fn(&[u8]) -> Result<T, serde_json::Error>,
     ) -> Result<Answer<T>, Error> {
         let exchange = async {
@@ -278,9 +303,9 @@ impl Client {
             let body = whole(head.into_body()).await?;
             Ok((believed, body))
         };
-        let (believed, body) = timeout(ANSWER, exchange)
+        let (believed, body) = timeout(deadline, exchange)
             .await
-            .map_err(|_| Error::Timeout)??;
+            .map_err(|_| Error::Timeout(deadline))??;
         self.kept = Some(kept);
         let index = believed.map_err(Error::NotBelievable)?;
         let value = parse(&body)

@@ -31,7 +31,7 @@ pub(super) async fn prove(
     let mut client = Client::with_dial(Arc::clone(&settings), dial);
     sleep(delay).await;
     loop {
-        if let Ok(answer) = client.read(&service).await {
+        if let Ok(answer) = client.read(&service, None).await {
             let wanted = settings.wanted();
             return if answer.value.iter().any(|one| wanted.wants(&one.tags)) {
                 (service, Proof::Present)

@@ -87,7 +87,7 @@ impl StreamError {
         };
         matches!(
             error,
-            Error::Timeout | Error::ServerError { status: 500.., .. }
+            Error::Timeout(_) | Error::ServerError { status: 500.., .. }
         ) || matches!(
             error.kind(),
             FailureKind::Unreachable | FailureKind::Limited

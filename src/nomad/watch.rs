@@ -297,7 +297,7 @@ impl Watch {
                     let mut client = self.client();
                     let settings = Arc::clone(&self.settings);
                     self.calls.spawn(async move {
-                        let result = client.list(&namespace).await;
+                        let result = client.list(&namespace, None).await;
                         let result = settle(result, &settings, &namespace)
                             .map(|(index, services)| Listing { index, services });
                         (Heard::Listed { ticket, result }, client)
@@ -307,7 +307,7 @@ impl Watch {
                     let mut client = self.client();
                     let settings = Arc::clone(&self.settings);
                     self.calls.spawn(async move {
-                        let result = client.read(&key).await;
+                        let result = client.read(&key, None).await;
                         let result = settle(result, &settings, &key.namespace)
                             .map(|(index, registrations)| Reading {
                                 index,

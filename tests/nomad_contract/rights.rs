@@ -11,7 +11,9 @@ use haproxy_nomad_sidecar::{
 };
 
 use crate::{
-    A_WHILE, blocking, key,
+    A_WHILE,
+    blocking::{delete_one_later, timed},
+    key,
     support::any_nomad::{Door, Nomad},
 };
 
@@ -37,13 +39,13 @@ async fn nobody_else_may_read(nomad: &Nomad, nothing: &str) {
     for token in ["", UNKNOWN, NONSENSE, nothing] {
         let mut client = nomad.client_as(token);
         let denied = denial(nomad, token);
-        let list = client.list("default").await.map(drop);
+        let list = client.list("default", None).await.map(drop);
         assert_eq!(refusal(list), denied, "list as {token:?}");
-        let list = client.list("unknown").await.map(drop);
+        let list = client.list("unknown", None).await.map(drop);
         assert_eq!(refusal(list), denied, "list of nothing as {token:?}");
-        let read = client.read(&key("web")).await.map(drop);
+        let read = client.read(&key("web"), None).await.map(drop);
         assert_eq!(refusal(read), denied, "read as {token:?}");
-        let everywhere = client.list("*").await.map(drop);
+        let everywhere = client.list("*", None).await.map(drop);
         // A token without rights, and where none is asked for at the door none at all, may read nothing of everything.
         if token == nothing || (token.is_empty() && nomad.door != Door::TaskApi) {
             assert_is_index_zero(&everywhere);
@@ -59,60 +61,72 @@ async fn a_token_reads_what_its_policy_says(nomad: &Nomad) {
     let in_other = ServiceKey::new("other", "web");
 
     let mut client = nomad.client_as(&one);
-    let list = client.list("default").await.expect("it may").value;
+    let list = client.list("default", None).await.expect("it may").value;
     assert!(list.iter().any(|service| service.key == key("web")));
-    let list = client.list("*").await.expect("it may").value;
+    let list = client.list("*", None).await.expect("it may").value;
     assert!(
         list.iter()
             .all(|service| &*service.key.namespace == "default"),
         "only what it may see: {list:?}"
     );
     let denied = denial(nomad, &one);
-    assert_eq!(refusal(client.list("other").await.map(drop)), denied);
-    assert_eq!(refusal(client.read(&in_other).await.map(drop)), denied);
+    assert_eq!(refusal(client.list("other", None).await.map(drop)), denied);
+    assert_eq!(
+        refusal(client.read(&in_other, None).await.map(drop)),
+        denied
+    );
     assert!(client.open_stream("default").await.is_ok());
     assert_stream_denied(nomad, &one, client.open_stream("*").await);
 
     let mut client = nomad.client_as(&all);
-    let list = client.list("*").await.expect("it may").value;
+    let list = client.list("*", None).await.expect("it may").value;
     assert!(list.iter().any(|service| service.key == in_other));
     assert!(client.open_stream("*").await.is_ok());
-    assert_eq!(client.list("unknown").await.expect("it may").value, []);
+    assert_eq!(
+        client.list("unknown", None).await.expect("it may").value,
+        []
+    );
 }
 
 async fn an_identity_reads_every_single_namespace_without_a_policy(nomad: &Nomad) {
     let mut client = nomad.client_as(&nomad.identity());
     for namespace in ["default", "other"] {
-        let list = client.list(namespace).await.expect("it may").value;
+        let list = client.list(namespace, None).await.expect("it may").value;
         let web = ServiceKey::new(namespace, "web");
         assert!(list.iter().any(|service| service.key == web));
-        assert!(!client.read(&web).await.expect("it may").value.is_empty());
+        assert!(
+            !client
+                .read(&web, None)
+                .await
+                .expect("it may")
+                .value
+                .is_empty()
+        );
     }
-    assert_eq!(client.list("unknown").await.expect("it may").value, []);
-    let read = client.read(&ServiceKey::new("*", "web")).await;
+    assert_eq!(
+        client.list("unknown", None).await.expect("it may").value,
+        []
+    );
+    let read = client.read(&ServiceKey::new("*", "web"), None).await;
     assert_eq!(read.expect("it may").value, [], "no such namespace");
-    assert_is_index_zero(&client.list("*").await.map(drop));
+    assert_is_index_zero(&client.list("*", None).await.map(drop));
 }
 
 async fn an_identity_is_held_without_a_policy(nomad: &Nomad) {
     let identity = nomad.identity();
     let index = nomad.index().await;
-    let ask = async |path: &str| {
-        let target = format!("{path}?index={index}&wait=60s");
-        blocking::held_for(nomad.ask_as(&identity, "GET", &target)).await
-    };
+    let (mut lists, mut reads) = (nomad.client_as(&identity), nomad.client_as(&identity));
+    let key = key("web");
     let ((list, listed), (read, was_read), ()) = tokio::join!(
-        ask("/v1/services"),
-        ask("/v1/service/web"),
-        blocking::delete_one_later(nomad, "web")
+        timed(lists.list("default", Some(index))),
+        timed(reads.read(&key, Some(index))),
+        delete_one_later(nomad, "web")
     );
-    for (reply, took) in [(list, listed), (read, was_read)] {
-        assert_eq!(reply.status, 200);
-        assert!(reply.index() > index);
-        assert!(took >= A_WHILE, "{took:?}");
-    }
+    assert!(list.expect("it may").index > index && listed >= A_WHILE);
+    assert!(read.expect("it may").index > index && was_read >= A_WHILE);
+
     let target = format!("/v1/services?namespace=*&index={index}&wait=2s");
-    let (reply, took) = blocking::held_for(nomad.ask_as(&identity, "GET", &target)).await;
+    let (reply, took) = timed(nomad.ask_as(&identity, "GET", &target)).await;
     assert_eq!((reply.index(), reply.body.as_str()), (0, "[]"));
     assert!(
         took >= Duration::from_secs(2),
@@ -141,7 +155,7 @@ async fn a_granted_policy_opens_the_stream_to_the_identity(nomad: &Nomad) {
     nomad.grant("default").await;
     let mut client = nomad.client_as(&nomad.identity());
     assert!(client.open_stream("default").await.is_ok());
-    let list = client.list("*").await.expect("it may now").value;
+    let list = client.list("*", None).await.expect("it may now").value;
     assert!(
         list.iter()
             .all(|service| &*service.key.namespace == "default")

@@ -21,7 +21,7 @@ fn client(settings: Settings, script: &Arc<Script>) -> Client {
 #[tokio::test(start_paused = true)]
 async fn a_recorded_list_and_read_are_understood() {
     let script = Script::always(recorded("2.0.5/http/list-two-namespaces.http"));
-    let list = client(settings(), &script).list("*").await.unwrap();
+    let list = client(settings(), &script).list("*", None).await.unwrap();
     assert_eq!(list.index, 510);
     let keys: Vec<String> = list
         .value
@@ -32,7 +32,7 @@ async fn a_recorded_list_and_read_are_understood() {
 
     let script = Script::always(recorded("2.0.5/http/service.http"));
     let key = ServiceKey::new("default", "sidecar");
-    let read = client(settings(), &script).read(&key).await.unwrap();
+    let read = client(settings(), &script).read(&key, None).await.unwrap();
     assert_eq!(read.index, 17);
     let [one] = read.value.as_slice() else {
         panic!("{read:?}");
@@ -44,7 +44,7 @@ async fn a_recorded_list_and_read_are_understood() {
     assert_eq!(one.tags, ["v1"]);
 
     let script = Script::always(recorded("2.0.5/http/service-tags-null.http"));
-    let read = client(settings(), &script).read(&key).await.unwrap();
+    let read = client(settings(), &script).read(&key, None).await.unwrap();
     assert!(read.value[0].tags.is_empty());
 }
 
@@ -56,9 +56,9 @@ async fn a_request_says_who_asks_and_never_asks_for_stale_or_compressed_answers(
     settings.region = Some("eu west".to_owned());
     settings.http_auth = Some(Redacted::new("user:pass".to_owned()));
     let mut client = client(settings, &script);
-    client.list("*").await.unwrap();
+    client.list("*", None).await.unwrap();
     client
-        .read(&ServiceKey::new("a&b", "sp ace?"))
+        .read(&ServiceKey::new("a&b", "sp ace?"), None)
         .await
         .unwrap();
     let seen = script.seen.lock().unwrap().clone();
@@ -80,7 +80,7 @@ async fn a_name_that_the_api_cannot_be_asked_for_is_not_asked_for() {
     let mut client = client(settings(), &script);
     for name in ["a/b", "", ".", ".."] {
         let error = client
-            .read(&ServiceKey::new("default", name))
+            .read(&ServiceKey::new("default", name), None)
             .await
             .unwrap_err();
         assert_eq!(error.kind(), FailureKind::Unreadable);
@@ -130,7 +130,7 @@ async fn each_recorded_refusal_is_taken_for_what_it_is() {
     for (name, kind, text) in table {
         let script = Script::always(recorded(&format!("2.0.5/http/{name}.http")));
         let error = client(settings(), &script)
-            .list("default")
+            .list("default", None)
             .await
             .unwrap_err();
         assert_eq!(
@@ -155,7 +155,7 @@ async fn what_has_not_every_sign_of_success_is_not_believed() {
     for answer in table {
         let script = Script::always(answer.clone());
         let error = client(settings(), &script)
-            .list("default")
+            .list("default", None)
             .await
             .unwrap_err();
         assert_eq!(error.kind(), FailureKind::NotBelievable, "{answer}");
@@ -163,7 +163,7 @@ async fn what_has_not_every_sign_of_success_is_not_believed() {
     let script = Script::always(good);
     assert_eq!(
         client(settings(), &script)
-            .list("default")
+            .list("default", None)
             .await
             .unwrap()
             .index,
@@ -177,7 +177,7 @@ async fn an_answer_that_hangs_is_given_up_after_fifteen_seconds() {
         let script = Arc::new(Script::new(move |_| Reply::Silence(bytes.clone())));
         let started = tokio::time::Instant::now();
         let error = client(settings(), &script)
-            .list("default")
+            .list("default", None)
             .await
             .unwrap_err();
         assert_eq!(error.to_string(), "no answer within 15 s");
@@ -186,18 +186,39 @@ async fn an_answer_that_hangs_is_given_up_after_fifteen_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_blocking_query_says_after_which_index_and_has_a_deadline_of_its_own() {
+    let script = Arc::new(Script::new(|_| Reply::Silence(Vec::new())));
+    let mut client = client(settings(), &script);
+    let key = ServiceKey::new("default", "web");
+    let started = tokio::time::Instant::now();
+    let error = client.list("default", Some(7)).await.unwrap_err();
+    assert_eq!(error.to_string(), "no answer within 78 s");
+    assert_eq!(started.elapsed().as_millis(), 78_750);
+    let error = client.read(&key, Some(8)).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Timeout);
+    assert_eq!(
+        script.count("GET /v1/services?namespace=default&index=7&wait=60s "),
+        1
+    );
+    assert_eq!(
+        script.count("GET /v1/service/web?namespace=default&index=8&wait=60s "),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_too_many_is_told_from_a_broken_one() {
     let mut script = Script::new(|_| Reply::End(Vec::new()));
     script.greeting = Some(recorded("2.0.5/http/too-many-connections-429.http"));
     let error = client(settings(), &Arc::new(script))
-        .list("default")
+        .list("default", None)
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Limited { .. }), "{error:?}");
 
     let script = Arc::new(Script::new(|_| Reply::End(Vec::new())));
     let error = client(settings(), &script)
-        .list("default")
+        .list("default", None)
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "the connection broke");
@@ -209,7 +230,7 @@ async fn a_kept_connection_that_was_closed_is_replaced() {
     let script = Arc::new(Script::new(move |_| Reply::End(list.clone())));
     let mut client = client(settings(), &script);
     for _ in 0..3 {
-        client.list("default").await.unwrap();
+        client.list("default", None).await.unwrap();
     }
     assert_eq!(script.count("dial"), 3);
     assert_eq!(script.count("GET"), 3);
@@ -234,15 +255,15 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
     let mut settings = settings();
     settings.token = TokenSource::File(path.clone());
     let mut client = client(settings, &script);
-    client.list("default").await.unwrap();
+    client.list("default", None).await.unwrap();
     fs::write(&path, "second\n").unwrap();
     refused.store(true, std::sync::atomic::Ordering::Relaxed);
-    client.list("default").await.unwrap();
+    client.list("default", None).await.unwrap();
     assert_eq!(script.count("x-nomad-token: first"), 2);
     assert_eq!(script.count("x-nomad-token: second"), 1);
     // The same token is not tried twice.
     refused.store(true, std::sync::atomic::Ordering::Relaxed);
-    let error = client.list("default").await.unwrap_err();
+    let error = client.list("default", None).await.unwrap_err();
     assert_eq!(error.kind(), FailureKind::BadToken);
     assert_eq!(script.count("x-nomad-token: second"), 2);
 }
@@ -253,7 +274,7 @@ async fn a_body_or_a_head_without_end_is_refused() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n[]",
     );
     let error = client(settings(), &script)
-        .list("default")
+        .list("default", None)
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "the answer is longer than 64 MiB");
@@ -263,7 +284,7 @@ async fn a_body_or_a_head_without_end_is_refused() {
         "x".repeat(1_000_000)
     ));
     let error = client(settings(), &script)
-        .list("default")
+        .list("default", None)
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "the answer is no HTTP/1");

@@ -39,7 +39,7 @@ async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin) {
 
 async fn list(endpoint: Endpoint) -> Result<u64, String> {
     let mut client = Client::new(Arc::new(Settings::new(endpoint)));
-    let list = client.list("default").await;
+    let list = client.list("default", None).await;
     list.map(|list| list.index)
         .map_err(|error| format!("{error:?}"))
 }

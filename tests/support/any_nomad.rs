@@ -163,7 +163,10 @@ impl Nomad {
     }
 
     pub(crate) async fn list(&self, namespace: &str) -> Answer<Vec<ListedService>> {
-        self.client().list(namespace).await.expect("management may")
+        self.client()
+            .list(namespace, None)
+            .await
+            .expect("management may")
     }
 
     /// The index of the whole table of registrations.
@@ -172,7 +175,7 @@ impl Nomad {
     }
 
     pub(crate) async fn read(&self, key: &ServiceKey) -> Answer<Vec<Registration>> {
-        self.client().read(key).await.expect("management may")
+        self.client().read(key, None).await.expect("management may")
     }
 
     pub(crate) async fn stream(&self, namespace: &str) -> EventStream {
@@ -244,7 +247,7 @@ impl Nomad {
         let mut client = self.client();
         let there = async {
             loop {
-                let rows = client.read(&key).await.expect("management may").value;
+                let rows = client.read(&key, None).await.expect("management may").value;
                 if rows.len() == count && rows.iter().all(|row| row.tags == tags) {
                     return rows;
                 }

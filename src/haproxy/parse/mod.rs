@@ -9,9 +9,11 @@ mod info;
 mod servers_state;
 mod stat;
 
+use memchr::memchr;
 use nom::{
     IResult, Parser,
-    bytes::complete::{tag, take_till},
+    bytes::complete::{tag, take},
+    combinator::all_consuming,
     sequence::terminated,
 };
 
@@ -68,10 +70,28 @@ pub(super) fn shown(bytes: &[u8]) -> String {
 
 /// One line, without its line feed.
 fn line(input: &[u8]) -> IResult<&[u8], &[u8]> {
-    terminated(take_till(|byte| byte == b'\n'), tag("\n".as_bytes())).parse(input)
+    let end = memchr(b'\n', input).unwrap_or(input.len());
+    terminated(take(end), tag("\n".as_bytes())).parse(input)
 }
 
-/// A number or another value with a text form.
+/// A number, by one of nom's parsers.
+fn number<'a, T>(
+    bytes: &'a [u8],
+    line: usize,
+    what: &'static str,
+    parser: impl Fn(&'a [u8]) -> IResult<&'a [u8], T>,
+) -> Result<T, ParseError> {
+    match all_consuming(parser).parse(bytes) {
+        Ok((_, number)) => Ok(number),
+        Err(_) => Err(ParseError::Value {
+            line,
+            what,
+            value: shown(bytes),
+        }),
+    }
+}
+
+/// Another value with a text form.
 fn value<T: std::str::FromStr>(
     bytes: &[u8],
     line: usize,

@@ -1,7 +1,9 @@
 //! `show servers state`: the format's version, a header, one server a line. Cells are separated by single spaces and hold
 //! none, since names cannot.
 
-use super::{ParseError, columns, line, name, shown, value};
+use nom::character::complete::{i32, u8, u16, u32};
+
+use super::{ParseError, columns, line, name, number, shown, value};
 use crate::model::{
     AdminState, BackendName, CheckState, OperState, ServerName, ServerRow, ServerState,
 };
@@ -36,16 +38,16 @@ pub fn servers_state(answer: &[u8]) -> Result<Vec<ServerRow>, ParseError> {
     let mut row: Vec<&[u8]> = Vec::with_capacity(header.len());
     // Servers of a backend come together: its name is checked and stored once.
     let mut latest: Option<(&[u8], Option<BackendName>)> = None;
-    let mut number = 2;
+    let mut row_number = 2;
     while !rest.is_empty() {
-        number += 1;
-        let (after, text) = line(rest).map_err(|_| ParseError::CutOff(number))?;
+        row_number += 1;
+        let (after, text) = line(rest).map_err(|_| ParseError::CutOff(row_number))?;
         rest = after;
         row.clear();
         row.extend(cells(text));
         if row.len() != header.len() {
             return Err(ParseError::Columns {
-                line: number,
+                line: row_number,
                 columns: row.len(),
                 expected: header.len(),
             });
@@ -62,8 +64,8 @@ pub fn servers_state(answer: &[u8]) -> Result<Vec<ServerRow>, ParseError> {
         if let Some(backend) = backend {
             rows.push(ServerRow {
                 backend,
-                backend_id: value(id, number, "be_id")?,
-                state: server(cells, number)?,
+                backend_id: number(id, row_number, "be_id", u32)?,
+                state: server(cells, row_number)?,
             });
         }
     }
@@ -92,7 +94,7 @@ fn server(cells: [&[u8]; 9], line: usize) -> Result<ServerState, ParseError> {
             b"-" => None,
             ip => Some(value(ip, line, "srv_addr")?),
         },
-        port: value(port, line, "srv_port")?,
+        port: number(port, line, "srv_port", u16)?,
         oper: match oper {
             b"0" => OperState::Stopped,
             b"1" => OperState::Starting,
@@ -106,11 +108,11 @@ fn server(cells: [&[u8]; 9], line: usize) -> Result<ServerState, ParseError> {
                 });
             }
         },
-        admin: AdminState(value(admin, line, "srv_admin_state")?),
-        weight: value(weight, line, "srv_uweight")?,
-        initial_weight: value(initial_weight, line, "srv_iweight")?,
-        check_health: value(check_health, line, "srv_check_health")?,
-        check: CheckState(value(check, line, "srv_check_state")?),
+        admin: AdminState(number(admin, line, "srv_admin_state", u8)?),
+        weight: number(weight, line, "srv_uweight", u16)?,
+        initial_weight: number(initial_weight, line, "srv_iweight", u16)?,
+        check_health: number(check_health, line, "srv_check_health", i32)?,
+        check: CheckState(number(check, line, "srv_check_state", u8)?),
     })
 }
 

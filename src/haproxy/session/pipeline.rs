@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, mem};
 
+use memchr::memchr2;
 use tokio_util::bytes::{Buf, BytesMut};
 
 use super::error::SessionError;
@@ -29,6 +30,8 @@ pub(super) struct Pipeline {
     jobs: VecDeque<Job>,
     /// How many jobs, from the front, are written as a whole.
     written_jobs: usize,
+    /// The lines that are written next, of the first job that is not written as a whole.
+    next_run: Vec<String>,
     /// What is written and not answered.
     unanswered: VecDeque<Sent>,
     unanswered_bytes: usize,
@@ -69,6 +72,7 @@ impl Pipeline {
             window,
             jobs: VecDeque::new(),
             written_jobs: 0,
+            next_run: Vec::new(),
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,
             poll_wanted: false,
@@ -123,16 +127,19 @@ impl Pipeline {
             self.send(true, &line);
         }
         while let Some(job) = self.jobs.get_mut(self.written_jobs) {
-            let lines = next_run(&job.batch.requests[job.written..], self.window);
-            if lines.is_empty() {
+            if self.next_run.is_empty() {
+                self.next_run = next_run(&job.batch.requests[job.written..], self.window);
+            }
+            if self.next_run.is_empty() {
                 self.written_jobs += 1;
                 continue;
             }
             let is_answered = job.responses.len() == job.written;
             let must_wait = job.batch.lock_step && !is_answered;
-            if must_wait || !self.has_room(lines.iter().map(String::len).sum()) {
+            if must_wait || !self.has_room(self.next_run.iter().map(String::len).sum()) {
                 return;
             }
+            let lines = mem::take(&mut self.next_run);
             self.jobs[self.written_jobs].written += lines.len();
             for line in lines {
                 self.send(false, &line);
@@ -209,6 +216,7 @@ impl Pipeline {
             .front()
             .filter(|sent| !sent.is_poll)
             .map(|_| error.clone());
+        self.next_run.clear();
         mem::take(&mut self.jobs)
             .into_iter()
             .map(|job| {
@@ -254,12 +262,19 @@ fn is_same_server(one: &Request, other: &Request) -> bool {
 /// Where the first answer in `input` ends. With `quoted`, a prompt in quotes is no end: the words of a server's check can
 /// stand there with their line feeds (see `parse::stat`).
 fn find_prompt(input: &[u8], scanned: &mut usize, mut quoted: Option<&mut bool>) -> Option<usize> {
-    while let Some(byte) = input.get(*scanned) {
-        match (byte, &mut quoted) {
+    loop {
+        let rest = &input[*scanned..];
+        let Some(next) = memchr2(b'\n', b'"', rest) else {
+            *scanned = input.len();
+            return None;
+        };
+        let rest = &rest[next..];
+        *scanned += next;
+        match (rest[0], &mut quoted) {
             (b'"', Some(quoted)) => **quoted = !**quoted,
-            (b'\n', Some(quoted)) if **quoted => {}
-            (b'\n', _) => {
-                let rest = &input[*scanned..];
+            (b'"', None) => {}
+            (_, Some(quoted)) if **quoted => {}
+            (_, _) => {
                 if rest.starts_with(PROMPT) {
                     return Some(*scanned);
                 }
@@ -267,11 +282,9 @@ fn find_prompt(input: &[u8], scanned: &mut usize, mut quoted: Option<&mut bool>)
                     return None;
                 }
             }
-            _ => {}
         }
         *scanned += 1;
     }
-    None
 }
 
 fn check(process: &ProcessInfo, now: &ProcessInfo) -> Result<(), SessionError> {
@@ -286,6 +299,8 @@ fn check(process: &ProcessInfo, now: &ProcessInfo) -> Result<(), SessionError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -328,7 +343,7 @@ mod tests {
             .map(|command| Request::Change(command(server(name))))
     }
 
-    fn batch(id: u64, requests: impl Into<Vec<Request>>) -> Batch {
+    fn batch(id: u64, requests: impl Into<Arc<[Request]>>) -> Batch {
         Batch {
             id: BatchId(id),
             requests: requests.into(),

@@ -1,6 +1,6 @@
 //! What is run next: everything, or one step of one backend.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::model::{BackendName, Batch, BatchId, Request, Version};
 
@@ -233,9 +233,10 @@ impl Reconciler {
     pub(super) fn run(&mut self, purpose: Purpose, requests: Vec<Request>, lock_step: bool) {
         let id = BatchId(self.next_batch);
         self.next_batch += 1;
+        let requests: Arc<[Request]> = requests.into();
         self.outputs.push_back(Output::Run(Batch {
             id,
-            requests: requests.clone(),
+            requests: Arc::clone(&requests),
             lock_step,
         }));
         self.under_way.insert(id, UnderWay { purpose, requests });

@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -87,7 +88,7 @@ enum Purpose {
 
 struct UnderWay {
     purpose: Purpose,
-    requests: Vec<Request>,
+    requests: Arc<[Request]>,
 }
 
 #[expect(

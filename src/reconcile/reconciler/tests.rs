@@ -74,7 +74,7 @@ impl World {
                         .iter()
                         .map(|request| self.answer(request))
                         .collect();
-                    self.sent.extend(batch.requests);
+                    self.sent.extend(batch.requests.iter().cloned());
                     self.core
                         .handle(self.now, Input::Answered(batch.id, answers));
                 }
