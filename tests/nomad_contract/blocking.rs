@@ -120,7 +120,7 @@ pub(crate) async fn delete_one_later(nomad: &Nomad, service: &str) {
     delete_one(nomad, service).await;
 }
 
-async fn delete_one(nomad: &Nomad, service: &str) {
+pub(crate) async fn delete_one(nomad: &Nomad, service: &str) {
     let row = nomad.read(&key(service)).await.value.remove(0);
     let target = format!("/v1/service/{service}/{}", row.id);
     assert_eq!(nomad.ask("DELETE", &target).await.status, 200);

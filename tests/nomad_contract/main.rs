@@ -7,6 +7,7 @@
 mod support;
 
 mod blocking;
+mod following;
 mod reading;
 mod rights;
 mod streaming;
@@ -61,8 +62,11 @@ async fn keeps_the_contract(nomad: &Nomad) {
     reading::keep(nomad).await;
     streaming::keep(nomad).await;
     blocking::keep(nomad).await;
+    following::by_the_stream(nomad).await;
     if nomad.acl {
         rights::keep(nomad).await;
+        following::without_a_policy_until_it_is_granted(nomad).await;
+        rights::a_granted_policy_opens_the_stream_to_the_identity(nomad).await;
     }
 }
 

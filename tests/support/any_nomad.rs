@@ -205,7 +205,7 @@ impl Nomad {
     }
 
     /// The management token; without ACLs anything, as the Task API asks for some token all the same.
-    fn management(&self) -> &str {
+    pub(crate) fn management(&self) -> &str {
         match &self.who {
             Who::Real(real) if self.acl => real.token().expect("ACLs are on"),
             Who::Fake(_) | Who::Real(_) => MANAGEMENT,
