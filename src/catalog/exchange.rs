@@ -24,24 +24,29 @@ pub enum Ask {
         /// The namespace, or `*`.
         namespace: Arc<str>,
     },
-    /// Close the stream that was opened, or is being opened, with `ticket`.
-    CloseStream {
-        /// The ticket of the stream.
-        ticket: Ticket,
-    },
     /// List the services of `namespace` (or `*`).
     List {
         /// To be repeated in what is heard.
         ticket: Ticket,
         /// The namespace, or `*`.
         namespace: Arc<str>,
+        /// As a blocking query: to be held until the namespace has changed after this index.
+        after: Option<u64>,
     },
-    /// Read the registrations of one service. At most [`super::Mirror::PARALLEL_READS`] are wanted at a time.
+    /// Read the registrations of one service. At most [`super::Mirror::PARALLEL_READS`] that are not blocking queries
+    /// are wanted at a time.
     Read {
         /// To be repeated in what is heard.
         ticket: Ticket,
         /// The service.
         key: ServiceKey,
+        /// As a blocking query: to be held until the service has changed after this index.
+        after: Option<u64>,
+    },
+    /// Close the stream that was opened, or is being opened, with `ticket`; or let go of the blocking query.
+    Cancel {
+        /// The ticket of the stream or query.
+        ticket: Ticket,
     },
 }
 
@@ -194,11 +199,65 @@ impl fmt::Display for FailureKind {
 pub enum How {
     /// By the event stream.
     Stream,
-    /// By reading every two seconds, because of `reason`.
-    Poll {
+    /// By blocking queries, because of `reason`.
+    Blocking {
         /// Why the stream cannot be had.
         reason: String,
     },
+}
+
+/// Why services are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Nothing is known yet.
+    FirstSync,
+    /// The stream was not there, or is another: lines may have been missed.
+    StreamBroke,
+    /// Nomad's index went back: it was restored or made anew.
+    IndexWentBack,
+    /// The operator asked for it.
+    Resync,
+    /// A list has a service that is not known, or lacks one that is.
+    List,
+    /// A service without a blocking query of its own may have changed, since its namespace did.
+    NamespaceMoved,
+    /// The table moved: a service could have been deleted without an event, so all are looked at in turn.
+    Audit,
+    /// HAProxy has servers of a service that no list has.
+    Proof,
+    /// The last read failed.
+    Retry,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::FirstSync,
+        Self::StreamBroke,
+        Self::IndexWentBack,
+        Self::Resync,
+        Self::List,
+        Self::NamespaceMoved,
+        Self::Audit,
+        Self::Proof,
+        Self::Retry,
+    ];
+
+    /// The same as one word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstSync => "first_sync",
+            Self::StreamBroke => "stream_broke",
+            Self::IndexWentBack => "index_went_back",
+            Self::Resync => "resync",
+            Self::List => "list",
+            Self::NamespaceMoved => "namespace_moved",
+            Self::Audit => "audit",
+            Self::Proof => "proof",
+            Self::Retry => "retry",
+        }
+    }
 }
 
 /// Everything that is known: replaces all that was told before.
@@ -228,10 +287,21 @@ pub enum Tell {
         /// The index of the event that changed it; none if a read found the difference.
         event_index: Option<u64>,
     },
-    /// The mirror of this namespace is the catalog of this moment; a [`Synced`] says that too.
+    /// The mirror of this namespace is the catalog of this moment.
     Current {
         /// The namespace, or `*`.
         namespace: Arc<str>,
+        /// The highest index of the table that is known.
+        index: u64,
+    },
+    /// Services are read again.
+    Rereads {
+        /// The namespace, or `*`.
+        namespace: Arc<str>,
+        /// Why.
+        cause: Cause,
+        /// How many.
+        services: usize,
     },
     /// How the namespace is followed from now on.
     Following {

@@ -1,4 +1,4 @@
-//! The mirror as a whole: the followed namespaces, and the limit on parallel reads that they share.
+//! The mirror as a whole: the followed namespaces, and the limits on reads and blocking queries that they share.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,29 +10,55 @@ use crate::{
     catalog::{
         Ask, Heard, Synced, Tell, Ticket, Wanted,
         follower::{Follower, Outbox},
+        pace::{self, Pace},
     },
     model::{ServiceKey, SplitMix64},
 };
 
 /// The mirror. Tell it what is heard and what time it is, then take what it asks ([`Mirror::poll_ask`]) and tells
 /// ([`Mirror::poll_tell`]) until there is nothing more, and come back at [`Mirror::next_deadline`] or earlier.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mirror {
     followers: BTreeMap<Arc<str>, Follower>,
-    /// Whose question it was. A stream's ticket stays until the stream has ended or was closed.
-    tickets: BTreeMap<Ticket, Arc<str>>,
+    /// What was asked. A stream's ticket stays until the stream has ended or was closed.
+    asked: BTreeMap<Ticket, Asked>,
     reads_in_flight: usize,
+    held_reads: usize,
+    most_held_reads: usize,
+    pace: Pace,
     out: Outbox,
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    namespace: Arc<str>,
+    what: What,
+    at: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Stream,
+    List,
+    HeldList,
+    Read,
+    HeldRead,
 }
 
 impl Mirror {
     /// So many reads are under way at the same time.
-    pub const PARALLEL_READS: usize = 8;
+    pub const PARALLEL_READS: usize = pace::MOST;
 
-    /// Follows `namespaces`; one that is `*` stands for all. `now` is any monotonic time, the same clock in every call.
-    /// `seed` is for the jitter.
+    /// Follows `namespaces`; one that is `*` stands for all. Without a stream, at most `held_reads` services have a
+    /// blocking query of their own. `now` is any monotonic time, the same clock in every call. `seed` is for the jitter.
     #[must_use]
-    pub fn new(namespaces: &[String], wanted: &Wanted, seed: u64, now: Duration) -> Self {
+    pub fn new(
+        namespaces: &[String],
+        wanted: &Wanted,
+        held_reads: usize,
+        seed: u64,
+        now: Duration,
+    ) -> Self {
         let star = namespaces.iter().any(|namespace| namespace == "*");
         let followers = namespaces
             .iter()
@@ -45,8 +71,11 @@ impl Mirror {
             .collect();
         let mut mirror = Self {
             followers,
-            tickets: BTreeMap::new(),
+            asked: BTreeMap::new(),
             reads_in_flight: 0,
+            held_reads: 0,
+            most_held_reads: held_reads,
+            pace: Pace::new(),
             out: Outbox {
                 asks: VecDeque::new(),
                 tells: VecDeque::new(),
@@ -61,29 +90,31 @@ impl Mirror {
 
     /// Takes what was heard. An answer to something that is no longer asked has no effect.
     pub fn handle(&mut self, now: Duration, heard: Heard) {
-        let whose = match &heard {
+        let asked = match &heard {
             Heard::StreamOpened { ticket } | Heard::StreamLine { ticket, .. } => {
-                self.tickets.get(ticket).cloned()
+                self.asked.get(ticket).cloned()
             }
-            Heard::StreamEnded { ticket, .. } | Heard::Listed { ticket, .. } => {
-                self.tickets.remove(ticket)
-            }
-            Heard::Read { ticket, .. } => {
-                let namespace = self.tickets.remove(ticket);
-                self.reads_in_flight -= usize::from(namespace.is_some());
-                namespace
-            }
+            Heard::StreamEnded { ticket, .. }
+            | Heard::Listed { ticket, .. }
+            | Heard::Read { ticket, .. } => self.forget(*ticket),
         };
-        let out = &mut self.out;
-        if let Some(follower) = whose.and_then(|namespace| self.followers.get_mut(&namespace)) {
-            match heard {
-                Heard::StreamOpened { ticket } => {
-                    out.tells.extend(follower.stream_opened(now, ticket));
+        if let Some(asked) = asked {
+            if matches!(asked.what, What::List | What::Read) {
+                let took = now.saturating_sub(asked.at);
+                let waiting = self.followers.values().map(Follower::waiting_reads).sum();
+                self.pace.answered(now, took, waiting, &mut self.out.random);
+            }
+            if let Some(follower) = self.followers.get_mut(&asked.namespace) {
+                let out = &mut self.out;
+                match heard {
+                    Heard::StreamOpened { ticket } => follower.stream_opened(now, ticket, out),
+                    Heard::StreamLine { ticket, line } => follower.stream_line(ticket, line, out),
+                    Heard::StreamEnded { ticket, end } => {
+                        follower.stream_ended(now, ticket, end, out);
+                    }
+                    Heard::Listed { ticket, result } => follower.listed(now, ticket, result, out),
+                    Heard::Read { ticket, result } => follower.read(now, ticket, result, out),
                 }
-                Heard::StreamLine { ticket, line } => follower.stream_line(ticket, line, out),
-                Heard::StreamEnded { ticket, end } => follower.stream_ended(now, ticket, end, out),
-                Heard::Listed { ticket, result } => follower.listed(now, ticket, result, out),
-                Heard::Read { ticket, result } => follower.read(now, ticket, result, out),
             }
         }
         self.tick(now);
@@ -96,13 +127,32 @@ impl Mirror {
         }
         self.tell_synced();
         for (namespace, follower) in &mut self.followers {
-            while self.reads_in_flight < Self::PARALLEL_READS
+            let mut asked = |ticket, what| {
+                let namespace = Arc::clone(namespace);
+                let at = now;
+                self.asked.insert(
+                    ticket,
+                    Asked {
+                        namespace,
+                        what,
+                        at,
+                    },
+                );
+            };
+            while self.pace.allows(self.reads_in_flight, now)
                 && let Some(ticket) = follower.next_read(&mut self.out)
             {
-                self.tickets.insert(ticket, Arc::clone(namespace));
+                asked(ticket, What::Read);
                 self.reads_in_flight += 1;
             }
+            while self.held_reads < self.most_held_reads
+                && let Some(ticket) = follower.next_held(now, &mut self.out)
+            {
+                asked(ticket, What::HeldRead);
+                self.held_reads += 1;
+            }
         }
+        self.note_asks(now);
     }
 
     /// Opens the streams anew and reads everything again: something outside changed, such as the token.
@@ -113,25 +163,26 @@ impl Mirror {
         self.tick(now);
     }
 
-    /// Whether registrations of this service are known.
-    #[must_use]
-    pub fn has(&self, key: &ServiceKey) -> bool {
-        self.followers.values().any(|follower| follower.has(key))
+    /// Reads services although no list has them, and tells what there is of each. Nothing is told of a service in a
+    /// namespace that is not followed.
+    pub fn prove(&mut self, now: Duration, services: impl IntoIterator<Item = ServiceKey>) {
+        for key in services {
+            let all: Arc<str> = "*".into();
+            let follower = if self.followers.contains_key(&key.namespace) {
+                self.followers.get_mut(&key.namespace)
+            } else {
+                self.followers.get_mut(&all)
+            };
+            if let Some(follower) = follower {
+                follower.prove(key, &mut self.out);
+            }
+        }
+        self.tick(now);
     }
 
     /// The next thing to ask, until there is none.
     pub fn poll_ask(&mut self) -> Option<Ask> {
-        let ask = self.out.asks.pop_front()?;
-        match &ask {
-            Ask::OpenStream { ticket, namespace } | Ask::List { ticket, namespace } => {
-                self.tickets.insert(*ticket, Arc::clone(namespace));
-            }
-            Ask::CloseStream { ticket } => {
-                self.tickets.remove(ticket);
-            }
-            Ask::Read { .. } => {}
-        }
-        Some(ask)
+        self.out.asks.pop_front()
     }
 
     /// The next thing that became known, until there is none.
@@ -142,10 +193,57 @@ impl Mirror {
     /// When [`Self::tick`] is due, if nothing is heard before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
+        let reads_wait = self.followers.values().any(|one| one.waiting_reads() > 0);
+        let next_read = self
+            .pace
+            .not_before(self.reads_in_flight)
+            .filter(|_| reads_wait);
         self.followers
             .values()
             .filter_map(Follower::next_deadline)
+            .chain(next_read)
             .min()
+    }
+
+    /// Remembers whose question each is.
+    fn note_asks(&mut self, now: Duration) {
+        let mut cancelled = Vec::new();
+        for ask in &self.out.asks {
+            let (ticket, namespace, what) = match ask {
+                Ask::OpenStream { ticket, namespace } => (ticket, namespace, What::Stream),
+                Ask::List {
+                    ticket,
+                    namespace,
+                    after: None,
+                } => (ticket, namespace, What::List),
+                Ask::List {
+                    ticket, namespace, ..
+                } => (ticket, namespace, What::HeldList),
+                Ask::Cancel { ticket } => {
+                    cancelled.push(*ticket);
+                    continue;
+                }
+                Ask::Read { .. } => continue,
+            };
+            self.asked.entry(*ticket).or_insert_with(|| Asked {
+                namespace: Arc::clone(namespace),
+                what,
+                at: now,
+            });
+        }
+        for ticket in cancelled {
+            self.forget(ticket);
+        }
+    }
+
+    fn forget(&mut self, ticket: Ticket) -> Option<Asked> {
+        let asked = self.asked.remove(&ticket)?;
+        match asked.what {
+            What::Read => self.reads_in_flight -= 1,
+            What::HeldRead => self.held_reads -= 1,
+            What::Stream | What::List | What::HeldList => {}
+        }
+        Some(asked)
     }
 
     fn tell_synced(&mut self) {

@@ -10,6 +10,7 @@
 mod exchange;
 mod follower;
 mod mirror;
+mod pace;
 mod view;
 mod wanted;
 
@@ -17,8 +18,8 @@ mod wanted;
 mod tests;
 
 pub use exchange::{
-    Ask, Failure, FailureKind, Heard, How, Line, ListedService, Listing, Reading, Scope, StreamEnd,
-    Synced, Tell, Ticket,
+    Ask, Cause, Failure, FailureKind, Heard, How, Line, ListedService, Listing, Reading, Scope,
+    StreamEnd, Synced, Tell, Ticket,
 };
 pub use mirror::Mirror;
 pub use wanted::Wanted;

@@ -2,16 +2,17 @@
 //!
 //! Three rules make the merge exact. A line of the stream whose index was seen before is the past (a restarted server
 //! replays it). An event applies to a service only above the index at which that service was read. Events are kept in a
-//! journal until a list proves that every later read includes them, so a read that is older than an event that was
+//! journal until lists prove that every later read includes them, so a read that is older than an event that was
 //! already applied cannot undo it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
-    catalog::{Line, ListedService, Reading, Wanted},
+    catalog::{Line, ListedService, Listing, Reading, Wanted},
     model::{NomadEvent, Registration, ServiceKey},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 const JOURNAL_EVENTS: usize = 4096;
 
 /// What is known of one followed namespace (or of all, for `*`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct View {
     namespace: Arc<str>,
     wanted: Wanted,
@@ -29,10 +30,12 @@ pub(super) struct View {
     journal: VecDeque<(u64, NomadEvent)>,
     /// Events up to this index fell out of the journal: an older read cannot be completed.
     forgotten: u64,
-    /// The index of the last adopted list: the base of every service that has none.
+    /// The index of the last list that was believed: the base of every service that has none.
     floor: u64,
     /// The highest index that came over a stream.
     seen: u64,
+    /// The highest index of a read.
+    read_to: u64,
     /// Everything up to this index is known: the table is unchanged while its index is this one.
     complete: u64,
     /// Whether the stream has been open without a break since before the last adopted list.
@@ -41,10 +44,12 @@ pub(super) struct View {
     live: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Entry {
     /// The index of the read that this began with.
     base: u64,
+    /// When that was.
+    read_at: Duration,
     registrations: BTreeMap<Arc<str>, Registration>,
 }
 
@@ -59,6 +64,7 @@ impl View {
             forgotten: 0,
             floor: 0,
             seen: 0,
+            read_to: 0,
             complete: 0,
             unbroken: false,
             live: false,
@@ -72,7 +78,12 @@ impl View {
 
     /// The highest index that is known in any way: a list below it is from another past.
     pub(super) fn latest(&self) -> u64 {
-        self.floor.max(self.seen)
+        self.floor.max(self.seen).max(self.read_to)
+    }
+
+    /// The index of the last list that was believed.
+    pub(super) const fn list_index(&self) -> u64 {
+        self.floor
     }
 
     /// Whether a table with this index has nothing that is not known.
@@ -80,9 +91,14 @@ impl View {
         self.live && self.complete == index
     }
 
-    /// The oldest index that a read may have.
-    pub(super) const fn oldest_readable(&self) -> u64 {
-        self.forgotten
+    /// The oldest index that a read of a service may have.
+    pub(super) fn oldest_readable(&self, key: &ServiceKey) -> u64 {
+        self.forgotten.max(self.base(key))
+    }
+
+    /// The index at which a service was read last; 0 if it never was.
+    pub(super) fn base(&self, key: &ServiceKey) -> u64 {
+        self.services.get(key).map_or(0, |entry| entry.base)
     }
 
     /// The stream is gone, or a new one came: lines may have been missed.
@@ -90,13 +106,62 @@ impl View {
         self.unbroken = false;
     }
 
-    /// The services that must be read after this list: the wanted, and the known, whatever the list says of those.
-    pub(super) fn to_read(&self, listed: Vec<ListedService>) -> BTreeSet<ServiceKey> {
-        let known = self
-            .services
+    /// The stream was open without a break since before the list that found nothing missed.
+    pub(super) const fn stream_is_unbroken(&mut self) {
+        self.unbroken = true;
+    }
+
+    /// The services that have registrations.
+    pub(super) fn known(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services
             .iter()
             .filter(|(_, entry)| !entry.registrations.is_empty())
-            .map(|(key, _)| key.clone());
+            .map(|(key, _)| key)
+    }
+
+    /// Of the services whose proof is older than the last list, the one that was read longest ago.
+    pub(super) fn least_recently_read(&self) -> Option<&ServiceKey> {
+        self.services
+            .iter()
+            .filter(|(_, entry)| !entry.registrations.is_empty() && entry.base < self.floor)
+            .min_by_key(|(_, entry)| entry.read_at)
+            .map(|(key, _)| key)
+    }
+
+    /// Takes a list while everything is known; gives what it has that is not known, and what is known that it lacks.
+    pub(super) fn compare(&mut self, listing: Listing) -> BTreeSet<ServiceKey> {
+        let before = std::mem::replace(&mut self.floor, listing.index);
+        // No read is under way that is older than the list before this one.
+        while self
+            .journal
+            .front()
+            .is_some_and(|(index, _)| *index <= before)
+        {
+            if let Some((index, _)) = self.journal.pop_front() {
+                self.forgotten = index;
+            }
+        }
+        self.forget_the_gone();
+        let mut gone: BTreeSet<_> = self.known().cloned().collect();
+        let mut differing = BTreeSet::new();
+        for service in listing.services {
+            let is_known = gone.remove(&service.key);
+            let is_wanted = self.follows(&service.key) && self.wanted.wants(&service.tags);
+            if is_known != is_wanted {
+                differing.insert(service.key);
+            }
+        }
+        // An event tells of one registration of them only.
+        let unknown = differing.iter().filter(|key| !self.knows(key)).cloned();
+        let unknown: Vec<_> = unknown.collect();
+        self.unread.extend(unknown);
+        differing.extend(gone);
+        differing
+    }
+
+    /// The services that must be read after this list: the wanted, and the known, whatever the list says of those.
+    pub(super) fn to_read(&self, listed: Vec<ListedService>) -> BTreeSet<ServiceKey> {
+        let known = self.known().cloned();
         listed
             .into_iter()
             .filter(|service| self.follows(&service.key) && self.wanted.wants(&service.tags))
@@ -132,23 +197,21 @@ impl View {
         changed
     }
 
-    /// Adopts what was read after a list of this index; gives the services that are not as they were before.
-    /// `failed`: what could not be read. `unbroken`: the stream was open from before the list until now.
+    /// Adopts what was read after a list of this index. `failed`: what could not be read. `unbroken`: the stream was open
+    /// from before the list until now.
     pub(super) fn adopt<'a>(
         &mut self,
+        now: Duration,
         list_index: u64,
         readings: BTreeMap<ServiceKey, Reading>,
         failed: impl Iterator<Item = &'a ServiceKey>,
         unbroken: bool,
-    ) -> BTreeSet<ServiceKey> {
-        let mut before = BTreeMap::new();
+    ) {
+        let read: Vec<_> = readings.keys().cloned().collect();
         for (key, reading) in readings {
-            let entry = Entry::from_reading(&key, reading);
-            let old = self.services.insert(key.clone(), entry);
-            before.insert(
-                key,
-                old.map(|entry| entry.registrations).unwrap_or_default(),
-            );
+            self.read_to = self.read_to.max(reading.index);
+            let entry = Entry::from_reading(&key, reading, now);
+            self.services.insert(key, entry);
         }
         self.unread = failed
             .filter(|key| !self.services.contains_key(*key))
@@ -163,16 +226,41 @@ impl View {
             }
         }
         self.unbroken = unbroken;
-        self.complete = if unbroken { self.latest() } else { list_index };
-        self.forget_unwanted(&before);
-        before
-            .into_iter()
-            .filter(|(key, old)| match self.services.get(key) {
-                Some(entry) => entry.registrations != *old,
-                None => !old.is_empty(),
-            })
-            .map(|(key, _)| key)
-            .collect()
+        self.complete = if unbroken {
+            list_index.max(self.seen)
+        } else {
+            list_index
+        };
+        self.forget_unwanted(read.iter());
+        self.forget_the_gone();
+    }
+
+    /// Adopts one read beside all that is known; true if the service is not as it was before.
+    pub(super) fn adopt_one(&mut self, now: Duration, key: &ServiceKey, reading: Reading) -> bool {
+        let index = reading.index;
+        self.read_to = self.read_to.max(index);
+        let entry = Entry::from_reading(key, reading, now);
+        let old = self.services.insert(key.clone(), entry);
+        self.unread.remove(key);
+        let later: Vec<_> = self
+            .journal
+            .iter()
+            .filter(|(at, event)| *at > index && event.registration().service == *key)
+            .cloned()
+            .collect();
+        for (at, event) in later {
+            self.apply(at, &event);
+        }
+        self.forget_unwanted([key].into_iter());
+        let new = self.services.get(key);
+        let is_same = match (old, new) {
+            (Some(old), Some(new)) => old.registrations == new.registrations,
+            (old, new) => old
+                .iter()
+                .chain(new)
+                .all(|entry| entry.registrations.is_empty()),
+        };
+        !is_same
     }
 
     /// The catalog's index went back: no index of before means anything now. What is known stays, unproven.
@@ -181,12 +269,18 @@ impl View {
         self.forgotten = 0;
         self.floor = 0;
         self.seen = 0;
+        self.read_to = 0;
         self.complete = 0;
         self.unbroken = false;
         self.live = false;
         for entry in self.services.values_mut() {
             entry.base = 0;
         }
+    }
+
+    /// Services that are there and were not read yet.
+    pub(super) fn unread(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.unread.iter()
     }
 
     /// Whether anything is known of a service, be it that it has no instance.
@@ -234,7 +328,7 @@ impl View {
                     .entry(new.service.clone())
                     .or_insert_with(|| Entry {
                         base: floor,
-                        registrations: BTreeMap::new(),
+                        ..Entry::default()
                     });
                 entry
                     .registrations
@@ -249,10 +343,9 @@ impl View {
         }
     }
 
-    /// Drops what was read and turned out not to be wanted. An entry without registrations stays while its base is
-    /// above the list's index: late events below it are the past of what was read.
-    fn forget_unwanted<T>(&mut self, read: &BTreeMap<ServiceKey, T>) {
-        for key in read.keys() {
+    /// Drops what was read and turned out not to be wanted.
+    fn forget_unwanted<'a>(&mut self, read: impl Iterator<Item = &'a ServiceKey>) {
+        for key in read {
             if let Some(entry) = self.services.get_mut(key)
                 && !entry
                     .registrations
@@ -262,6 +355,11 @@ impl View {
                 entry.registrations.clear();
             }
         }
+    }
+
+    /// An entry without registrations stays while its base is above the list's index: late events below it are the past
+    /// of what was read.
+    fn forget_the_gone(&mut self) {
         let floor = self.floor;
         self.services
             .retain(|_, entry| !entry.registrations.is_empty() || entry.base > floor);
@@ -270,7 +368,7 @@ impl View {
 
 impl Entry {
     /// Only what carries the name that was asked for: nothing else was asked, so nothing else is proven.
-    fn from_reading(key: &ServiceKey, reading: Reading) -> Self {
+    fn from_reading(key: &ServiceKey, reading: Reading, now: Duration) -> Self {
         let registrations = reading
             .registrations
             .into_iter()
@@ -279,6 +377,7 @@ impl Entry {
             .collect();
         Self {
             base: reading.index,
+            read_at: now,
             registrations,
         }
     }

@@ -245,6 +245,7 @@ impl Shell {
             | catalog::Event::IndexWentBack { .. }
             | catalog::Event::Trouble { .. }
             | catalog::Event::Recovered { .. }
+            | catalog::Event::Rereads { .. }
             | catalog::Event::Current { .. } => {}
         }
     }

@@ -138,6 +138,7 @@ impl Report {
                 }
             }
             Event::Current { at, .. } => self.catalog_at = Some(*at),
+            Event::Rereads { .. } => {}
             Event::Changed {
                 key,
                 registrations,
@@ -148,7 +149,7 @@ impl Report {
             }
             Event::Following { text, how, .. } => match how {
                 crate::catalog::How::Stream => info!("{text}"),
-                crate::catalog::How::Poll { .. } => warn!("{text}"),
+                crate::catalog::How::Blocking { .. } => warn!("{text}"),
             },
             Event::StreamLost { namespace, text } => {
                 info!(%namespace, reason = text, "the event stream ended; reading again");

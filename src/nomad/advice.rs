@@ -39,9 +39,9 @@ pub(super) fn on_stream(error: &StreamError, settings: &Settings, namespace: &st
 }
 
 /// What is done without a stream.
-pub(super) fn on_polling(namespace: &str, reason: &str) -> String {
+pub(super) fn on_blocking(namespace: &str, reason: &str) -> String {
     format!(
-        "following namespace {namespace} by reading every 2 s, because there is no event stream: {reason}"
+        "following namespace {namespace} by blocking queries, because there is no event stream: {reason}"
     )
 }
 

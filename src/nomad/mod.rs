@@ -7,7 +7,6 @@
 
 mod advice;
 pub mod client;
-mod proofs;
 pub mod settings;
 pub mod stream;
 pub mod tls;

@@ -17,15 +17,14 @@ use tokio::{
 
 use crate::{
     catalog::{
-        Ask, Failure, FailureKind, Heard, How, Listing, Mirror, Reading, Scope, StreamEnd, Synced,
-        Tell, Ticket,
+        Ask, Cause, Failure, FailureKind, Heard, How, Listing, Mirror, Reading, Scope, StreamEnd,
+        Synced, Tell, Ticket,
     },
     model::{Registration, ServiceKey},
     nomad::{
         advice,
         client::{Answer, Client, Error},
-        proofs::{Proof, RETRY, prove},
-        settings::Settings,
+        settings::{Endpoint, Settings},
         stream::{EventStream, StreamError},
         transport::{Dial, Dialler},
     },
@@ -35,6 +34,9 @@ use crate::{
 const LINES: usize = 1024;
 /// The connections that are kept: the parallel reads and a list.
 const KEPT: usize = Mirror::PARALLEL_READS + 1;
+/// So many services have a blocking query of their own, where connections are not counted: through the Task API. An agent
+/// allows 100 connections for each address that it is asked from, sidecars and all else together.
+const HELD_READS: usize = 64;
 
 /// What the operator wants from a running watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +108,19 @@ pub enum Event {
     Current {
         /// The namespace, or `*`.
         namespace: Arc<str>,
+        /// The highest index of the table that is known.
+        index: u64,
         /// The moment.
         at: std::time::Instant,
+    },
+    /// Services are read again.
+    Rereads {
+        /// The namespace, or `*`.
+        namespace: Arc<str>,
+        /// Why.
+        cause: Cause,
+        /// How many.
+        services: usize,
     },
 }
 
@@ -129,7 +142,6 @@ pub async fn run_with(
     events: mpsc::Sender<Event>,
 ) {
     let mut watch = Watch::new(Arc::new(settings), dial);
-    let mut proofs = JoinSet::new();
     loop {
         watch.ask();
         while let Some(tell) = watch.mirror.poll_tell() {
@@ -141,29 +153,8 @@ pub async fn run_with(
             biased;
             command = control.recv() => match command {
                 Some(Control::Resync) => watch.resync(),
-                Some(Control::Prove(services)) => {
-                    for service in services {
-                        proofs.spawn(watch.prove(service, Duration::ZERO));
-                    }
-                }
+                Some(Control::Prove(services)) => watch.mirror.prove(watch.started.elapsed(), services),
                 None => return,
-            },
-            Some(Ok((key, proof))) = proofs.join_next() => match proof {
-                // What is there is the mirror's to tell, and it knows better than an older read.
-                _ if watch.mirror.has(&key) => {}
-                Proof::Present => drop(proofs.spawn(watch.prove(key, RETRY))),
-                Proof::Absent(index) => {
-                    let event = Event::Changed {
-                        key,
-                        registrations: Vec::new(),
-                        index,
-                        event_index: None,
-                        received_at: Instant::now().into_std(),
-                    };
-                    if events.send(event).await.is_err() {
-                        return;
-                    }
-                }
             },
             () = watch.next() => {}
         }
@@ -211,6 +202,7 @@ pub async fn read_once_with(
                 | Tell::Following { .. }
                 | Tell::StreamLost { .. }
                 | Tell::IndexWentBack { .. }
+                | Tell::Rereads { .. }
                 | Tell::Recovered { .. } => {}
             }
         }
@@ -239,6 +231,8 @@ struct Watch {
     /// Connections that nobody uses, the last used first.
     idle: VecDeque<Client>,
     calls: JoinSet<(Heard, Client)>,
+    /// The blocking queries among them.
+    held: BTreeMap<Ticket, AbortHandle>,
     /// The tasks that read streams; none if there shall be no stream.
     streams: Option<BTreeMap<Ticket, AbortHandle>>,
     lines: mpsc::Receiver<(Heard, Instant)>,
@@ -250,14 +244,25 @@ impl Watch {
         let (line_sender, lines) = mpsc::channel(LINES);
         let wanted = settings.wanted();
         let started = Instant::now();
+        let held_reads = match settings.endpoint {
+            Endpoint::Unix(_) => HELD_READS,
+            Endpoint::Http { .. } | Endpoint::Https { .. } => 0,
+        };
         Self {
-            mirror: Mirror::new(&settings.namespaces, &wanted, settings.seed, Duration::ZERO),
+            mirror: Mirror::new(
+                &settings.namespaces,
+                &wanted,
+                held_reads,
+                settings.seed,
+                Duration::ZERO,
+            ),
             settings,
             dial,
             started,
             heard_at: started,
             idle: VecDeque::new(),
             calls: JoinSet::new(),
+            held: BTreeMap::new(),
             streams: Some(BTreeMap::new()),
             lines,
             line_sender,
@@ -269,45 +274,37 @@ impl Watch {
         self.mirror.resync(self.started.elapsed());
     }
 
-    fn prove(
-        &self,
-        service: ServiceKey,
-        delay: Duration,
-    ) -> impl Future<Output = (ServiceKey, Proof)> + use<> {
-        prove(
-            service,
-            Arc::clone(&self.settings),
-            Arc::clone(&self.dial),
-            delay,
-        )
-    }
-
     /// Starts everything that the mirror asks.
     fn ask(&mut self) {
         while let Some(ask) = self.mirror.poll_ask() {
             match ask {
                 Ask::OpenStream { ticket, namespace } => self.open_stream(ticket, namespace),
-                Ask::CloseStream { ticket } => {
-                    if let Some(stream) = self.streams.as_mut().and_then(|all| all.remove(&ticket))
-                    {
-                        stream.abort();
+                Ask::Cancel { ticket } => {
+                    let stream = self.streams.as_mut().and_then(|all| all.remove(&ticket));
+                    for task in stream.into_iter().chain(self.held.remove(&ticket)) {
+                        task.abort();
                     }
                 }
-                Ask::List { ticket, namespace } => {
+                Ask::List {
+                    ticket,
+                    namespace,
+                    after,
+                } => {
                     let mut client = self.client();
                     let settings = Arc::clone(&self.settings);
-                    self.calls.spawn(async move {
-                        let result = client.list(&namespace, None).await;
+                    let call = self.calls.spawn(async move {
+                        let result = client.list(&namespace, after).await;
                         let result = settle(result, &settings, &namespace)
                             .map(|(index, services)| Listing { index, services });
                         (Heard::Listed { ticket, result }, client)
                     });
+                    self.note_held(ticket, after, call);
                 }
-                Ask::Read { ticket, key } => {
+                Ask::Read { ticket, key, after } => {
                     let mut client = self.client();
                     let settings = Arc::clone(&self.settings);
-                    self.calls.spawn(async move {
-                        let result = client.read(&key, None).await;
+                    let call = self.calls.spawn(async move {
+                        let result = client.read(&key, after).await;
                         let result = settle(result, &settings, &key.namespace)
                             .map(|(index, registrations)| Reading {
                                 index,
@@ -319,8 +316,15 @@ impl Watch {
                             });
                         (Heard::Read { ticket, result }, client)
                     });
+                    self.note_held(ticket, after, call);
                 }
             }
+        }
+    }
+
+    fn note_held(&mut self, ticket: Ticket, after: Option<u64>, call: AbortHandle) {
+        if after.is_some() {
+            self.held.insert(ticket, call);
         }
     }
 
@@ -340,8 +344,12 @@ impl Watch {
             Some(done) = self.calls.join_next() => {
                 let (heard, client) = match done {
                     Ok(done) => done,
+                    Err(error) if error.is_cancelled() => return,
                     Err(error) => panic::resume_unwind(error.into_panic()),
                 };
+                if let Heard::Listed { ticket, .. } | Heard::Read { ticket, .. } = &heard {
+                    self.held.remove(ticket);
+                }
                 self.idle.push_front(client);
                 self.idle.truncate(KEPT);
                 self.heard(heard, Instant::now());
@@ -392,14 +400,24 @@ impl Watch {
                 event_index,
                 received_at: self.heard_at.into_std(),
             },
-            Tell::Current { namespace } => Event::Current {
+            Tell::Rereads {
                 namespace,
+                cause,
+                services,
+            } => Event::Rereads {
+                namespace,
+                cause,
+                services,
+            },
+            Tell::Current { namespace, index } => Event::Current {
+                namespace,
+                index,
                 at: self.heard_at.into_std(),
             },
             Tell::Following { namespace, how } => Event::Following {
                 text: match &how {
                     How::Stream => format!("following namespace {namespace} by its event stream"),
-                    How::Poll { reason } => advice::on_polling(&namespace, reason),
+                    How::Blocking { reason } => advice::on_blocking(&namespace, reason),
                 },
                 namespace,
                 how,

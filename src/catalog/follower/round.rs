@@ -1,4 +1,4 @@
-//! The half of a follower that lists and reads.
+//! The half of a follower that lists, and reads everything after a gap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,40 +6,42 @@ use std::{
     time::Duration,
 };
 
-use super::{Follower, Outbox, POLL, stream::Stream};
+use super::{Follower, GRACE, Outbox, stream::Stream};
 use crate::{
-    catalog::{Ask, Failure, FailureKind, How, Listing, Reading, Scope, Tell, Ticket},
+    catalog::{Ask, Cause, Failure, Listing, Reading, Scope, Tell, Ticket},
     model::ServiceKey,
 };
 
-/// Between two reads of everything while the stream is open: deletions by garbage collection send no event.
-const FULL_READ: Duration = Duration::from_mins(1);
+/// Between two lists while the stream is open, at most.
+const LIST: Duration = Duration::from_mins(1);
+/// So much less, by chance, so that sidecars that were started together do not list together.
+const LIST_JITTER_MILLIS: u64 = 6_000;
 /// A lower index may be that of a leader which is a moment behind the server that streams, so it is believed when it is
 /// still there after this.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
-/// A service that cannot be read in so many rounds, each begun by a good list, is left out of the next.
-const STRIKES: u32 = 3;
 
 /// A round: one list and the reads that it calls for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Round {
     /// To `Listing` when due.
     Idle { due: Duration },
-    /// To `Reading` by a list that is believed, to `Idle` by a failure.
-    Listing(Ticket),
+    /// To `Reading` by a list that is believed and everything has to be read, otherwise to `Idle`.
+    Listing {
+        ticket: Ticket,
+        /// The index that was known when it was asked.
+        known: u64,
+    },
     /// To `Idle` when everything was read, or the round failed.
     Reading(Reads),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     list_index: u64,
     pending: BTreeSet<ServiceKey>,
     in_flight: BTreeMap<Ticket, ServiceKey>,
     read: BTreeMap<ServiceKey, Reading>,
     failed: BTreeMap<ServiceKey, Failure>,
-    /// Everything is read, not only what could not be read before.
-    full: bool,
 }
 
 impl Follower {
@@ -50,14 +52,19 @@ impl Follower {
         result: Result<Listing, Failure>,
         out: &mut Outbox,
     ) {
-        if !matches!(self.round, Round::Listing(asked) if asked == ticket) {
-            return;
-        }
+        let known = match self.round {
+            Round::Listing {
+                ticket: asked,
+                known,
+            } if asked == ticket => known,
+            Round::Idle { .. } | Round::Listing { .. } | Round::Reading(_) => return,
+        };
+        self.round = Round::Idle { due: now };
         let listing = match result {
             Ok(listing) => listing,
             Err(failure) => return self.fail_round(now, Some(failure), out),
         };
-        let known = self.view.latest();
+        self.paused = false;
         if listing.index >= known {
             self.low_since = None;
         } else if now
@@ -78,11 +85,22 @@ impl Follower {
             });
             self.low_since = None;
             self.view.reset_indexes();
-            self.resync = true;
+            self.resync = Some(Cause::IndexWentBack);
             self.reopen_stream(now, out);
         }
         self.reopen_for_new_namespaces(now, &listing, out);
-        self.begin_reads(now, listing, out);
+        match self.resync {
+            Some(Cause::StreamBroke) if self.view.is_complete_at(listing.index) => {
+                // Nothing was missed.
+                if self.is_streaming() {
+                    self.view.stream_is_unbroken();
+                }
+                self.resync = None;
+                self.rest_after(now, listing, out);
+            }
+            Some(cause) => self.begin_reads(now, cause, listing, out),
+            None => self.rest_after(now, listing, out),
+        }
     }
 
     pub(in crate::catalog) fn read(
@@ -92,25 +110,26 @@ impl Follower {
         result: Result<Reading, Failure>,
         out: &mut Outbox,
     ) {
+        if let Some(query) = self.held.take(ticket) {
+            return self.held_read(now, query, result, out);
+        }
+        if let Some(key) = self.singles.take(ticket) {
+            self.take_single(now, &key, result, out);
+            return;
+        }
         let Round::Reading(reads) = &mut self.round else {
             return;
         };
         let Some(key) = reads.in_flight.remove(&ticket) else {
             return;
         };
-        let oldest = reads.list_index.max(self.view.oldest_readable());
+        let oldest = reads.list_index.max(self.view.oldest_readable(&key));
         match result {
             Ok(reading) if reading.index >= oldest => {
                 reads.read.insert(key, reading);
             }
             Ok(reading) => {
-                let failure = Failure {
-                    kind: FailureKind::NotBelievable,
-                    text: format!(
-                        "a read of {key} has index {}, below {oldest} that was known before",
-                        reading.index
-                    ),
-                };
+                let failure = Failure::too_old(&key, reading.index, oldest);
                 reads.failed.insert(key, failure);
             }
             Err(failure) if failure.kind.concerns_everything() => {
@@ -123,16 +142,29 @@ impl Follower {
         self.complete_if_done(now, out);
     }
 
-    /// The next read of the round, if there is one.
+    /// The next read that is not held, if there is one.
     pub(in crate::catalog) fn next_read(&mut self, out: &mut Outbox) -> Option<Ticket> {
         let Round::Reading(reads) = &mut self.round else {
-            return None;
+            return self.next_single(out);
         };
         let key = reads.pending.pop_first()?;
         let ticket = out.ticket();
         reads.in_flight.insert(ticket, key.clone());
-        out.asks.push_back(Ask::Read { ticket, key });
+        out.asks.push_back(Ask::Read {
+            ticket,
+            key,
+            after: None,
+        });
         Some(ticket)
+    }
+
+    /// How many reads there are yet to ask.
+    pub(in crate::catalog) fn waiting_reads(&self) -> usize {
+        match &self.round {
+            Round::Reading(reads) => reads.pending.len(),
+            Round::Idle { .. } | Round::Listing { .. } if self.paused => 0,
+            Round::Idle { .. } | Round::Listing { .. } => self.singles.waiting(),
+        }
     }
 
     /// Has no effect while a round is under way.
@@ -142,32 +174,47 @@ impl Follower {
         }
     }
 
-    pub(super) fn list(&mut self, out: &mut Outbox) {
+    pub(super) fn list(&mut self, now: Duration, out: &mut Outbox) {
         let ticket = out.ticket();
-        self.round = Round::Listing(ticket);
+        let may_be_held = self.is_blocking(now) && self.low_since.is_none();
         out.asks.push_back(Ask::List {
             ticket,
             namespace: Arc::clone(&self.namespace),
+            after: may_be_held.then(|| self.view.list_index()),
         });
+        let known = self.view.latest();
+        self.round = Round::Listing { ticket, known };
+        self.listed_at = now;
     }
 
-    /// When the table did not move since everything was known, only what could not be read before is read.
-    fn begin_reads(&mut self, now: Duration, listing: Listing, out: &mut Outbox) {
+    /// Reads everything that is wanted, known or asked for.
+    fn begin_reads(&mut self, now: Duration, cause: Cause, listing: Listing, out: &mut Outbox) {
         let list_index = listing.index;
-        let full = !self.view.is_complete_at(list_index) || now >= self.full_read_due;
-        let mut pending: BTreeSet<ServiceKey> = self.strikes.keys().cloned().collect();
-        if full {
-            pending.extend(self.view.to_read(listing.services));
-        }
+        let mut pending = self.singles.hand_over();
+        pending.extend(self.strikes.services().cloned());
+        pending.extend(self.view.to_read(listing.services));
+        self.tell_rereads(cause, pending.len(), out);
         self.round = Round::Reading(Reads {
             list_index,
             pending,
-            in_flight: BTreeMap::new(),
-            read: BTreeMap::new(),
-            failed: BTreeMap::new(),
-            full,
+            ..Reads::default()
         });
+        self.let_go(now, out);
         self.complete_if_done(now, out);
+    }
+
+    /// After a list while everything is known: reads what differs.
+    fn rest_after(&mut self, now: Duration, listing: Listing, out: &mut Outbox) {
+        let has_moved = listing.index > self.view.list_index();
+        let differing = self.view.compare(listing);
+        self.read_soon(Cause::List, differing, out);
+        if has_moved && self.is_blocking(now) {
+            let services = self.without_query();
+            self.read_soon(Cause::NamespaceMoved, services, out);
+        }
+        self.audit_if_moved(now);
+        self.settle(now, out);
+        self.rest(now, out);
     }
 
     fn complete_if_done(&mut self, now: Duration, out: &mut Outbox) {
@@ -182,108 +229,68 @@ impl Follower {
 
     /// Leaves the round idle.
     fn complete(&mut self, now: Duration, reads: Reads, out: &mut Outbox) {
-        if !self.isolate(&reads.failed, out) {
+        for (key, failure) in &reads.failed {
+            self.strike(now, key, failure, out);
+        }
+        if !reads.failed.keys().all(|key| self.strikes.is_out(key)) {
             return self.fail_round(now, None, out);
         }
-        let mut news = BTreeSet::new();
+        let mut asked_for = Vec::new();
         for key in reads.read.keys() {
-            if self
-                .strikes
-                .remove(key)
-                .is_some_and(|strikes| strikes >= STRIKES)
-            {
-                out.tells.push_back(Tell::Recovered {
-                    scope: Scope::Service(key.clone()),
-                });
-                if !self.view.knows(key) {
-                    news.insert(key.clone());
-                }
+            self.strikes.clear(key, out);
+            if self.singles.proven(key) {
+                asked_for.push(key.clone());
             }
         }
-        let unbroken = !self.again && matches!(self.stream, Stream::Open { .. });
+        let unbroken = !self.again && self.is_streaming();
         let failed = reads.failed.keys();
-        news.extend(
-            self.view
-                .adopt(reads.list_index, reads.read, failed, unbroken),
-        );
-        self.recovered(now, out);
-        if self.resync && reads.full {
-            out.synced = Some(reads.list_index);
-        } else {
-            for key in news {
-                self.tell_changed(key, reads.list_index, None, out);
-            }
-            self.tell_current(out);
+        self.view
+            .adopt(now, reads.list_index, reads.read, failed, unbroken);
+        out.synced = Some(reads.list_index);
+        // Whoever asked waits for an answer, also to what is not there.
+        for key in asked_for {
+            self.tell_changed(key, reads.list_index, None, out);
         }
-        self.resync = self.again;
-        if reads.full {
-            self.full_read_due = now.saturating_add(FULL_READ);
-        }
+        self.resync = self.again.then_some(Cause::StreamBroke);
+        self.round = Round::Idle { due: now };
+        self.settle(now, out);
         self.rest(now, out);
     }
 
-    /// After a complete round: when is the next?
+    /// After a complete round or a list: when is the next?
     fn rest(&mut self, now: Duration, out: &mut Outbox) {
-        self.round_backoff.reset();
-        let pause = match &self.stream {
-            _ if self.again => Duration::ZERO,
-            Stream::Open { .. } => FULL_READ,
-            Stream::Opening(_) | Stream::Down { refusal: None, .. } => POLL,
-            Stream::Down {
-                refusal: Some(reason),
-                ..
-            } => {
-                let reason = reason.clone();
-                out.tells.extend(self.follow(How::Poll { reason }));
-                POLL
+        let due = match self.streamless_since {
+            _ if self.again => now,
+            None => {
+                let jitter = Duration::from_millis(out.random.next() % LIST_JITTER_MILLIS);
+                now.saturating_add(LIST).saturating_sub(jitter)
             }
+            Some(since) => since.saturating_add(GRACE).max(self.next_held_list()),
         };
-        self.round = Round::Idle {
-            due: now.saturating_add(pause),
-        };
+        self.round = Round::Idle { due: due.max(now) };
     }
 
-    fn recovered(&mut self, now: Duration, out: &mut Outbox) {
-        if self.trouble.take().is_none() {
+    /// Everything that was to be read was: whatever was wrong is over.
+    pub(super) fn settle(&mut self, now: Duration, out: &mut Outbox) {
+        if self.paused || !self.singles.is_done() {
             return;
         }
-        out.tells.push_back(Tell::Recovered {
-            scope: Scope::Namespace(Arc::clone(&self.namespace)),
-        });
-        if let Stream::Down { retry_at, .. } = &mut self.stream {
-            *retry_at = now;
-        }
-    }
-
-    /// Counts the failures of single services; true if the round can do without them.
-    fn isolate(&mut self, failed: &BTreeMap<ServiceKey, Failure>, out: &mut Outbox) -> bool {
-        let mut all_isolated = true;
-        for (key, failure) in failed {
-            let strikes = self.strikes.entry(key.clone()).or_default();
-            let before = *strikes;
-            *strikes = match failure.kind {
-                FailureKind::Unreadable => STRIKES,
-                FailureKind::Denied
-                | FailureKind::BadToken
-                | FailureKind::Unreachable
-                | FailureKind::Timeout
-                | FailureKind::ServerError
-                | FailureKind::NotBelievable
-                | FailureKind::Limited => before.saturating_add(1),
-            };
-            all_isolated &= *strikes >= STRIKES;
-            if before < STRIKES && *strikes >= STRIKES {
-                out.tells.push_back(Tell::Trouble {
-                    scope: Scope::Service(key.clone()),
-                    failure: failure.clone(),
-                });
+        self.round_backoff.reset();
+        if self.trouble.take().is_some() {
+            out.tells.push_back(Tell::Recovered {
+                scope: Scope::Namespace(Arc::clone(&self.namespace)),
+            });
+            if let Stream::Down { retry_at, .. } = &mut self.stream {
+                *retry_at = now;
             }
         }
-        all_isolated
+        self.tell_current(out);
     }
 
     /// Everything that is known stays as it is.
-    fn fail_round(&mut self, now: Duration, failure: Option<Failure>, out: &mut Outbox) {
+    pub(super) fn fail_round(&mut self, now: Duration, failure: Option<Failure>, out: &mut Outbox) {
+        self.let_go(now, out);
+        self.paused = true;
         self.round = Round::Idle {
             due: now.saturating_add(self.round_backoff.next_delay(&mut out.random)),
         };

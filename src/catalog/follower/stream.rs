@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{Follower, HEAD_START, Outbox, POLL};
-use crate::catalog::{Ask, How, Line, Listing, StreamEnd, Tell, Ticket};
+use super::{Follower, GRACE, HEAD_START, Outbox};
+use crate::catalog::{Ask, Cause, How, Line, Listing, StreamEnd, Tell, Ticket};
 
 /// Between two attempts to open a stream that was refused.
 const STREAM_RETRY: Duration = Duration::from_mins(1);
@@ -11,7 +11,7 @@ const STREAM_RETRY: Duration = Duration::from_mins(1);
 const STREAM_HELD: Duration = Duration::from_secs(30);
 
 /// The stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stream {
     /// Not there. To `Opening` when due.
     Down {
@@ -30,16 +30,19 @@ impl Follower {
         &mut self,
         now: Duration,
         ticket: Ticket,
-    ) -> Option<Tell> {
+        out: &mut Outbox,
+    ) {
         if !matches!(self.stream, Stream::Opening(asked) if asked == ticket) {
-            return None;
+            return;
         }
         self.stream = Stream::Open { ticket, since: now };
+        self.streamless_since = None;
         self.delivered = None;
-        self.resync = true;
+        self.lines_may_be_missing();
         self.again = true;
+        self.let_go(now, out);
         self.round_no_later_than(now);
-        self.follow(How::Stream)
+        out.tells.extend(self.follow(How::Stream));
     }
 
     pub(in crate::catalog) fn stream_line(&mut self, ticket: Ticket, line: Line, out: &mut Outbox) {
@@ -50,9 +53,7 @@ impl Follower {
         for key in self.view.take(line) {
             self.tell_changed(key, index, Some(index), out);
         }
-        if self.view.is_live() && !self.resync {
-            self.tell_current(out);
-        }
+        self.tell_current(out);
     }
 
     pub(in crate::catalog) fn stream_ended(
@@ -75,19 +76,17 @@ impl Follower {
             Stream::Down { .. } | Stream::Opening(_) | Stream::Open { .. } => return,
         }
         self.view.stream_broke();
+        self.streamless_since.get_or_insert(now);
         let soon = now.saturating_add(self.stream_backoff.next_delay(&mut out.random));
         let (retry_at, refusal) = match end {
             StreamEnd::Refused(reason) => {
                 self.round_no_later_than(now);
-                out.tells.extend(self.follow(How::Poll {
-                    reason: reason.clone(),
-                }));
                 (now.saturating_add(STREAM_RETRY), Some(reason))
             }
             StreamEnd::Unreachable(reason) => (soon, Some(reason)),
             StreamEnd::Lost(reason) => {
-                self.resync = true;
-                self.round_no_later_than(now.saturating_add(POLL));
+                self.lines_may_be_missing();
+                self.round_no_later_than(now.saturating_add(GRACE));
                 out.tells.push_back(Tell::StreamLost {
                     namespace: Arc::clone(&self.namespace),
                     reason,
@@ -105,20 +104,25 @@ impl Follower {
             ticket,
             namespace: Arc::clone(&self.namespace),
         });
-        if self.resync {
+        if self.resync.is_some() {
             self.round_no_later_than(now.saturating_add(HEAD_START));
         }
     }
 
     pub(super) fn reopen_stream(&mut self, now: Duration, out: &mut Outbox) {
         if let Stream::Opening(ticket) | Stream::Open { ticket, .. } = self.stream {
-            out.asks.push_back(Ask::CloseStream { ticket });
+            out.asks.push_back(Ask::Cancel { ticket });
         }
         self.view.stream_broke();
+        self.streamless_since.get_or_insert(now);
         self.stream = Stream::Down {
             retry_at: now,
             refusal: None,
         };
+    }
+
+    fn lines_may_be_missing(&mut self) {
+        self.resync.get_or_insert(Cause::StreamBroke);
     }
 
     pub(super) fn reopen_for_new_namespaces(
@@ -127,7 +131,7 @@ impl Follower {
         listing: &Listing,
         out: &mut Outbox,
     ) {
-        if &*self.namespace != "*" || !matches!(self.stream, Stream::Open { .. }) {
+        if !self.follows_all() || !self.is_streaming() {
             return;
         }
         let listed: BTreeSet<Arc<str>> = listing

@@ -6,6 +6,7 @@
     reason = "a test looks at the one variant that it expects, and answers are built as they are heard"
 )]
 
+mod blocking;
 mod law;
 mod reading;
 mod streaming;
@@ -81,8 +82,10 @@ struct Rig {
     now: Duration,
     streams: BTreeMap<Arc<str>, Ticket>,
     lists: BTreeMap<Arc<str>, Ticket>,
+    /// Those of them that are blocking queries, and those that are to be answered at once.
+    held: BTreeMap<Ticket, u64>,
     reads: BTreeMap<ServiceKey, Ticket>,
-    /// Everything told and not yet looked at, but [`Tell::Current`].
+    /// Everything told and not yet looked at, but [`Tell::Current`] and [`Tell::Rereads`].
     tells: Vec<Tell>,
     known: BTreeMap<ServiceKey, Vec<Registration>>,
 }
@@ -95,10 +98,11 @@ impl Rig {
     fn following(namespaces: &[&str], wanted: &Wanted) -> Self {
         let namespaces: Vec<String> = namespaces.iter().map(ToString::to_string).collect();
         let mut rig = Self {
-            mirror: Mirror::new(&namespaces, wanted, 7, Duration::ZERO),
+            mirror: Mirror::new(&namespaces, wanted, 2, 7, Duration::ZERO),
             now: Duration::ZERO,
             streams: BTreeMap::new(),
             lists: BTreeMap::new(),
+            held: BTreeMap::new(),
             reads: BTreeMap::new(),
             tells: Vec::new(),
             known: BTreeMap::new(),
@@ -127,12 +131,22 @@ impl Rig {
                         "a second stream"
                     );
                 }
-                Ask::CloseStream { ticket } => self.streams.retain(|_, open| *open != ticket),
-                Ask::List { ticket, namespace } => {
-                    assert_eq!(self.lists.insert(namespace, ticket), None, "a second list");
+                Ask::Cancel { ticket } => {
+                    self.streams.retain(|_, open| *open != ticket);
+                    self.lists.retain(|_, asked| *asked != ticket);
+                    self.reads.retain(|_, asked| *asked != ticket);
                 }
-                Ask::Read { ticket, key } => {
+                Ask::List {
+                    ticket,
+                    namespace,
+                    after,
+                } => {
+                    assert_eq!(self.lists.insert(namespace, ticket), None, "a second list");
+                    self.held.extend(after.map(|after| (ticket, after)));
+                }
+                Ask::Read { ticket, key, after } => {
                     self.reads.insert(key, ticket);
+                    self.held.extend(after.map(|after| (ticket, after)));
                 }
             }
         }
@@ -149,7 +163,7 @@ impl Rig {
                 } => {
                     self.known.insert(key.clone(), registrations.clone());
                 }
-                Tell::Current { .. } => continue,
+                Tell::Current { .. } | Tell::Rereads { .. } => continue,
                 Tell::Following { .. }
                 | Tell::StreamLost { .. }
                 | Tell::IndexWentBack { .. }
@@ -169,6 +183,14 @@ impl Rig {
         self.now += time;
         self.mirror.tick(self.now);
         self.drain();
+    }
+
+    /// Lets a list show that the table moved, and waits until the one service is looked at for that.
+    fn audit(&mut self, index: u64) {
+        self.wait(Duration::from_mins(1));
+        self.list(listing(index, &["web"]));
+        assert!(self.reads.is_empty());
+        self.wait(Duration::from_secs(510));
     }
 
     /// Waits until something is due that was not when this was called.

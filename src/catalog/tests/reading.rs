@@ -40,7 +40,6 @@ fn a_failed_list_changes_nothing_and_is_told_when_it_begins_and_when_it_ends() {
         .collect();
     assert_eq!(kinds, [FailureKind::ServerError, FailureKind::Denied]);
     rig.list(listing(100, &["web"]));
-    rig.read("web", reading(100, &[web("a", 50)]));
     assert!(matches!(rig.told().as_slice(), [Tell::Recovered { .. }]));
 }
 
@@ -63,16 +62,12 @@ fn a_connection_that_breaks_during_the_reads_fails_the_round() {
 
 #[test]
 fn one_service_that_cannot_be_read_blocks_the_others_for_three_rounds_only() {
-    let mut rig = Rig::synced_with(&[web("a", 50)]);
-    rig.wait(Duration::from_mins(1));
+    let mut rig = Rig::new();
+    rig.open_stream();
     for round in 0..3 {
-        assert_eq!(rig.web(), ["a"]);
-        rig.list(listing(110, &["api", "bad", "web"]));
+        assert_eq!(rig.web(), [""; 0]);
+        rig.list(listing(110, &["bad", "web"]));
         rig.read("bad", failure(FailureKind::ServerError));
-        rig.read(
-            "api",
-            reading(110, &[registration("api", "c", 105, &[ENABLE])]),
-        );
         rig.read("web", reading(110, &[web("b", 105)]));
         if round < 2 {
             rig.wait_for_deadline();
@@ -82,17 +77,11 @@ fn one_service_that_cannot_be_read_blocks_the_others_for_three_rounds_only() {
     let bad = Scope::Service(ServiceKey::new("default", "bad"));
     let told = rig.told();
     assert!(
-        matches!(&told[0], Tell::Trouble { scope, .. } if *scope == bad),
+        matches!(told.as_slice(), [Tell::Following { .. }, Tell::Trouble { scope, .. }, Tell::Synced(_)] if *scope == bad),
         "{told:?}"
     );
-    // It is tried in every round, and told when it can be read.
-    rig.wait(Duration::from_mins(1));
-    rig.list(listing(110, &["api", "bad", "web"]));
-    rig.read("web", reading(110, &[web("b", 105)]));
-    rig.read(
-        "api",
-        reading(110, &[registration("api", "c", 105, &[ENABLE])]),
-    );
+    // It is tried again, and told when it can be read.
+    rig.wait(Duration::from_secs(8));
     rig.read("bad", reading(110, &[]));
     let told = rig.told();
     assert!(
@@ -102,6 +91,28 @@ fn one_service_that_cannot_be_read_blocks_the_others_for_three_rounds_only() {
         ),
         "what was unproven is proven now: {told:?}"
     );
+}
+
+#[test]
+fn a_service_that_cannot_be_read_again_keeps_what_is_known() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.audit(110);
+    for pause in [2, 4, 8] {
+        rig.read("web", failure(FailureKind::ServerError));
+        assert_eq!(rig.reads(), [""; 0]);
+        rig.wait(Duration::from_secs(pause));
+    }
+    assert_eq!(rig.web(), ["a"]);
+    rig.read("web", reading(115, &[]));
+    assert_eq!(rig.web(), [""; 0]);
+    assert!(matches!(
+        rig.told().as_slice(),
+        [
+            Tell::Trouble { .. },
+            Tell::Recovered { .. },
+            Tell::Changed { .. }
+        ]
+    ));
 }
 
 #[test]
@@ -116,8 +127,7 @@ fn an_event_of_a_service_that_could_never_be_read_is_not_taken_for_all_of_it() {
     rig.told();
     rig.line(registered(120, web("new", 120)));
     assert_eq!(rig.told(), [], "the others are not known");
-    rig.wait(Duration::from_mins(1));
-    rig.list(listing(120, &["web"]));
+    rig.wait(Duration::from_secs(8));
     rig.read("web", reading(120, &[web("new", 120), web("old", 50)]));
     assert_eq!(rig.web(), ["new", "old"]);
 }
@@ -196,17 +206,20 @@ fn one_low_index_is_ignored() {
     rig.list(listing(60, &[]));
     rig.wait_for_deadline();
     rig.list(listing(100, &["web"]));
-    rig.read("web", reading(100, &[web("a", 50)]));
     assert!(rig.told().is_empty());
 }
 
 #[test]
 fn a_read_below_the_index_of_the_list_is_not_believed() {
-    let mut rig = Rig::synced_with(&[web("a", 50)]);
-    rig.wait(Duration::from_mins(1));
+    let mut rig = Rig::new();
+    rig.open_stream();
     rig.list(listing(110, &["web"]));
     rig.read("web", reading(109, &[]));
-    assert_eq!(rig.web(), ["a"]);
+    assert!(
+        !rig.told()
+            .iter()
+            .any(|tell| matches!(tell, Tell::Synced(_)))
+    );
 }
 
 #[test]
@@ -214,6 +227,7 @@ fn what_was_not_asked_for_is_not_taken_from_a_read() {
     let mut rig = Rig::synced_with(&[]);
     rig.wait(Duration::from_mins(1));
     rig.list(listing(110, &["web"]));
+    assert_eq!(rig.reads(), ["web"]);
     let foreign = registration("Web", "x", 105, &[ENABLE]);
     rig.read("web", reading(110, &[web("a", 50), foreign]));
     assert_eq!(rig.web(), ["a"]);
@@ -246,19 +260,21 @@ fn no_more_than_eight_reads_are_asked_at_a_time() {
     let mut rig = Rig::new();
     rig.open_stream();
     rig.list(listing(100, &names));
-    assert_eq!(rig.reads().len(), Mirror::PARALLEL_READS);
+    let mut most = 0;
     for name in names {
-        assert!(rig.reads().len() <= Mirror::PARALLEL_READS);
+        most = most.max(rig.reads().len());
         rig.read(name, reading(100, &[]));
     }
+    assert_eq!(most, Mirror::PARALLEL_READS);
     assert!(matches!(rig.told().last(), Some(Tell::Synced(_))));
 }
 
 #[test]
 fn a_late_answer_to_a_round_that_failed_is_ignored() {
-    let mut rig = Rig::synced_with(&[web("a", 50)]);
-    rig.wait(Duration::from_mins(1));
+    let mut rig = Rig::new();
+    rig.open_stream();
     rig.list(listing(110, &["api", "web"]));
+    rig.told();
     let late = rig
         .reads
         .remove(&ServiceKey::new("default", "api"))
@@ -271,4 +287,56 @@ fn a_late_answer_to_a_round_that_failed_is_ignored() {
     });
     assert_eq!(key.len(), 1);
     assert!(rig.told().is_empty());
+}
+
+#[test]
+fn every_service_is_looked_at_in_turn_after_the_table_moved_and_none_when_it_did_not() {
+    let names: Vec<String> = (0..50).map(|number| format!("s{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let one = |name: &str| registration(name, name, 50, &[ENABLE]);
+    let mut rig = Rig::new();
+    rig.open_stream();
+    rig.list(listing(100, &names));
+    for name in &names {
+        rig.read(name, reading(100, &[one(name)]));
+    }
+    let ten_minutes = |rig: &mut Rig, index: u64| {
+        let end = rig.now + Duration::from_mins(10);
+        let mut read = Vec::new();
+        while rig.now < end {
+            rig.wait_for_deadline();
+            if rig.lists() {
+                rig.list(listing(index, &names));
+            }
+            while let Some((key, _)) = rig.reads.first_key_value() {
+                let name = key.name.to_string();
+                rig.read(&name, reading(index, &[one(&name)]));
+                read.push(name);
+            }
+        }
+        read.sort();
+        read
+    };
+    assert_eq!(ten_minutes(&mut rig, 100), [""; 0]);
+    assert_eq!(ten_minutes(&mut rig, 105), names, "each once");
+    assert_eq!(ten_minutes(&mut rig, 105), [""; 0]);
+}
+
+#[test]
+fn a_proof_is_read_and_told_although_there_is_nothing() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    let gone = ServiceKey::new("default", "gone");
+    let foreign = ServiceKey::new("elsewhere", "gone");
+    let known = ServiceKey::new("default", "web");
+    rig.mirror.prove(rig.now, [gone.clone(), foreign, known]);
+    rig.drain();
+    assert_eq!(rig.reads(), ["gone"]);
+    rig.read("gone", failure(FailureKind::Denied));
+    assert!(rig.told().is_empty(), "denied proves nothing");
+    rig.wait(Duration::from_secs(2));
+    rig.read("gone", reading(110, &[]));
+    assert!(matches!(
+        rig.told().as_slice(),
+        [Tell::Changed { key, registrations, .. }] if *key == gone && registrations.is_empty()
+    ));
 }

@@ -44,8 +44,7 @@ fn a_read_that_is_older_than_an_applied_event_does_not_undo_it() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
     rig.line(registered(120, web("b", 120)));
     assert_eq!(rig.web(), ["a", "b"]);
-    rig.wait(Duration::from_mins(1));
-    rig.list(listing(120, &["web"]));
+    rig.audit(120);
     rig.line(deregistered(130, web("a", 50)));
     rig.read("web", reading(121, &[web("a", 50), web("b", 120)]));
     assert_eq!(rig.web(), ["b"]);
@@ -152,50 +151,12 @@ fn a_stream_that_opens_late_makes_a_second_round() {
 #[test]
 fn a_late_line_does_not_bring_back_what_a_younger_read_did_not_have() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
-    rig.wait(Duration::from_mins(1));
-    rig.list(listing(110, &["web"]));
+    rig.audit(110);
     rig.read("web", reading(120, &[]));
     rig.told();
     rig.line(registered(115, web("b", 115)));
     rig.line(deregistered(118, web("b", 115)));
     assert!(rig.told().is_empty());
-}
-
-#[test]
-fn without_a_stream_everything_is_polled_and_that_is_said_once() {
-    let mut rig = Rig::new();
-    rig.end_stream(StreamEnd::Refused("denied".to_owned()));
-    rig.list(listing(100, &["web"]));
-    rig.read("web", reading(100, &[web("a", 50)]));
-    let following = |told: Vec<Tell>| {
-        told.into_iter()
-            .filter_map(|tell| match tell {
-                Tell::Following { how, .. } => Some(how),
-                _ => None,
-            })
-            .collect::<Vec<How>>()
-    };
-    let reason = "denied".to_owned();
-    assert_eq!(following(rig.told()), [How::Poll { reason }]);
-    rig.wait(Duration::from_secs(2));
-    rig.list(listing(105, &["web"]));
-    rig.read("web", reading(105, &[web("a", 50), web("b", 101)]));
-    assert!(matches!(
-        rig.told().as_slice(),
-        [Tell::Changed {
-            event_index: None,
-            ..
-        }]
-    ));
-    rig.wait(Duration::from_secs(2));
-    rig.list(listing(105, &["web"]));
-    assert!(rig.reads().is_empty(), "the table did not move");
-    rig.wait(Duration::from_mins(1));
-    rig.end_stream(StreamEnd::Refused("silent".to_owned()));
-    assert!(following(rig.told()).is_empty());
-    rig.wait(Duration::from_mins(1));
-    rig.open_stream();
-    assert_eq!(following(rig.told()), [How::Stream]);
 }
 
 #[test]
