@@ -186,7 +186,8 @@ impl Followed {
                 Event::Following { .. }
                 | Event::IndexWentBack { .. }
                 | Event::Trouble { .. }
-                | Event::Recovered { .. },
+                | Event::Recovered { .. }
+                | Event::Rereads { .. },
             ) => Said::Something,
             None => panic!("the mirror ended"),
         }

@@ -180,6 +180,12 @@ impl Mirror {
         self.tick(now);
     }
 
+    /// Whether registrations of this service are known.
+    #[must_use]
+    pub fn has(&self, key: &ServiceKey) -> bool {
+        self.followers.values().any(|follower| follower.has(key))
+    }
+
     /// The next thing to ask, until there is none.
     pub fn poll_ask(&mut self) -> Option<Ask> {
         self.out.asks.pop_front()

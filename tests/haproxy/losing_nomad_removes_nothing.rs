@@ -161,7 +161,7 @@ fn a_nomad_that_is_gone_changes_nothing_in_haproxy() {
 }
 
 #[test]
-fn a_stream_that_is_denied_by_silence_is_said_and_replaced_by_reading() {
+fn a_stream_that_is_denied_by_silence_is_said_and_replaced_by_blocking_queries() {
     on_every_line(|bin| {
         let world = World::start(bin);
         world.nomad.issue(TOKEN, Token::Workload(Vec::new()));
@@ -170,7 +170,7 @@ fn a_stream_that_is_denied_by_silence_is_said_and_replaced_by_reading() {
         let sidecar = world.sidecar_with(&[("NOMAD_TOKEN", TOKEN)]);
         sidecar.until_ready();
         let line = sidecar.logged(&[
-            "following namespace default by reading every 2 s, because there is no event stream",
+            "following namespace default by blocking queries, because there is no event stream",
             "the event stream stayed silent for 5 s: denied, or the event broker is disabled",
             r#"give the token the policy `namespace "default" { capabilities = ["read-job"] }`"#,
         ]);

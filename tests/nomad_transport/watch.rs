@@ -284,15 +284,15 @@ async fn without_a_stream_the_operator_is_told_once_what_unlocks_it() {
             "the first sync does not wait"
         );
         let (how, text) = how.unwrap();
-        assert!(matches!(how, How::Poll { .. }));
+        assert!(matches!(how, How::Blocking { .. }));
         assert!(
-            text.starts_with("following namespace default by reading every 2 s"),
+            text.starts_with("following namespace default by blocking queries, because there is no event stream: nomad at"),
             "{text}"
         );
         assert!(text.contains(reason) && text.contains(what_to_do), "{text}");
         let again = timeout(Duration::from_mins(3), listener.following()).await;
         assert!(again.is_err(), "said once");
-        assert!(script.count("/v1/services") > 80, "and polled");
+        assert!(script.count("index=") > 80, "and asked for changes");
         assert!(
             script.count("/v1/event/stream") >= 3,
             "and the stream is tried again"
@@ -429,7 +429,7 @@ async fn a_nomad_that_hangs_or_fails_keeps_what_is_known_and_recovers() {
     }
     assert_eq!(
         texts[0],
-        "nomad at http://127.0.0.1:4646: no answer within 15 s: the agent or its servers hang, or are overloaded"
+        "nomad at http://127.0.0.1:4646: no answer within 78 s: the agent or its servers hang, or are overloaded"
     );
     assert_eq!(
         texts[1],

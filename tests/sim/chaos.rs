@@ -11,6 +11,7 @@ use haproxy_nomad_sidecar::{
 use crate::{
     haproxy_model::{Backend, Check, Conduct, Config, ServerLine, View},
     link::Health,
+    nomad_model::DELETION,
     world::{Event, World},
 };
 
@@ -57,8 +58,8 @@ const TAGS: [&[&str]; 9] = [
 
 /// How long things go wrong.
 const CHAOS: Duration = Duration::from_mins(1);
-/// How long it may take afterwards until everything is right.
-const RECOVERY: Duration = Duration::from_secs(150);
+/// How long it may take afterwards until everything is right: ten minutes for what was deleted without an event.
+const RECOVERY: Duration = Duration::from_secs(660);
 
 /// One backend of each kind, with an operator's servers among them.
 pub(crate) fn config() -> Config {
@@ -247,8 +248,8 @@ impl World {
             }
         }
         self.trace(|| format!("register {id} at {address} {tags:?}"));
-        let line = self.nomad.register(registration);
-        self.published(&line);
+        let batch = self.nomad.register(registration);
+        self.published(&batch);
     }
 
     fn any_registration(&mut self) -> Option<Registration> {
@@ -283,8 +284,8 @@ impl World {
                 gone.iter().map(|one| &one.id).collect::<Vec<_>>()
             )
         });
-        let line = self.nomad.deregister(gone);
-        self.published(&line);
+        let batch = self.nomad.deregister(DELETION, gone);
+        self.published(&batch);
     }
 
     /// Other tags, another address, or the same address under another ID.
@@ -303,8 +304,8 @@ impl World {
             _ => one.tags = vec!["haproxy.enable=false".to_owned()],
         }
         self.trace(|| format!("change {} at {} {:?}", one.id, one.address, one.tags));
-        let line = self.nomad.register(one);
-        self.published(&line);
+        let batch = self.nomad.register(one);
+        self.published(&batch);
     }
 
     fn service_goes_and_returns(&mut self) {
@@ -320,8 +321,8 @@ impl World {
         if self.random.chance(60) {
             for one in gone {
                 self.trace(|| format!("return {}", one.id));
-                let line = self.nomad.register(one);
-                self.published(&line);
+                let batch = self.nomad.register(one);
+                self.published(&batch);
             }
         }
     }

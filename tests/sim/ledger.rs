@@ -182,6 +182,7 @@ impl Ledger {
             }
             Tell::Current { .. }
             | Tell::Following { .. }
+            | Tell::Rereads { .. }
             | Tell::StreamLost { .. }
             | Tell::IndexWentBack { .. }
             | Tell::Trouble { .. }
@@ -219,17 +220,6 @@ impl Ledger {
             }
         }
         Ok(())
-    }
-
-    /// Nothing is registered for this service, and somebody has made sure of that.
-    pub(crate) fn proven_absent(&mut self, service: &ServiceKey) {
-        for ((of, _), claims) in &mut self.claims {
-            if of == service {
-                for claim in claims {
-                    claim.removable = true;
-                }
-            }
-        }
     }
 
     /// The registrations whose server this is and that may not be taken out. `name` only of a dynamic server.

@@ -1,14 +1,17 @@
 //! What lies between the mirror and Nomad, and everything that can go wrong there. What the product's client refuses to
 //! believe (index 0, no leader, another body) comes out as it comes out of that client: as a failure.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use haproxy_nomad_sidecar::{
     catalog::{Ask, Failure, FailureKind, Heard, Line, StreamEnd, Ticket},
-    model::{NomadEvent, ServiceKey},
+    model::NomadEvent,
 };
 
-use crate::world::{Event, World};
+use crate::{
+    nomad_model::Batch,
+    world::{Event, World},
+};
 
 /// How Nomad is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +38,16 @@ pub(crate) struct Link {
     stream: Option<(u32, Ticket, String)>,
     /// Lines are lost: the server has forgotten the subscription and says nothing.
     pub(crate) silent: bool,
+    /// Queries that the mirror has let go of.
+    cancelled: BTreeSet<(u32, Ticket)>,
     /// When the last line arrives: lines keep their order.
     last_line: Duration,
 }
 
 const HANGS_FOR: Duration = Duration::from_secs(10);
+/// Between two looks at a blocking query: Nomad answers when the table has moved.
+const HELD_LOOK: Duration = Duration::from_millis(20);
 const FIRST_LINE: Duration = Duration::from_secs(5);
-const PROOF_RETRY: Duration = Duration::from_secs(5);
 
 impl World {
     pub(crate) fn health(&self) -> Health {
@@ -51,7 +57,8 @@ impl World {
     /// The mirror asks something: it is on its way.
     pub(crate) fn ask(&mut self, ask: Ask) {
         self.load.asked += 1;
-        if let Ask::CloseStream { ticket } = ask {
+        if let Ask::Cancel { ticket } = ask {
+            self.link.cancelled.insert((self.generation, ticket));
             if self
                 .link
                 .stream
@@ -83,7 +90,7 @@ impl World {
             delay = HANGS_FOR;
         }
         let heard = match ask {
-            Ask::CloseStream { .. } => return,
+            Ask::Cancel { .. } => return,
             Ask::OpenStream { ticket, namespace } => {
                 return match (fault, self.health()) {
                     (None, Health::NoStream)
@@ -98,7 +105,22 @@ impl World {
                     }
                 };
             }
-            Ask::List { ticket, namespace } => {
+            Ask::List { ticket, .. } | Ask::Read { ticket, .. }
+                if self.link.cancelled.contains(&(self.generation, ticket)) =>
+            {
+                return;
+            }
+            Ask::List {
+                after: Some(after), ..
+            }
+            | Ask::Read {
+                after: Some(after), ..
+            } if fault.is_none() && self.nomad.list("*").index <= after => {
+                return self.after(HELD_LOOK, Event::Asked(self.generation, ask));
+            }
+            Ask::List {
+                ticket, namespace, ..
+            } => {
                 let mut listing = self.nomad.list(&namespace);
                 if self.health() == Health::ShortLists {
                     // What the mirror has never known it cannot miss: to a new one the first list is all there is.
@@ -112,7 +134,7 @@ impl World {
                     result: fault.map_or(Ok(listing), |kind| Err(failure(kind))),
                 }
             }
-            Ask::Read { ticket, key } => {
+            Ask::Read { ticket, key, .. } => {
                 let is_unreadable = self.health() == Health::OneUnreadable
                     && self.unreadable.as_ref() == Some(&key);
                 let fault = fault.or(is_unreadable.then_some(FailureKind::ServerError));
@@ -141,20 +163,20 @@ impl World {
         self.link.silent = false;
         self.link.last_line = self.now;
         self.deliver(Heard::StreamOpened { ticket });
-        for line in self.nomad.buffered() {
-            self.published(&line);
+        for batch in self.nomad.buffered() {
+            self.published(&batch);
         }
     }
 
     /// Nomad publishes a line.
-    pub(crate) fn published(&mut self, line: &Line) {
+    pub(crate) fn published(&mut self, batch: &Batch) {
         let Some((generation, ticket, namespace)) = &self.link.stream else {
             return;
         };
         if self.link.silent || *generation != self.generation || self.sidecar.is_none() {
             return;
         }
-        let events: Vec<NomadEvent> = line
+        let events: Vec<NomadEvent> = batch
             .events
             .iter()
             .filter(|event| {
@@ -165,7 +187,7 @@ impl World {
         if events.is_empty() {
             return;
         }
-        let (ticket, index) = (*ticket, line.index);
+        let (ticket, index) = (*ticket, batch.index);
         self.deliver(Heard::StreamLine {
             ticket,
             line: Line { index, events },
@@ -236,24 +258,5 @@ impl World {
             };
             *event = Event::Heard(of, heard);
         }
-    }
-
-    /// One try to prove that nothing is registered for a service (`nomad::proofs`).
-    pub(crate) fn prove(&mut self, key: ServiceKey) {
-        let generation = self.generation;
-        if matches!(
-            self.health(),
-            Health::Up | Health::ShortLists | Health::NoStream
-        ) {
-            if self.nomad.read(&key).registrations.is_empty() {
-                let delay = self.random.latency();
-                return self.after(delay, Event::Proven(generation, key));
-            }
-            let sidecar = self.sidecar.as_ref();
-            if sidecar.is_some_and(|sidecar| sidecar.mirror.has(&key)) {
-                return;
-            }
-        }
-        self.after(PROOF_RETRY, Event::Prove(generation, key));
     }
 }

@@ -9,27 +9,42 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    catalog::{Line, ListedService, Listing, Reading},
+    catalog::{ListedService, Listing, Reading},
     model::{NomadEvent, Registration, ServiceKey},
 };
 
 /// `event_buffer_size`
 const BUFFER: usize = 100;
+/// No snapshot is older than so many changes.
+const SNAPSHOTS: usize = 64;
 
 pub(crate) type Table = BTreeMap<(ServiceKey, Arc<str>), Registration>;
 
-#[derive(Default)]
+/// What one Raft message published: a line of the stream.
+pub(crate) struct Batch {
+    pub(crate) index: u64,
+    /// The `Type` of its events: the name of the message.
+    pub(crate) cause: &'static str,
+    /// None if it was about something else, or was not said.
+    pub(crate) events: Vec<NomadEvent>,
+}
+
+pub(crate) const UPSERT: &str = "ServiceRegistration";
+pub(crate) const DELETION: &str = "ServiceDeregistration";
+
+/// Cheap to clone: a simulation forks it at each fault.
+#[derive(Clone, Default)]
 pub(crate) struct Nomad {
     /// Raft's.
     index: u64,
     /// Of the table: its last change.
     table_index: u64,
-    table: Table,
-    /// All former states, by index.
-    past: BTreeMap<u64, Table>,
+    table: Arc<Table>,
+    /// Former states, by index.
+    past: BTreeMap<u64, Arc<Table>>,
     /// What was published, for ever; a restarted server publishes its end again.
-    log: Vec<Line>,
-    buffer: VecDeque<Line>,
+    log: Vec<Arc<Batch>>,
+    buffer: VecDeque<Arc<Batch>>,
 }
 
 impl Nomad {
@@ -38,7 +53,7 @@ impl Nomad {
             index: 10,
             ..Self::default()
         };
-        nomad.commit(None);
+        nomad.commit(UPSERT, Vec::new());
         nomad
     }
 
@@ -46,19 +61,30 @@ impl Nomad {
         &self.table
     }
 
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Time has passed: Raft's index is at least this.
+    pub(crate) fn reach(&mut self, index: u64) {
+        self.index = self.index.max(index);
+    }
+
+    /// So much of other topics was published that nothing else is in the ring.
+    pub(crate) fn overflow(&mut self) {
+        self.buffer.clear();
+    }
+
     /// Something else happens in the cluster: the index moves, the buffer forgets.
     pub(crate) fn pass_by(&mut self, batches: usize) {
         for _ in 0..batches {
             self.index += 1;
-            self.publish(Line {
-                index: self.index,
-                events: Vec::new(),
-            });
+            self.publish(UPSERT, Vec::new());
         }
     }
 
     /// Registers or updates; a registration that was not there has a new `CreateIndex`.
-    pub(crate) fn register(&mut self, mut registration: Registration) -> Line {
+    pub(crate) fn register(&mut self, mut registration: Registration) -> Arc<Batch> {
         self.index += 1;
         let key = (registration.service.clone(), registration.id.clone());
         registration.create_index = self
@@ -66,25 +92,30 @@ impl Nomad {
             .get(&key)
             .map_or(self.index, |before| before.create_index);
         registration.modify_index = self.index;
-        self.table.insert(key, registration.clone());
-        self.commit(Some(vec![NomadEvent::Registered(registration)]))
+        Arc::make_mut(&mut self.table).insert(key, registration.clone());
+        self.commit(UPSERT, vec![NomadEvent::Registered(registration)])
     }
 
-    /// One Raft message deletes them all, as when a node is lost.
-    pub(crate) fn deregister(&mut self, gone: &[Registration]) -> Line {
+    /// One Raft message, `cause`, deletes them all, as when a node is lost.
+    pub(crate) fn deregister(&mut self, cause: &'static str, gone: &[Registration]) -> Arc<Batch> {
         self.index += 1;
-        for one in gone {
-            self.table.remove(&(one.service.clone(), one.id.clone()));
-        }
+        self.remove(gone);
         let events = gone.iter().cloned().map(NomadEvent::Deregistered);
-        self.commit(Some(events.collect()))
+        self.commit(cause, events.collect())
     }
 
     /// Garbage collection deletes without an event.
     pub(crate) fn collect(&mut self, gone: &Registration) {
         self.index += 1;
-        self.table.remove(&(gone.service.clone(), gone.id.clone()));
-        self.commit(None);
+        self.remove(std::slice::from_ref(gone));
+        self.commit(DELETION, Vec::new());
+    }
+
+    fn remove(&mut self, gone: &[Registration]) {
+        let table = Arc::make_mut(&mut self.table);
+        for one in gone {
+            table.remove(&(one.service.clone(), one.id.clone()));
+        }
     }
 
     /// An operator restores a snapshot of about so many changes ago. The indexes of what was since are used again.
@@ -95,10 +126,10 @@ impl Nomad {
             .rev()
             .nth(changes_ago)
             .or_else(|| self.past.first_key_value())
-            .map(|(index, table)| (*index, table.clone()))
+            .map(|(index, table)| (*index, Arc::clone(table)))
             .unwrap();
         self.past.retain(|at, _| *at <= index);
-        self.log.retain(|line| line.index <= index);
+        self.log.retain(|batch| batch.index <= index);
         self.buffer.clear();
         self.table = table;
         self.index = index;
@@ -118,14 +149,14 @@ impl Nomad {
     }
 
     /// What a new stream of topic `Service` from index 0 begins with.
-    pub(crate) fn buffered(&self) -> Vec<Line> {
-        let lines = self.buffer.iter().filter(|line| !line.events.is_empty());
-        lines.cloned().collect()
+    pub(crate) fn buffered(&self) -> Vec<Arc<Batch>> {
+        let batches = self.buffer.iter().filter(|batch| !batch.events.is_empty());
+        batches.cloned().collect()
     }
 
     pub(crate) fn list(&self, namespace: &str) -> Listing {
         let mut tags: BTreeMap<ServiceKey, Vec<String>> = BTreeMap::new();
-        for ((service, _), registration) in &self.table {
+        for ((service, _), registration) in self.table.iter() {
             if namespace == "*" || *service.namespace == *namespace {
                 let union = tags.entry(service.clone()).or_default();
                 union.extend(registration.tags.iter().cloned());
@@ -148,22 +179,26 @@ impl Nomad {
         }
     }
 
-    fn commit(&mut self, events: Option<Vec<NomadEvent>>) -> Line {
+    fn commit(&mut self, cause: &'static str, events: Vec<NomadEvent>) -> Arc<Batch> {
         self.table_index = self.index;
-        self.past.insert(self.index, self.table.clone());
-        let line = Line {
-            index: self.index,
-            events: events.unwrap_or_default(),
-        };
-        self.publish(line.clone());
-        line
+        self.past.insert(self.index, Arc::clone(&self.table));
+        if self.past.len() > SNAPSHOTS {
+            self.past.pop_first();
+        }
+        self.publish(cause, events)
     }
 
-    fn publish(&mut self, line: Line) {
-        self.log.push(line.clone());
-        self.buffer.push_back(line);
+    fn publish(&mut self, cause: &'static str, events: Vec<NomadEvent>) -> Arc<Batch> {
+        let batch = Arc::new(Batch {
+            index: self.index,
+            cause,
+            events,
+        });
+        self.log.push(Arc::clone(&batch));
+        self.buffer.push_back(Arc::clone(&batch));
         if self.buffer.len() > BUFFER {
             self.buffer.pop_front();
         }
+        batch
     }
 }

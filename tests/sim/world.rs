@@ -38,12 +38,13 @@ pub(crate) enum Event {
     Asked(u32, Ask),
     Heard(u32, Heard),
     HeardRead(u32, Ticket, ServiceKey, Reading),
-    Prove(u32, ServiceKey),
-    Proven(u32, ServiceKey),
     Conduct(SocketAddr, Conduct),
     SessionsEnd(u32, String, String),
     Chaos,
 }
+
+/// So few that a world can have services beyond the limit.
+const HELD_READS: usize = 2;
 
 pub(crate) struct Sidecar {
     pub(crate) core: Reconciler,
@@ -223,8 +224,6 @@ impl World {
                     result: Ok(reading),
                 });
             }
-            Event::Prove(of, service) if self.is_alive(of) => self.prove(service),
-            Event::Proven(of, service) if self.is_alive(of) => self.proven(service),
             Event::Conduct(address, conduct) => {
                 self.conducts.borrow_mut().insert(address, conduct);
             }
@@ -238,9 +237,7 @@ impl World {
             | Event::Answer(_)
             | Event::Asked(..)
             | Event::Heard(..)
-            | Event::HeardRead(..)
-            | Event::Prove(..)
-            | Event::Proven(..) => {}
+            | Event::HeardRead(..) => {}
         }
     }
 
@@ -266,7 +263,7 @@ impl World {
         let wanted = Wanted::new("haproxy", false);
         self.sidecar = Some(Sidecar {
             core: Reconciler::new(self.policy.clone(), Mode::Act, seed),
-            mirror: Mirror::new(&[namespace.to_owned()], &wanted, seed, self.now),
+            mirror: Mirror::new(&[namespace.to_owned()], &wanted, HELD_READS, seed, self.now),
         });
         self.drain_mirror();
         self.after(Duration::ZERO, Event::Connect(self.generation));
@@ -298,10 +295,11 @@ impl World {
                     self.push(batch);
                 }
                 Output::Prove(services) => {
-                    for service in services {
-                        let delay = self.random.latency();
-                        self.after(delay, Event::Prove(self.generation, service));
+                    let now = self.now;
+                    if let Some(sidecar) = &mut self.sidecar {
+                        sidecar.mirror.prove(now, services);
                     }
+                    self.ask_all();
                 }
                 Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
             }
@@ -318,7 +316,7 @@ impl World {
         self.drain_mirror();
     }
 
-    pub(crate) fn drain_mirror(&mut self) {
+    fn ask_all(&mut self) {
         while let Some(ask) = self
             .sidecar
             .as_mut()
@@ -326,12 +324,16 @@ impl World {
         {
             self.ask(ask);
         }
+    }
+
+    pub(crate) fn drain_mirror(&mut self) {
+        self.ask_all();
         while let Some(tell) = self
             .sidecar
             .as_mut()
             .and_then(|sidecar| sidecar.mirror.poll_tell())
         {
-            if !matches!(tell, Tell::Current { .. }) {
+            if !matches!(tell, Tell::Current { .. } | Tell::Rereads { .. }) {
                 self.trace(|| format!("  mirror: {tell:?}"));
             }
             if let Err(why) = self.ledger.told(&tell) {
@@ -356,21 +358,10 @@ impl World {
                 | Tell::Following { .. }
                 | Tell::StreamLost { .. }
                 | Tell::IndexWentBack { .. }
+                | Tell::Rereads { .. }
                 | Tell::Trouble { .. }
                 | Tell::Recovered { .. } => {}
             }
-        }
-    }
-
-    fn proven(&mut self, service: ServiceKey) {
-        let known = self
-            .sidecar
-            .as_ref()
-            .is_some_and(|sidecar| sidecar.mirror.has(&service));
-        if !known {
-            self.trace(|| format!("  proven absent: {service}"));
-            self.ledger.proven_absent(&service);
-            self.input(Input::Changed(service, Vec::new()));
         }
     }
 

@@ -184,7 +184,7 @@ impl Follower {
         if !self.singles.audit_at.is_some_and(|at| at <= now) || !self.rests() {
             return;
         }
-        let next = self.view.least_recently_read().cloned();
+        let next = self.next_in_turn().cloned();
         self.singles.audit_at = next
             .is_some()
             .then(|| now.saturating_add(self.audit_pause()));
@@ -193,12 +193,14 @@ impl Follower {
 
     /// After a list: is there anything to look at?
     pub(super) fn audit_if_moved(&mut self, now: Duration) {
-        if self.singles.audit_at.is_none()
-            && self.is_streaming()
-            && self.view.least_recently_read().is_some()
-        {
+        if self.singles.audit_at.is_none() && self.is_streaming() && self.next_in_turn().is_some() {
             self.singles.audit_at = Some(now.saturating_add(self.audit_pause()));
         }
+    }
+
+    /// Whoever cannot be read now does not hold up the others.
+    fn next_in_turn(&self) -> Option<&ServiceKey> {
+        self.view.least_recently_read(|key| !self.singles.has(key))
     }
 
     pub(super) fn retry_singles(&mut self, now: Duration, out: &mut Outbox) {
