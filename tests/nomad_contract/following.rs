@@ -109,6 +109,7 @@ impl Follower {
             | Event::StreamLost { .. }
             | Event::IndexWentBack { .. }
             | Event::Trouble { .. }
+            | Event::Rereads { .. }
             | Event::Recovered { .. }
             | Event::Current { .. } => {}
         }
