@@ -54,6 +54,8 @@ fn main() -> ExitCode {
                 PlanVerdict::HasChanges => ExitCode::from(PLAN_HAS_CHANGES),
             }),
     };
+    // A name that is still being resolved, or a file that hangs, is not waited for.
+    runtime.shutdown_background();
     ended.unwrap_or_else(|error| end(FAILED, &error))
 }
 

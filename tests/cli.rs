@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 fn sidecar(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
@@ -106,4 +112,41 @@ fn a_missing_file_ends_with_64_and_says_why() {
                 .to_owned()
         )
     );
+}
+
+#[test]
+fn a_file_that_hangs_keeps_nobody_from_stopping_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    let made = Command::new("mkfifo").arg(&token).status().unwrap();
+    assert!(made.success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
+        .env_clear()
+        .env("NOMAD_TOKEN_FILE", &token)
+        .env("SIDECAR_ADMIN_LISTEN", "off")
+        .env("HAPROXY_SOCKET", directory.path().join("haproxy.sock"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut lines = log.lines().map(Result::unwrap);
+    // It is said when the file was tried in vain; by then it is tried again.
+    let line = lines.find(|line| line.contains("not read within 5 s"));
+    assert!(line.is_some());
+    let killed = Command::new("/bin/sh")
+        .args(["-c", &format!("kill -s TERM {}", child.id())])
+        .status();
+    assert!(killed.unwrap().success());
+    let (ended, end) = mpsc::channel();
+    let pid = child.id();
+    thread::spawn(move || ended.send(child.wait()));
+    let status = end.recv_timeout(Duration::from_secs(3));
+    if status.is_err() {
+        let stop = format!("kill -s KILL {pid}");
+        Command::new("/bin/sh")
+            .args(["-c", &stop])
+            .status()
+            .unwrap();
+    }
+    assert!(status.unwrap().unwrap().success());
 }

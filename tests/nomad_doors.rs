@@ -44,7 +44,7 @@ async fn https_opens_to_the_right_certificates() {
     };
     let read_with = async |tls: TlsSettings| {
         let mut settings = settings(&url);
-        settings.endpoint = settings.endpoint.with_tls(tls);
+        settings.endpoints = settings.endpoints.with_tls(&tls);
         read(&settings).await
     };
 

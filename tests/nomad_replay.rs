@@ -7,12 +7,14 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use haproxy_nomad_sidecar::{
     model::{Registration, ServiceKey},
     nomad::{
+        route::Route,
         settings::Settings,
         watch::{self, Control, Event},
     },
@@ -140,7 +142,8 @@ impl Followed {
         settings.expose_by_default = true;
         let (control, commands) = mpsc::channel(1);
         let (sender, events) = mpsc::channel(64);
-        tokio::spawn(watch::run(settings, commands, sender));
+        let route = Route::new(Arc::new(settings), Arc::default());
+        tokio::spawn(watch::run(route, commands, sender));
         let mut followed = Self {
             services: Services::new(),
             events,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    admin::{Metrics, ServersOwned, Status},
+    admin::{Metrics, Namespace, ServersOwned, Status},
     model::{self, BackendName, Outcome, ServerName, ServerRef},
     reconcile::tags,
 };
@@ -71,8 +71,15 @@ fn the_table_of_metrics_is_what_is_exposed() {
         server: ServerName::new("nomad1").unwrap(),
     };
     metrics.command_answered(&model::Command::Ready(server), &Outcome::Done);
+    metrics.nomad().requests("list", "ok", 1);
+    metrics.nomad().received_bytes("list", 1);
+    metrics.nomad().reread("audit", 1);
     let now = Instant::now();
-    let text = metrics.render(&Status::starting(now), now).unwrap();
+    let mut status = Status::starting(now);
+    let mut namespace = Namespace::new("default", now);
+    namespace.index = Some(1);
+    status.namespaces = vec![namespace];
+    let text = metrics.render(&status, now).unwrap();
 
     let mut table = "| metric | type | meaning |\n|---|---|---|\n".to_owned();
     let mut lines = text.lines().peekable();

@@ -1,5 +1,6 @@
 //! The metrics, and their text exposition. The daemon reports what happened through typed methods and does not know
-//! the library behind them. Every label has a fixed, small set of values: names from the catalog never become labels.
+//! the library behind them. Every label has a fixed, small set of values, or is a namespace of the configuration: names from
+//! the catalog never become labels.
 
 use std::{
     fmt,
@@ -16,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::Status;
+use super::{NomadMetrics, Status};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -39,6 +40,7 @@ pub struct Metrics {
     servers_owned: Family<ByState, Gauge>,
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
+    nomad: NomadMetrics,
     registry: Registry,
 }
 
@@ -165,6 +167,7 @@ impl Metrics {
                 "Registrations in the catalog that cannot be used",
                 Gauge::default(),
             ),
+            nomad: NomadMetrics::new(to),
             registry,
         };
         // A rate over a counter needs its zero.
@@ -176,6 +179,12 @@ impl Metrics {
             drop(metrics.sync_failures.get_or_create(&failure.into()));
         }
         metrics
+    }
+
+    /// Those about Nomad.
+    #[must_use]
+    pub const fn nomad(&self) -> &NomadMetrics {
+        &self.nomad
     }
 
     /// A full pass ended with everything applied.
@@ -251,6 +260,7 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
+        self.nomad.show(status, now);
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -328,7 +338,12 @@ impl<N: EncodeGaugeValue> EncodeMetric for SetOnce<N> {
     }
 }
 
-fn register<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
+pub(super) fn register<M: Metric + Clone>(
+    to: &mut Registry,
+    name: &str,
+    help: &str,
+    metric: M,
+) -> M {
     to.register(name, help, metric.clone());
     metric
 }
@@ -345,6 +360,7 @@ fn count(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::{Followed, Namespace};
     use crate::model::{BackendName, ServerName, ServerRef};
 
     #[expect(clippy::disallowed_methods, reason = "only a starting point")]
@@ -410,8 +426,16 @@ mod tests {
             draining: 1,
             ..ServersOwned::default()
         });
+        metrics.nomad().requests("list", "ok", 7);
+        metrics.nomad().received_bytes("list", 400);
+        metrics.nomad().stream_cut("default");
+        metrics.nomad().reread("audit", 3);
         let mut status = status();
         status.missing.clear();
+        let mut namespace = Namespace::new("default", status.started);
+        namespace.followed = Followed::Stream;
+        namespace.index = Some(17);
+        status.namespaces = vec![namespace];
 
         let samples = samples(&metrics, &status);
         for expected in [
@@ -432,6 +456,14 @@ mod tests {
             "servers_owned{state=\"in_rotation\"} 5",
             "servers_owned{state=\"draining\"} 1",
             "servers_owned{state=\"free\"} 0",
+            "nomad_requests_total{kind=\"list\",outcome=\"ok\"} 7",
+            "nomad_received_bytes_total{kind=\"list\"} 400",
+            "namespace_followed{namespace=\"default\",by=\"stream\"} 1",
+            "namespace_followed{namespace=\"default\",by=\"none\"} 0",
+            "namespace_index{namespace=\"default\"} 17",
+            "namespace_age_seconds{namespace=\"default\"} 2.0",
+            "stream_cuts_total{namespace=\"default\"} 1",
+            "rereads_total{cause=\"audit\"} 3",
         ] {
             assert!(
                 samples.iter().any(|s| s == expected),

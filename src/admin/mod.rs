@@ -1,9 +1,11 @@
-//! The admin listener: `/live`, `/ready` and `/metrics` over HTTP/1.1.
+//! The admin listener: `/live`, `/ready`, `/status` and `/metrics` over HTTP/1.1.
 //!
 //! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
 mod metrics;
+mod namespace;
+mod nomad_metrics;
 mod status;
 
 use std::{
@@ -32,6 +34,8 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
+pub use namespace::{Followed, Namespace, Trouble};
+pub use nomad_metrics::NomadMetrics;
 pub use status::{Missing, Status};
 
 /// Connections at once. One more is closed unanswered.
@@ -62,7 +66,7 @@ pub async fn bind_forever(addr: SocketAddr) -> TcpListener {
             Ok(listener) => {
                 // With port 0 the kernel has chosen one.
                 let addr = listener.local_addr().unwrap_or(addr);
-                info!(%addr, "the admin listener answers /live, /ready and /metrics");
+                info!(%addr, "the admin listener answers /live, /ready, /status and /metrics");
                 return listener;
             }
             Err(error) if said == Some(error.kind()) => {
@@ -129,15 +133,16 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/live") => live(status, now),
         (&Method::GET, "/ready") => ready(status),
+        (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
         (&Method::GET, "/metrics") => exposition(status, metrics, now),
-        (_, "/live" | "/ready" | "/metrics") => {
+        (_, "/live" | "/ready" | "/status" | "/metrics") => {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
             response.headers_mut().insert(ALLOW, GET);
             response
         }
         _ => plain(
             StatusCode::NOT_FOUND,
-            "there are /live, /ready and /metrics\n".to_owned(),
+            "there are /live, /ready, /status and /metrics\n".to_owned(),
         ),
     }
 }
@@ -275,6 +280,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_status_is_a_line_for_each_namespace() {
+        let (addr, status) = listening(starting()).await;
+        status.send_modify(|status| {
+            status.nomad = "unix:///secrets/api.sock".to_owned();
+            let names = ["api", "web"].iter();
+            let namespaces = names.map(|name| Namespace::new(name, status.started));
+            status.namespaces = namespaces.collect();
+        });
+        assert_eq!(
+            ask(addr, "GET /status").await,
+            plain_answer(
+                "200 OK",
+                "nomad: asked at unix:///secrets/api.sock\n\
+                 namespace api: not followed for 0 s; no index; never read\n\
+                 namespace web: not followed for 0 s; no index; never read\n"
+            )
+        );
+    }
+
+    #[tokio::test]
     async fn metrics_are_open_metrics_text() {
         let (addr, _status) = listening(starting()).await;
         let (status, kind, body) = ask(addr, "GET /metrics").await;
@@ -292,7 +317,10 @@ mod tests {
         let (addr, _status) = listening(starting()).await;
         assert_eq!(
             ask(addr, "GET /").await,
-            plain_answer("404 Not Found", "there are /live, /ready and /metrics\n")
+            plain_answer(
+                "404 Not Found",
+                "there are /live, /ready, /status and /metrics\n"
+            )
         );
         assert_eq!(
             ask(addr, "DELETE /ready").await,

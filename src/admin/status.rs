@@ -1,11 +1,12 @@
-//! What the daemon shows of itself: one plain value, published through a `watch` channel, from which `/live`, `/ready`
-//! and two metrics are answered.
+//! What the daemon shows of itself: one plain value, published through a `watch` channel, from which `/live`, `/ready`,
+//! `/status` and some metrics are answered.
 
 use std::{
     fmt,
     time::{Duration, Instant},
 };
 
+use super::Namespace;
 use crate::model::BackendName;
 
 /// A daemon whose loop was not seen for this long is not alive.
@@ -28,6 +29,10 @@ pub struct Status {
     pub catalog_at: Option<Instant>,
     /// What keeps the daemon from being ready. Empty is ready.
     pub missing: Vec<Missing>,
+    /// The address of Nomad that is asked first.
+    pub nomad: String,
+    /// How each namespace is followed.
+    pub namespaces: Vec<Namespace>,
 }
 
 /// Something without which the daemon is not ready. Each is one line of `/ready`.
@@ -65,7 +70,18 @@ impl Status {
                 Missing::Haproxy { reason: reason() },
                 Missing::Catalog { reason: reason() },
             ],
+            nomad: "nowhere yet".to_owned(),
+            namespaces: Vec::new(),
         }
+    }
+
+    /// How things stand with Nomad at `now`, in lines.
+    #[must_use]
+    pub fn report(&self, now: Instant) -> String {
+        let lines = self.namespaces.iter();
+        let lines = lines.map(|namespace| format!("{}\n", namespace.line(now)));
+        let nomad = OneLine(&self.nomad);
+        format!("nomad: asked at {nomad}\n{}", lines.collect::<String>())
     }
 
     /// Whether the first sync is applied.
@@ -119,7 +135,7 @@ impl fmt::Display for Missing {
 }
 
 /// Text from elsewhere, kept to one line of bounded length.
-struct OneLine<'a>(&'a str);
+pub(super) struct OneLine<'a>(pub(super) &'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

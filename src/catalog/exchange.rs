@@ -221,7 +221,7 @@ pub enum Cause {
     List,
     /// A service without a blocking query of its own may have changed, since its namespace did.
     NamespaceMoved,
-    /// The table moved: a service could have been deleted without an event, so all are looked at in turn.
+    /// Every service is looked at in turn, since garbage collection deletes without an event.
     Audit,
     /// HAProxy has servers of a service that no list has.
     Proof,

@@ -119,15 +119,14 @@ impl View {
             .map(|(key, _)| key)
     }
 
-    /// Of the services that pass, and whose proof is older than the last list, the one that was read longest ago.
+    /// Of the services that pass, the one that was read longest ago.
     pub(super) fn least_recently_read(
         &self,
         passes: impl Fn(&ServiceKey) -> bool,
     ) -> Option<&ServiceKey> {
         self.services
             .iter()
-            .filter(|(_, entry)| !entry.registrations.is_empty() && entry.base < self.floor)
-            .filter(|(key, _)| passes(key))
+            .filter(|(key, entry)| !entry.registrations.is_empty() && passes(key))
             .min_by_key(|(_, entry)| entry.read_at)
             .map(|(key, _)| key)
     }

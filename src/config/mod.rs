@@ -233,7 +233,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::nomad::settings::{Endpoint, TokenSource};
+    use crate::nomad::settings::{Endpoint, Endpoints, TokenSource};
 
     /// A setting as a flag or a variable has it.
     macro_rules! options {
@@ -272,7 +272,7 @@ mod tests {
     fn outside_of_nomad_the_defaults_are_those_of_the_machine() {
         let config = Config::load(Sources::default()).unwrap();
         assert_eq!(config.haproxy.socket, Path::new("/run/haproxy/admin.sock"));
-        assert_eq!(config.nomad.endpoint.to_string(), "http://127.0.0.1:4646");
+        assert_eq!(config.nomad.endpoints.to_string(), "http://127.0.0.1:4646");
         assert_eq!(config.nomad.token, TokenSource::None);
         assert_eq!(config.nomad.namespaces, ["default"]);
         assert_eq!(config.nomad.tag_prefix, "haproxy");
@@ -299,8 +299,8 @@ mod tests {
         let config = Config::load(sources.clone()).unwrap();
         assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
         assert_eq!(
-            config.nomad.endpoint,
-            Endpoint::Unix(secrets.path().join("api.sock"))
+            config.nomad.endpoints,
+            Endpoints::from(Endpoint::Unix(secrets.path().join("api.sock")))
         );
         assert!(matches!(config.nomad.token, TokenSource::Value(_)));
         assert_eq!(config.own_namespace, "shop");
@@ -324,11 +324,15 @@ mod tests {
             Config::load(sources).unwrap().nomad
         };
         let nomad = in_task(options! { nomad_addr: "http://10.0.0.1:4646" });
-        assert_eq!(nomad.endpoint.to_string(), "http://10.0.0.1:4646");
+        assert_eq!(nomad.endpoints.to_string(), "http://10.0.0.1:4646");
         assert_eq!(nomad.token, TokenSource::None);
 
         let nomad = in_task(options! { nomad_unix_addr: "unix:///elsewhere/api.sock" });
-        assert_eq!(nomad.endpoint, Endpoint::Unix("/elsewhere/api.sock".into()));
+        assert_eq!(nomad.endpoints.to_string(), "unix:///elsewhere/api.sock");
+
+        let both = "https://a:1, unix:///elsewhere/api.sock";
+        let nomad = in_task(options! { nomad_addr: both });
+        assert_eq!(nomad.endpoints.to_string(), both);
     }
 
     #[test]
@@ -394,7 +398,7 @@ mod tests {
     fn an_empty_value_counts_as_not_set() {
         let options = options! { nomad_addr: "", drain_timeout: "", nomad_skip_verify: "" };
         let config = Config::load(flags(options)).unwrap();
-        assert_eq!(config.nomad.endpoint.to_string(), "http://127.0.0.1:4646");
+        assert_eq!(config.nomad.endpoints.to_string(), "http://127.0.0.1:4646");
         assert_eq!(config.drain_timeout, Duration::from_secs(10));
     }
 
@@ -410,6 +414,17 @@ mod tests {
                 options! { nomad_addr: "http://user:s3cret@nomad:4646" }
             )),
             "--nomad-addr: user and password do not belong into the address: set NOMAD_HTTP_AUTH"
+        );
+    }
+
+    #[test]
+    fn of_several_addresses_the_bad_one_is_named() {
+        assert_eq!(
+            refusal(flags(
+                options! { nomad_addr: "http://a:4646,b:4646,https://c:4646" }
+            )),
+            "--nomad-addr: \"b:4646\" is no address of Nomad: it has no scheme; write http://host:4646, https://host:4646 or \
+             unix:///path/api.sock"
         );
     }
 

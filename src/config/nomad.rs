@@ -12,7 +12,7 @@ use super::{
     value,
 };
 use crate::{
-    nomad::settings::{Endpoint, Settings, TlsSettings, TokenSource},
+    nomad::settings::{Endpoint, Endpoints, Settings, TlsSettings, TokenSource},
     redacted::Redacted,
 };
 
@@ -21,9 +21,9 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// Nomad's settings as the layers have them.
 pub(super) fn settings(layers: &Layers<'_>, task: &Task) -> Result<Settings, Error> {
-    let (endpoint, is_task_api) = endpoint(layers, task)?;
+    let (endpoints, is_task_api) = endpoints(layers, task)?;
     let secrets = task.secrets_dir.as_deref().filter(|_| is_task_api);
-    let mut settings = Settings::new(endpoint.with_tls(tls(layers)?));
+    let mut settings = Settings::new(endpoints.with_tls(&tls(layers)?));
     settings.token = token(layers, secrets);
     settings.region = find!(layers, nomad_region).map(|found| found.text.to_owned());
     settings.http_auth =
@@ -48,16 +48,16 @@ pub(super) fn own_namespace(layers: &Layers<'_>) -> Result<String, Error> {
 }
 
 /// Where Nomad answers, and whether that is the Task API.
-fn endpoint(layers: &Layers<'_>, task: &Task) -> Result<(Endpoint, bool), Error> {
+fn endpoints(layers: &Layers<'_>, task: &Task) -> Result<(Endpoints, bool), Error> {
     if let Some(found) = find!(layers, nomad_addr) {
-        return Ok((found.parse(value::nomad_address)?, false));
+        return Ok((found.parse(value::nomad_addresses)?, false));
     }
     let socket = find!(layers, nomad_unix_addr).map(|found| {
         let text = found.text;
         PathBuf::from(text.strip_prefix("unix://").unwrap_or(text))
     });
     let in_task = || task.secrets_dir.as_deref().map(|dir| dir.join("api.sock"));
-    Ok(match socket.or_else(in_task) {
+    let (endpoint, is_task_api) = match socket.or_else(in_task) {
         Some(socket) => (Endpoint::Unix(socket), true),
         None => (
             Endpoint::Http {
@@ -66,7 +66,8 @@ fn endpoint(layers: &Layers<'_>, task: &Task) -> Result<(Endpoint, bool), Error>
             },
             false,
         ),
-    })
+    };
+    Ok((endpoint.into(), is_task_api))
 }
 
 /// As whom Nomad is asked. The file that Nomad keeps for the task beats the `NOMAD_TOKEN` that Nomad also sets, since

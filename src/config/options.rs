@@ -29,8 +29,8 @@ pub struct Options {
     #[arg(long, global = true, env = "HAPROXY_SOCKET", value_name = "PATH")]
     pub(super) haproxy_socket: Option<Given>,
 
-    /// Nomad's address: http://…, https://… or unix:///path [default: the Task API in a Nomad task, otherwise
-    /// http://127.0.0.1:4646]
+    /// Nomad's address: http://…, https://… or unix:///path; several with commas between them are tried in turn [default:
+    /// the Task API in a Nomad task, otherwise http://127.0.0.1:4646]
     #[arg(long, global = true, env = "NOMAD_ADDR", value_name = "URL")]
     pub(super) nomad_addr: Option<Given>,
 
@@ -141,7 +141,7 @@ pub struct Options {
     #[serde(deserialize_with = "switch")]
     pub(super) observe: Option<Given>,
 
-    /// Where /live, /ready and /metrics are answered, or off [default: 127.0.0.1:9417]
+    /// Where /live, /ready, /status and /metrics are answered, or off [default: 127.0.0.1:9417]
     #[arg(
         long,
         global = true,

@@ -7,7 +7,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use super::{Error, LogFormat, options::Found};
 use crate::{
     model::ServerName,
-    nomad::settings::{Endpoint, InvalidAddress},
+    nomad::settings::{Endpoints, InvalidAddress},
 };
 
 /// The longest drain that makes sense; more is a typing error.
@@ -123,8 +123,8 @@ pub(super) fn namespaces(text: &str) -> Result<Vec<String>, String> {
     Ok(names.into_iter().collect())
 }
 
-/// An address of Nomad. One with a password in it is not repeated.
-pub(super) fn nomad_address(text: &str) -> Result<Endpoint, String> {
+/// Addresses of Nomad. What has a password in it is not repeated.
+pub(super) fn nomad_addresses(text: &str) -> Result<Endpoints, String> {
     if text.contains('@') {
         return Err(
             "user and password do not belong into the address: set NOMAD_HTTP_AUTH".to_owned(),

@@ -3,6 +3,7 @@
 //! It ends only by a signal. A panic of any part is logged and everything but the admin listener is started afresh: in a
 //! task group a task that fails for good takes its siblings down, HAProxy included.
 
+mod following;
 mod plan;
 mod report;
 
@@ -31,7 +32,7 @@ use crate::{
     config::Config,
     haproxy::session,
     model::{Backoff, Batch, BatchId, Request, SplitMix64},
-    nomad::{settings::Settings, watch as catalog},
+    nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
     reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
 };
 use report::Report;
@@ -64,6 +65,7 @@ pub enum Error {
 pub async fn run(mut config: Config) -> Result<(), Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::Signals)?;
     let metrics = Arc::new(Metrics::new());
+    let traffic = Arc::new(Traffic::default());
     let (status, status_seen) = watch::channel(Status::starting(now()));
     let mut listener = JoinSet::new();
     if let Some(address) = config.admin_listen {
@@ -74,10 +76,17 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     }
     let mut restarts = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
-        let report = Report::new(Arc::clone(&metrics), status.clone());
+        let nomad = Arc::new(nomad_settings(&config));
+        let route = Route::new(nomad, Arc::clone(&traffic));
+        let report = Report::new(
+            Arc::clone(&metrics),
+            status.clone(),
+            Arc::clone(&route),
+            &config.nomad.namespaces,
+        );
         let mut parts = JoinSet::new();
         let (to_core, signals_seen) = mpsc::channel(4);
-        parts.spawn(core(config.clone(), report, signals_seen));
+        parts.spawn(core(config.clone(), route, report, signals_seen));
         let ended = loop {
             tokio::select! {
                 biased;
@@ -128,7 +137,7 @@ fn reread(config: &Config) -> Option<Config> {
 }
 
 /// The core with its two sessions. Ends by being dropped, or by the panic of a part.
-async fn core(config: Config, report: Report, mut resyncs: mpsc::Receiver<()>) {
+async fn core(config: Config, route: Arc<Route>, report: Report, mut resyncs: mpsc::Receiver<()>) {
     let mut parts = JoinSet::new();
     let (batches, batches_seen) = mpsc::channel(64);
     let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
@@ -136,11 +145,7 @@ async fn core(config: Config, report: Report, mut resyncs: mpsc::Receiver<()>) {
     let (catalog_events, mut from_catalog) = mpsc::channel(256);
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
-    parts.spawn(catalog::run(
-        nomad_settings(&config),
-        control_seen,
-        catalog_events,
-    ));
+    parts.spawn(catalog::run(route, control_seen, catalog_events));
 
     let mode = if config.observe {
         Mode::Observe

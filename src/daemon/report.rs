@@ -10,24 +10,36 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Metrics, Missing, ServersOwned, Status, SyncFailure},
+    admin::{Followed, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    catalog::Cause,
     config::Config,
     haproxy::{
         command::print,
         session::{ConnectError, SessionError},
     },
     model::{BackendName, Capability, ProcessInfo, Request, Response},
-    nomad::watch::Event,
+    nomad::{
+        route::Route,
+        traffic::{Kind, Outcome},
+        watch::Event,
+    },
     reconcile::{Fact, Overview, Owned, plan::Why},
 };
 
-use super::now;
+use super::{
+    following::{Following, Said},
+    now,
+};
 
 /// Passes on what happens.
 pub(super) struct Report {
     metrics: Arc<Metrics>,
     status: watch::Sender<Status>,
     haproxy: Result<(), String>,
+    route: Arc<Route>,
+    /// The address of Nomad that was asked first, when that was said last.
+    asked_at: String,
+    following: Following,
     nomad: String,
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
@@ -35,13 +47,25 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(metrics: Arc<Metrics>, status: watch::Sender<Status>) -> Self {
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        status: watch::Sender<Status>,
+        route: Arc<Route>,
+        namespaces: &[String],
+    ) -> Self {
+        // A rate over a counter needs its zero.
+        for cause in Cause::ALL {
+            metrics.nomad().reread(cause.as_str(), 0);
+        }
         let haproxy = Err("not tried yet".to_owned());
         let nomad = "not read yet".to_owned();
         Self {
             metrics,
             status,
             haproxy,
+            asked_at: route.endpoint().0.to_string(),
+            route,
+            following: Following::new(namespaces, now()),
             nomad,
             catalog_at: None,
             event_lag: Duration::ZERO,
@@ -52,7 +76,7 @@ impl Report {
         info!(
             version = env!("CARGO_PKG_VERSION"),
             haproxy_socket = %config.haproxy.socket.display(),
-            nomad = %config.nomad.endpoint,
+            nomad = %config.nomad.endpoints,
             namespaces = config.nomad.namespaces.join(","),
             own_namespace = config.own_namespace,
             observe = config.observe,
@@ -118,6 +142,7 @@ impl Report {
     // === Nomad ===
 
     pub(super) fn catalog(&mut self, event: &Event) {
+        self.following.heard(now(), event);
         match event {
             Event::Synced(synced) => {
                 self.catalog_at = Some(now());
@@ -138,7 +163,14 @@ impl Report {
                 }
             }
             Event::Current { at, .. } => self.catalog_at = Some(*at),
-            Event::Rereads { .. } => {}
+            Event::Rereads {
+                namespace,
+                cause,
+                services,
+            } => {
+                self.metrics.nomad().reread(cause.as_str(), *services);
+                debug!(%namespace, cause = cause.as_str(), services, "services are read again");
+            }
             Event::Changed {
                 key,
                 registrations,
@@ -147,12 +179,10 @@ impl Report {
             } => {
                 debug!(service = %key, registrations = registrations.len(), index, "a service changed");
             }
-            Event::Following { text, how, .. } => match how {
-                crate::catalog::How::Stream => info!("{text}"),
-                crate::catalog::How::Blocking { .. } => warn!("{text}"),
-            },
+            Event::Following { text, .. } => debug!("{text}"),
             Event::StreamLost { namespace, text } => {
-                info!(%namespace, reason = text, "the event stream ended; reading again");
+                self.metrics.nomad().stream_cut(namespace);
+                debug!(%namespace, reason = text, "an event stream ended");
             }
             Event::IndexWentBack {
                 namespace,
@@ -164,9 +194,54 @@ impl Report {
             Event::Trouble { scope, kind, text } => {
                 self.nomad.clone_from(text);
                 self.metrics.sync_failed(SyncFailure::Nomad);
-                warn!(%scope, %kind, "{text}; HAProxy stays as it is");
+                debug!(%scope, %kind, "{text}");
             }
-            Event::Recovered { scope } => info!(%scope, "Nomad can be read again"),
+            Event::Recovered { scope } => debug!(%scope, "read again"),
+        }
+    }
+
+    /// Says what has lasted, and counts what was asked.
+    fn follow(&mut self) {
+        for said in self.following.poll(now()) {
+            match said {
+                Said::Followed { by, text, after } => {
+                    let after = after.map(|after| tracing::field::debug(Rounded(after)));
+                    match by {
+                        Followed::Stream => info!(after, "{text}"),
+                        Followed::Blocking | Followed::Nothing => warn!(after, "{text}"),
+                    }
+                }
+                Said::Cut {
+                    namespace,
+                    times,
+                    reason,
+                } => info!(%namespace, times, reason, "the event stream ended; reading again"),
+                Said::Trouble { scope, kind, text } => {
+                    warn!(%scope, %kind, "{text}; HAProxy stays as it is");
+                }
+                Said::Recovered { scope, after } => {
+                    info!(%scope, "Nomad can be read again after {} s", after.as_secs());
+                }
+            }
+        }
+        let (endpoint, reason) = self.route.endpoint();
+        let endpoint = endpoint.to_string();
+        if endpoint != self.asked_at {
+            info!(
+                nomad = endpoint,
+                reason, "another address of Nomad is asked from now on"
+            );
+            self.asked_at = endpoint;
+        }
+        let traffic = self.route.traffic();
+        for kind in Kind::ALL {
+            for outcome in Outcome::ALL {
+                let total = traffic.requests(kind, outcome);
+                let nomad = self.metrics.nomad();
+                nomad.requests(kind.name(), outcome.name(), total);
+            }
+            let bytes = traffic.received_bytes(kind);
+            self.metrics.nomad().received_bytes(kind.name(), bytes);
         }
     }
 
@@ -292,7 +367,8 @@ impl Report {
     }
 
     /// Publishes where things stand.
-    pub(super) fn tick(&self, overview: &Overview) {
+    pub(super) fn tick(&mut self, overview: &Overview) {
+        self.follow();
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_owned(overview.owned.into());
@@ -315,6 +391,8 @@ impl Report {
             status.alive_at = now();
             status.catalog_at = self.catalog_at;
             status.missing = missing;
+            status.nomad.clone_from(&self.asked_at);
+            status.namespaces = self.following.namespaces();
         });
     }
 }

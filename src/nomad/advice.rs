@@ -1,28 +1,45 @@
 //! What an operator reads when something is wrong with Nomad: what happened, and what to do. Never a token.
 
-use std::{error::Error as StdError, io};
+use std::io;
 
 use crate::nomad::{
-    client::{Doubt, Error},
+    answer::{Doubt, Error, chain},
+    route::Failed,
     settings::{Endpoint, Settings, TokenSource},
     stream::StreamError,
     transport::DialError,
 };
 
 /// A failed list or read of something in `namespace`.
-pub(super) fn on_failure(error: &Error, settings: &Settings, namespace: &str) -> String {
-    let what = format!("nomad at {}: {}", settings.endpoint, chain(error));
-    match advice(error, settings, namespace) {
-        Some(advice) => format!("{what}: {advice}"),
-        None => what,
-    }
+pub(super) fn on_failure(failed: &Failed<Error>, settings: &Settings, namespace: &str) -> String {
+    let each = failed
+        .each()
+        .map(|(endpoint, error)| on_error(endpoint, error, settings, namespace));
+    each.collect::<Vec<_>>().join("; ")
 }
 
-/// A stream that cannot be had or is lost.
-pub(super) fn on_stream(error: &StreamError, settings: &Settings, namespace: &str) -> String {
-    let what = || format!("nomad at {}: {}", settings.endpoint, chain(error));
+/// A stream that cannot be had.
+pub(super) fn on_no_stream(
+    failed: &Failed<StreamError>,
+    settings: &Settings,
+    namespace: &str,
+) -> String {
+    let each = failed
+        .each()
+        .map(|(endpoint, error)| on_stream(endpoint, error, settings, namespace));
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// A stream from `endpoint` that cannot be had or is lost.
+pub(super) fn on_stream(
+    endpoint: &Endpoint,
+    error: &StreamError,
+    settings: &Settings,
+    namespace: &str,
+) -> String {
+    let what = || format!("nomad at {endpoint}: {}", chain(error));
     match error {
-        StreamError::Refused(error) => on_failure(error, settings, namespace),
+        StreamError::Refused(error) => on_error(endpoint, error, settings, namespace),
         StreamError::Silent | StreamError::Empty => format!(
             "{}; to follow by events, give the token the policy {}",
             what(),
@@ -34,7 +51,16 @@ pub(super) fn on_stream(error: &StreamError, settings: &Settings, namespace: &st
         | StreamError::EndedBy(_)
         | StreamError::LineTooLong
         | StreamError::Malformed(_)
-        | StreamError::Broken(_) => what(),
+        | StreamError::Broken(_)
+        | StreamError::Left => what(),
+    }
+}
+
+fn on_error(endpoint: &Endpoint, error: &Error, settings: &Settings, namespace: &str) -> String {
+    let what = format!("nomad at {endpoint}: {}", chain(error));
+    match advice(endpoint, error, settings, namespace) {
+        Some(advice) => format!("{what}: {advice}"),
+        None => what,
     }
 }
 
@@ -45,8 +71,13 @@ pub(super) fn on_blocking(namespace: &str, reason: &str) -> String {
     )
 }
 
-fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String> {
-    let task_api = matches!(settings.endpoint, Endpoint::Unix(_));
+fn advice(
+    endpoint: &Endpoint,
+    error: &Error,
+    settings: &Settings,
+    namespace: &str,
+) -> Option<String> {
+    let task_api = matches!(endpoint, Endpoint::Unix(_));
     match error {
         Error::Denied { status: 401, .. } if settings.token == TokenSource::None => Some(
             "no token was sent: set NOMAD_TOKEN or, in a job, identity { env = true }".to_owned(),
@@ -71,7 +102,9 @@ fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String>
             "nothing of it is believed: the agent is shutting down, or the servers have no leader"
                 .to_owned(),
         ),
-        Error::NotBelievable(Doubt::NoIndex | Doubt::ContentType(_) | Doubt::Content(_)) => Some(
+        Error::NotBelievable(
+            Doubt::NoIndex | Doubt::Compressed(_) | Doubt::ContentType(_) | Doubt::Content(_),
+        ) => Some(
             "nothing of it is believed: is this a Nomad agent, and no proxy between changes its answers? see NOMAD_ADDR"
                 .to_owned(),
         ),
@@ -92,12 +125,12 @@ fn advice(error: &Error, settings: &Settings, namespace: &str) -> Option<String>
             Some("in a job, identity { file = true } writes secrets/nomad_token".to_owned())
         }
         Error::Protocol(_) => Some("is this a Nomad agent? https:// is not http://".to_owned()),
-        Error::Broken(_) if matches!(settings.endpoint, Endpoint::Https { .. }) => Some(
+        Error::Broken(_) if matches!(endpoint, Endpoint::Https { .. }) => Some(
             "if the agent wants to know its clients, set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
                 .to_owned(),
         ),
         Error::ServerError { .. }
-        | Error::Connect(DialError::Settings(_))
+        | Error::Connect(DialError::Settings(_) | DialError::FilesTimeout)
         | Error::Broken(_)
         | Error::TooLong
         | Error::UnreadableName(_) => None,
@@ -117,20 +150,4 @@ fn unreachable(error: &io::Error, task_api: bool) -> &'static str {
 /// The smallest right that lets a token follow the stream.
 fn policy(namespace: &str) -> String {
     format!("`namespace {namespace:?} {{ capabilities = [\"read-job\"] }}`")
-}
-
-/// An error and what caused it.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-    text
 }

@@ -6,10 +6,14 @@
 //! API: <https://developer.hashicorp.com/nomad/api-docs/services> and `/api-docs/events`.
 
 mod advice;
+mod answer;
 pub mod client;
+mod endpoint;
+pub mod route;
 pub mod settings;
 pub mod stream;
 pub mod tls;
+pub mod traffic;
 pub mod transport;
 pub mod types;
 pub mod watch;

@@ -4,10 +4,10 @@
 //! denied, no line for 40 s means dead, as a heartbeat comes every 30 s. It frames and parses, nothing more: a reader that
 //! stalls is cut off by Nomad.
 
-use std::{error::Error as StdError, io, pin::Pin, time::Duration};
+use std::{error::Error as StdError, io, pin::Pin, sync::Arc, time::Duration};
 
 use http_body_util::BodyDataStream;
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{
@@ -18,7 +18,10 @@ use tokio_util::{
 use crate::{
     catalog::{FailureKind, Line},
     nomad::{
-        client::{Error, shortened},
+        answer::{Error, shortened},
+        route::Left,
+        settings::Endpoint,
+        traffic::{Kind, Outcome, Traffic},
         types,
     },
 };
@@ -28,12 +31,18 @@ const FIRST_LINE: Duration = Duration::from_secs(5);
 /// Between two lines.
 const SILENCE: Duration = Duration::from_secs(40);
 /// A line has all registrations that one Raft entry changed.
-const MAX_LINE: usize = 1024 * 1024;
+const MAX_LINE: usize = 16 * 1024 * 1024;
+/// What a server without event broker answers (1.11.1 and older), with the status 500.
+const NO_BROKER: &str = "EventBroker not configured";
+/// What 1.9.5 and older answer to a valid token that may not follow, with the status 500.
+const DENIED_BY_500: &str = "Permission denied";
 
 type Lines = Pin<Box<dyn Stream<Item = Result<String, LinesCodecError>> + Send>>;
 
 /// An open event stream.
 pub struct EventStream {
+    endpoint: Endpoint,
+    left: Left,
     lines: Lines,
     /// The line that showed that the stream is open.
     first: Option<Line>,
@@ -69,7 +78,7 @@ pub enum StreamError {
     #[error("the event stream ended: {0}")]
     EndedBy(String),
     /// A line that is too long to be one.
-    #[error("a line of the event stream is longer than {} KiB", MAX_LINE / 1024)]
+    #[error("a line of the event stream is longer than {} MiB", MAX_LINE / 1024 / 1024)]
     LineTooLong,
     /// A line that is not one of Nomad's.
     #[error("a line of the event stream cannot be understood: {0}")]
@@ -77,6 +86,9 @@ pub enum StreamError {
     /// The connection broke.
     #[error("the event stream broke")]
     Broken(#[source] io::Error),
+    /// Another endpoint is asked from now on: lists and streams come from the same one.
+    #[error("the event stream was closed, as another of Nomad's addresses is asked from now on")]
+    Left,
 }
 
 impl StreamError {
@@ -85,26 +97,59 @@ impl StreamError {
         let Self::Refused(error) = self else {
             return false;
         };
+        if let Error::ServerError { status, body } = error {
+            let says_no = body.starts_with(NO_BROKER) || body.starts_with(DENIED_BY_500);
+            return *status >= 500 && !says_no;
+        }
         matches!(
-            error,
-            Error::Timeout(_) | Error::ServerError { status: 500.., .. }
-        ) || matches!(
             error.kind(),
-            FailureKind::Unreachable | FailureKind::Limited
+            FailureKind::Unreachable | FailureKind::Limited | FailureKind::Timeout
         )
+    }
+
+    /// Whether another endpoint may do better. A denial is the same everywhere.
+    pub(super) fn is_of_the_endpoint(&self) -> bool {
+        match self {
+            Self::Refused(error) => error.is_of_the_endpoint(),
+            Self::NotHttp(_) | Self::Ended | Self::EndedBy(_) | Self::Broken(_) => true,
+            Self::Silent
+            | Self::Empty
+            | Self::Dead
+            | Self::LineTooLong
+            | Self::Malformed(_)
+            | Self::Left => false,
+        }
+    }
+
+    /// What is counted of a stream that does not open.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused(error) => error.outcome(),
+            Self::Silent | Self::Empty => Outcome::Denied,
+            Self::NotHttp(_) => Outcome::ServerError,
+            Self::Dead => Outcome::Timeout,
+            Self::Ended | Self::EndedBy(_) | Self::Broken(_) => Outcome::Unreachable,
+            Self::LineTooLong | Self::Malformed(_) => Outcome::NotBelievable,
+            Self::Left => Outcome::Cancelled,
+        }
     }
 }
 
 impl EventStream {
-    /// Waits for the first line.
-    pub(super) async fn open(body: Incoming) -> Result<Self, StreamError> {
-        let bytes = BodyDataStream::new(body).map(|chunk| chunk.map_err(io::Error::other));
+    /// Waits for the first line of what `endpoint` says, until that endpoint is left.
+    pub(super) async fn open(
+        body: Incoming,
+        endpoint: Endpoint,
+        left: Left,
+        traffic: Arc<Traffic>,
+    ) -> Result<Self, StreamError> {
+        let bytes = BodyDataStream::new(body).map(move |chunk| {
+            traffic.received(Kind::Stream, chunk.as_ref().map_or(0, Bytes::len));
+            chunk.map_err(io::Error::other)
+        });
         let codec = LinesCodec::new_with_max_length(MAX_LINE);
-        let mut stream = Self {
-            lines: Box::pin(FramedRead::new(StreamReader::new(bytes), codec)),
-            first: None,
-        };
-        stream.first = match timeout(FIRST_LINE, stream.line()).await {
+        let mut lines: Lines = Box::pin(FramedRead::new(StreamReader::new(bytes), codec));
+        let first = match timeout(FIRST_LINE, next_line(&mut lines)).await {
             Ok(Err(StreamError::Ended)) => return Err(StreamError::Empty),
             Ok(Err(StreamError::Broken(source))) if is_early_end(&source) => {
                 return Err(StreamError::Empty);
@@ -112,7 +157,17 @@ impl EventStream {
             Ok(line) => Some(line?),
             Err(_) => return Err(StreamError::Silent),
         };
-        Ok(stream)
+        Ok(Self {
+            endpoint,
+            left,
+            lines,
+            first,
+        })
+    }
+
+    /// Who speaks.
+    pub(super) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The next line, a heartbeat included. After an error the stream is of no more use.
@@ -124,34 +179,38 @@ impl EventStream {
         if let Some(first) = self.first.take() {
             return Ok(first);
         }
-        match timeout(SILENCE, self.line()).await {
-            Ok(line) => line,
-            Err(_) => Err(StreamError::Dead),
+        tokio::select! {
+            biased;
+            // The line as a whole: one that trickles in for ever is silence too.
+            line = timeout(SILENCE, next_line(&mut self.lines)) => {
+                line.unwrap_or(Err(StreamError::Dead))
+            }
+            () = self.left.wait() => Err(StreamError::Left),
         }
     }
+}
 
-    async fn line(&mut self) -> Result<Line, StreamError> {
-        loop {
-            let text = match self.lines.next().await {
-                None => return Err(StreamError::Ended),
-                Some(Ok(text)) => text,
-                Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
-                    return Err(StreamError::LineTooLong);
-                }
-                Some(Err(LinesCodecError::Io(source))) => return Err(StreamError::Broken(source)),
-            };
-            // 1.11.1 and older end their last text with one.
-            if text.is_empty() {
-                continue;
+async fn next_line(lines: &mut Lines) -> Result<Line, StreamError> {
+    loop {
+        let text = match lines.next().await {
+            None => return Err(StreamError::Ended),
+            Some(Ok(text)) => text,
+            Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
+                return Err(StreamError::LineTooLong);
             }
-            return types::parse_line(&text).map_err(|error| {
-                if text.starts_with('{') {
-                    StreamError::Malformed(shortened(&error.to_string()))
-                } else {
-                    StreamError::EndedBy(shortened(&text))
-                }
-            });
+            Some(Err(LinesCodecError::Io(source))) => return Err(StreamError::Broken(source)),
+        };
+        // 1.11.1 and older end their last text with one.
+        if text.is_empty() {
+            continue;
         }
+        return types::parse_line(&text).map_err(|error| {
+            if text.starts_with('{') {
+                StreamError::Malformed(shortened(&error.to_string()))
+            } else {
+                StreamError::EndedBy(shortened(&text))
+            }
+        });
     }
 }
 

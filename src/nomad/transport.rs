@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -20,7 +21,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::{TcpStream, UnixStream, lookup_host},
     task,
     time::timeout,
 };
@@ -31,8 +32,14 @@ use crate::nomad::{
     tls::{self, TlsError},
 };
 
-/// For the name to be resolved and the connection to be made.
+/// For a name to be resolved, and again for the connection to its only address.
 const CONNECT: Duration = Duration::from_secs(5);
+/// For the connection to each address of a name that has several: one of them may be dead.
+const CONNECT_EACH: Duration = Duration::from_secs(2);
+/// So many addresses of a name are tried.
+const MAX_ADDRESSES: usize = 4;
+/// For the TLS files to be read.
+const FILES: Duration = Duration::from_secs(5);
 /// For the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Nomad sends some ten headers.
@@ -50,8 +57,8 @@ pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Io>, DialErro
 
 /// Makes byte streams to Nomad: real ones ([`Dialler`]), or in a test anything.
 pub trait Dial: Send + Sync {
-    /// A new byte stream.
-    fn dial(&self) -> Dialling<'_>;
+    /// A new byte stream to `endpoint`.
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Dialling<'a>;
 }
 
 /// Why there is no byte stream.
@@ -66,6 +73,9 @@ pub enum DialError {
     /// The TLS settings cannot be used.
     #[error("the TLS settings cannot be used")]
     Settings(#[from] TlsError),
+    /// The files of the TLS settings cannot be read in time.
+    #[error("the TLS files could not be read within {} s", FILES.as_secs())]
+    FilesTimeout,
     /// The other side is not trusted, does not trust us, or speaks no TLS.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
@@ -75,14 +85,16 @@ pub enum DialError {
 }
 
 /// Dials an endpoint: Unix socket, TCP, or TLS over TCP.
-#[derive(Clone, Debug)]
-pub struct Dialler(pub Endpoint);
+#[derive(Clone, Copy, Debug)]
+pub struct Dialler;
 
 impl Dial for Dialler {
-    fn dial(&self) -> Dialling<'_> {
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Dialling<'a> {
         Box::pin(async move {
-            let io: Box<dyn Io> = match &self.0 {
-                Endpoint::Unix(path) => Box::new(connect(UnixStream::connect(path)).await?),
+            let io: Box<dyn Io> = match endpoint {
+                Endpoint::Unix(path) => {
+                    Box::new(connect(CONNECT, UnixStream::connect(path)).await?)
+                }
                 Endpoint::Http { host, port } => Box::new(dial_tcp(host, *port).await?),
                 Endpoint::Https { host, port, tls } => Box::new(dial_tls(host, *port, tls).await?),
             };
@@ -91,17 +103,39 @@ impl Dial for Dialler {
     }
 }
 
-async fn connect<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T, DialError> {
-    match timeout(CONNECT, connecting).await {
+async fn connect<T>(
+    limit: Duration,
+    connecting: impl Future<Output = io::Result<T>>,
+) -> Result<T, DialError> {
+    match timeout(limit, connecting).await {
         Ok(connected) => connected.map_err(DialError::Connect),
         Err(_) => Err(DialError::ConnectTimeout),
     }
 }
 
 async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let tcp = connect(TcpStream::connect((host, port))).await?;
-    tcp.set_nodelay(true).map_err(DialError::Connect)?;
-    Ok(tcp)
+    let resolved = connect(CONNECT, lookup_host((host, port))).await?;
+    dial_first(resolved.take(MAX_ADDRESSES).collect()).await
+}
+
+/// The first of `addresses` that can be connected to.
+async fn dial_first(addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
+    let limit = if addresses.len() > 1 {
+        CONNECT_EACH
+    } else {
+        CONNECT
+    };
+    let mut failed = DialError::Connect(io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        match connect(limit, TcpStream::connect(address)).await {
+            Ok(tcp) => {
+                tcp.set_nodelay(true).map_err(DialError::Connect)?;
+                return Ok(tcp);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 async fn dial_tls(
@@ -111,8 +145,10 @@ async fn dial_tls(
 ) -> Result<TlsStream<TcpStream>, DialError> {
     let name = tls::server_name(settings, host)?;
     let settings = settings.clone();
-    let config = task::spawn_blocking(move || tls::client_config(&settings))
+    let reading = task::spawn_blocking(move || tls::client_config(&settings));
+    let config = timeout(FILES, reading)
         .await
+        .map_err(|_| DialError::FilesTimeout)?
         .map_err(|error| DialError::Connect(io::Error::other(error)))??;
     let tcp = dial_tcp(host, port).await?;
     let connector = TlsConnector::from(Arc::new(config));

@@ -24,8 +24,10 @@ use crate::{
     nomad::{
         advice,
         client::{Answer, Client, Error},
+        route::{Failed, Route},
         settings::{Endpoint, Settings},
-        stream::{EventStream, StreamError},
+        stream::EventStream,
+        traffic::Traffic,
         transport::{Dial, Dialler},
     },
 };
@@ -126,22 +128,11 @@ pub enum Event {
 
 /// Follows the catalog until `control` or `events` has no other end any more.
 pub async fn run(
-    settings: Settings,
-    control: mpsc::Receiver<Control>,
-    events: mpsc::Sender<Event>,
-) {
-    let dial = Arc::new(Dialler(settings.endpoint.clone()));
-    run_with(settings, dial, control, events).await;
-}
-
-/// As [`run`], over connections that `dial` makes.
-pub async fn run_with(
-    settings: Settings,
-    dial: Arc<dyn Dial>,
+    route: Arc<Route>,
     mut control: mpsc::Receiver<Control>,
     events: mpsc::Sender<Event>,
 ) {
-    let mut watch = Watch::new(Arc::new(settings), dial);
+    let mut watch = Watch::new(route);
     loop {
         watch.ask();
         while let Some(tell) = watch.mirror.poll_tell() {
@@ -169,8 +160,7 @@ pub async fn run_with(
 pub async fn read_once(
     settings: &Settings,
 ) -> Result<BTreeMap<ServiceKey, Vec<Registration>>, Unread> {
-    let dial = Arc::new(Dialler(settings.endpoint.clone()));
-    read_once_with(settings, dial).await
+    read_once_with(settings, Arc::new(Dialler)).await
 }
 
 /// As [`read_once`], over connections that `dial` makes.
@@ -182,7 +172,12 @@ pub async fn read_once_with(
     settings: &Settings,
     dial: Arc<dyn Dial>,
 ) -> Result<BTreeMap<ServiceKey, Vec<Registration>>, Unread> {
-    let mut watch = Watch::new(Arc::new(settings.clone()), dial);
+    let settings = Arc::new(settings.clone());
+    let mut watch = Watch::new(Route::with_dial(
+        settings,
+        dial,
+        Arc::new(Traffic::default()),
+    ));
     watch.streams = None;
     loop {
         watch.ask();
@@ -222,8 +217,8 @@ pub struct Unread {
 }
 
 struct Watch {
+    route: Arc<Route>,
     settings: Arc<Settings>,
-    dial: Arc<dyn Dial>,
     mirror: Mirror,
     started: Instant,
     /// When what was heard last was here.
@@ -240,13 +235,16 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(settings: Arc<Settings>, dial: Arc<dyn Dial>) -> Self {
+    fn new(route: Arc<Route>) -> Self {
+        let settings = Arc::clone(&route.settings);
         let (line_sender, lines) = mpsc::channel(LINES);
         let wanted = settings.wanted();
         let started = Instant::now();
-        let held_reads = match settings.endpoint {
-            Endpoint::Unix(_) => HELD_READS,
-            Endpoint::Http { .. } | Endpoint::Https { .. } => 0,
+        let is_socket = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+        let held_reads = if settings.endpoints.iter().all(is_socket) {
+            HELD_READS
+        } else {
+            0
         };
         Self {
             mirror: Mirror::new(
@@ -257,7 +255,7 @@ impl Watch {
                 Duration::ZERO,
             ),
             settings,
-            dial,
+            route,
             started,
             heard_at: started,
             idle: VecDeque::new(),
@@ -366,7 +364,7 @@ impl Watch {
     }
 
     fn client(&mut self) -> Client {
-        let new = || Client::with_dial(Arc::clone(&self.settings), Arc::clone(&self.dial));
+        let new = || Client::on(Arc::clone(&self.route));
         self.idle.pop_front().unwrap_or_else(new)
     }
 
@@ -378,7 +376,7 @@ impl Watch {
         let stream = StreamTask {
             ticket,
             namespace,
-            client: Client::with_dial(Arc::clone(&self.settings), Arc::clone(&self.dial)),
+            client: Client::on(Arc::clone(&self.route)),
             settings: Arc::clone(&self.settings),
             lines: self.line_sender.clone(),
         };
@@ -465,34 +463,33 @@ struct StreamTask {
 impl StreamTask {
     async fn run(self) {
         let ticket = self.ticket;
-        let error = match self.client.open_stream(&self.namespace).await {
+        let end = match self.client.open_stream(&self.namespace).await {
             Ok(stream) => {
                 self.forward(Heard::StreamOpened { ticket }).await;
-                self.forward_lines(stream).await
+                StreamEnd::Lost(self.forward_lines(stream).await)
             }
-            Err(error) => {
-                let text = advice::on_stream(&error, &self.settings, &self.namespace);
-                let end = if error.is_unreachable() {
+            Err(failed) => {
+                let text = advice::on_no_stream(&failed, &self.settings, &self.namespace);
+                if failed.last().is_unreachable() {
                     StreamEnd::Unreachable(text)
                 } else {
                     StreamEnd::Refused(text)
-                };
-                return self.forward(Heard::StreamEnded { ticket, end }).await;
+                }
             }
         };
-        let text = advice::on_stream(&error, &self.settings, &self.namespace);
-        let end = StreamEnd::Lost(text);
         self.forward(Heard::StreamEnded { ticket, end }).await;
     }
 
-    async fn forward_lines(&self, mut stream: EventStream) -> StreamError {
+    /// Forwards lines until there are no more, and says why.
+    async fn forward_lines(&self, mut stream: EventStream) -> String {
+        let ticket = self.ticket;
         loop {
             match stream.next().await {
-                Ok(line) => {
-                    let ticket = self.ticket;
-                    self.forward(Heard::StreamLine { ticket, line }).await;
+                Ok(line) => self.forward(Heard::StreamLine { ticket, line }).await,
+                Err(error) => {
+                    let endpoint = stream.endpoint();
+                    return advice::on_stream(endpoint, &error, &self.settings, &self.namespace);
                 }
-                Err(error) => return error,
             }
         }
     }
@@ -505,15 +502,15 @@ impl StreamTask {
 
 /// What the mirror is told of a list or read.
 fn settle<T>(
-    result: Result<Answer<T>, Error>,
+    result: Result<Answer<T>, Failed<Error>>,
     settings: &Settings,
     namespace: &str,
 ) -> Result<(u64, T), Failure> {
     match result {
         Ok(answer) => Ok((answer.index, answer.value)),
-        Err(error) => Err(Failure {
-            kind: error.kind(),
-            text: advice::on_failure(&error, settings, namespace),
+        Err(failed) => Err(Failure {
+            kind: failed.last().kind(),
+            text: advice::on_failure(&failed, settings, namespace),
         }),
     }
 }

@@ -20,6 +20,7 @@ mod haproxy_follows_the_catalog;
 mod losing_nomad_removes_nothing;
 mod no_request_before_the_first_passed_check;
 mod nothing_of_the_catalog_reaches_the_socket_unread;
+mod one_address_of_nomad_is_enough;
 mod one_backend_cannot_hurt_another;
 mod plan_and_observe_write_nothing;
 mod the_admin_listener_tells_how_things_stand;

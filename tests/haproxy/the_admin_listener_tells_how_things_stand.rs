@@ -1,4 +1,4 @@
-//! `/live`, `/ready` and `/metrics` of a running sidecar: what is missing before the first sync, and numbers after it.
+//! `/live`, `/ready`, `/status` and `/metrics` of a running sidecar: what is missing before the first sync, and numbers after it.
 
 use std::fs;
 
@@ -67,6 +67,22 @@ fn ready_says_what_is_missing_and_metrics_count_what_happened() {
         }
         assert!(metric("syncs_total") >= 1.0);
         assert!(metric("catalog_age_seconds") < 60.0);
+        sidecar.until_metric(r#"namespace_followed{namespace="default",by="stream"}"#, 1);
+        assert!(metric(r#"namespace_age_seconds{namespace="default"}"#) < 60.0);
+        assert!(metric(r#"namespace_index{namespace="default"}"#) >= 4.0);
+        assert!(metric(r#"nomad_requests_total{kind="list",outcome="ok"}"#) >= 1.0);
+        assert!(metric(r#"nomad_requests_total{kind="list",outcome="unreachable"}"#) >= 1.0);
+        assert!(metric(r#"nomad_received_bytes_total{kind="read"}"#) > 400.0);
+        let (code, status) = sidecar.get("/status");
+        assert_eq!(code, 200);
+        for part in [
+            &format!("nomad: asked at {}\n", world.nomad.url()),
+            "\nnamespace default: followed by its event stream for ",
+            "; last trouble ended ",
+            "is the agent running? set NOMAD_ADDR to where it answers\n",
+        ] {
+            assert!(status.contains(part), "{part}: {status}");
+        }
 
         let syncs = metric("syncs_total");
         let killed = now();

@@ -1,11 +1,15 @@
 //! The product's watch over a whole Nomad: every kind of change becomes known, by the stream and without it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use haproxy_nomad_sidecar::{
     catalog::How,
     model::{Registration, ServiceKey},
-    nomad::watch::{self, Control, Event},
+    nomad::{
+        route::Route,
+        traffic::Traffic,
+        watch::{self, Control, Event},
+    },
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -67,7 +71,9 @@ impl Follower {
     fn start(nomad: &Nomad, token: &str, service: &str) -> Self {
         let (control, commands) = mpsc::channel(1);
         let (sender, events) = mpsc::channel(64);
-        tokio::spawn(watch::run(nomad.settings_as(token), commands, sender));
+        let settings = Arc::new(nomad.settings_as(token));
+        let route = Route::new(settings, Arc::new(Traffic::default()));
+        tokio::spawn(watch::run(route, commands, sender));
         Self {
             key: key(service),
             control,

@@ -6,6 +6,7 @@ use haproxy_nomad_sidecar::{
     model::ServiceKey,
     nomad::{
         client::{Doubt, Error},
+        route::Failed,
         stream::{EventStream, StreamError},
     },
 };
@@ -172,32 +173,45 @@ fn denial(nomad: &Nomad, token: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-fn refusal(result: Result<(), Error>) -> (u16, String) {
+fn refusal(result: Result<(), Failed<Error>>) -> (u16, String) {
     match result {
-        Err(Error::Denied { status, body }) => (status, body),
-        Err(Error::BadToken { body }) => (500, body),
-        Err(error) => panic!("{error:?}"),
+        Err(failed) => answer(failed.into_last()),
         Ok(()) => panic!("it was allowed"),
     }
 }
 
-fn assert_is_index_zero(result: &Result<(), Error>) {
+fn answer(error: Error) -> (u16, String) {
+    match error {
+        Error::Denied { status, body } => (status, body),
+        Error::BadToken { body } => (500, body),
+        error => panic!("{error:?}"),
+    }
+}
+
+fn assert_is_index_zero(result: &Result<(), Failed<Error>>) {
     assert!(
-        matches!(result, Err(Error::NotBelievable(Doubt::IndexZero))),
+        matches!(
+            result.as_ref().map_err(Failed::last),
+            Err(Error::NotBelievable(Doubt::IndexZero))
+        ),
         "no right is an empty list: {result:?}"
     );
 }
 
 /// Up to 1.11.1 by a 403, later by silence; unless the door denies it.
-fn assert_stream_denied(nomad: &Nomad, token: &str, result: Result<EventStream, StreamError>) {
+fn assert_stream_denied(
+    nomad: &Nomad,
+    token: &str,
+    result: Result<EventStream, Failed<StreamError>>,
+) {
     let denied = denial(nomad, token);
     let at_the_door = denied.1 != "Permission denied";
-    match result {
+    match result.map_err(Failed::into_last) {
         Err(StreamError::Silent | StreamError::Empty) => {
             assert!(nomad.ends_streams_by_silence() && !at_the_door, "{token:?}");
         }
         Err(StreamError::Refused(error)) => {
-            assert_eq!(refusal(Err(error)), denied, "{token:?}");
+            assert_eq!(answer(error), denied, "{token:?}");
             assert!(!nomad.ends_streams_by_silence() || at_the_door, "{token:?}");
         }
         Err(error) => panic!("{error:?}"),

@@ -8,6 +8,7 @@
 )]
 
 mod client;
+mod route;
 mod script;
 mod sockets;
 mod stream;

@@ -6,13 +6,19 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use haproxy_nomad_sidecar::nomad::{
+    route::Route,
     settings::{Endpoint, Settings},
+    traffic::Traffic,
     transport::{Dial, DialError, Dialling, Io},
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
+    time::sleep,
+};
 
 /// What happens after a request.
 #[derive(Clone)]
@@ -23,6 +29,10 @@ pub(crate) enum Reply {
     Silence(Vec<u8>),
     /// These bytes, and the end.
     End(Vec<u8>),
+    /// These bytes, and then one more byte each second, for ever.
+    Trickle(Vec<u8>, u8),
+    /// These bytes, and then others again and again, as fast as they are read.
+    Flood(Vec<u8>, Vec<u8>),
 }
 
 type Answer = dyn Fn(&str) -> Reply + Send + Sync;
@@ -66,7 +76,7 @@ impl Script {
 pub(crate) struct ScriptDial(pub(crate) Arc<Script>);
 
 impl Dial for ScriptDial {
-    fn dial(&self) -> Dialling<'_> {
+    fn dial<'a>(&'a self, _: &'a Endpoint) -> Dialling<'a> {
         Box::pin(async {
             let (near, far) = tokio::io::duplex(1 << 20);
             self.0.seen.lock().unwrap().push("dial".to_owned());
@@ -84,9 +94,10 @@ impl Dial for ScriptDial {
 pub(crate) struct TlsScriptDial(pub(crate) Arc<Script>);
 
 impl Dial for TlsScriptDial {
-    fn dial(&self) -> Dialling<'_> {
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Dialling<'a> {
         Box::pin(async {
-            Ok(Box::new(EndIsAnError(ScriptDial(Arc::clone(&self.0)).dial().await?)) as _)
+            let script = ScriptDial(Arc::clone(&self.0));
+            Ok(Box::new(EndIsAnError(script.dial(endpoint).await?)) as _)
         })
     }
 }
@@ -130,7 +141,7 @@ impl AsyncWrite for EndIsAnError {
 pub(crate) struct Refusing(pub(crate) io::ErrorKind);
 
 impl Dial for Refusing {
-    fn dial(&self) -> Dialling<'_> {
+    fn dial<'a>(&'a self, _: &'a Endpoint) -> Dialling<'a> {
         Box::pin(async { Err(DialError::Connect(self.0.into())) })
     }
 }
@@ -150,6 +161,19 @@ async fn serve(script: &Script, mut far: DuplexStream) -> io::Result<()> {
         match (script.answer)(&path) {
             Reply::Bytes(bytes) => far.write_all(&bytes).await?,
             Reply::End(bytes) => return far.write_all(&bytes).await,
+            Reply::Trickle(bytes, more) => {
+                far.write_all(&bytes).await?;
+                loop {
+                    sleep(Duration::from_secs(1)).await;
+                    far.write_u8(more).await?;
+                }
+            }
+            Reply::Flood(bytes, more) => {
+                far.write_all(&bytes).await?;
+                loop {
+                    far.write_all(&more).await?;
+                }
+            }
             Reply::Silence(bytes) => {
                 far.write_all(&bytes).await?;
                 // Until the other side goes.
@@ -183,10 +207,16 @@ pub(crate) fn stream(lines: &str) -> Vec<u8> {
 
 /// Settings for an agent at `http://127.0.0.1:4646` that take every service.
 pub(crate) fn settings() -> Settings {
-    let mut settings = Settings::new(Endpoint::Http {
-        host: "127.0.0.1".to_owned(),
-        port: 4646,
-    });
+    let mut settings = Settings::new("http://127.0.0.1:4646".parse().unwrap());
     settings.expose_by_default = true;
     settings
+}
+
+/// A route over what `dial` makes.
+pub(crate) fn route(settings: Settings, dial: impl Dial + 'static) -> Arc<Route> {
+    Route::with_dial(
+        Arc::new(settings),
+        Arc::new(dial),
+        Arc::new(Traffic::default()),
+    )
 }

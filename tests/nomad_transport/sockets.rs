@@ -38,7 +38,7 @@ async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 async fn list(endpoint: Endpoint) -> Result<u64, String> {
-    let mut client = Client::new(Arc::new(Settings::new(endpoint)));
+    let mut client = Client::new(Arc::new(Settings::new(endpoint.into())));
     let list = client.list("default", None).await;
     list.map(|list| list.index)
         .map_err(|error| format!("{error:?}"))
@@ -220,12 +220,35 @@ async fn the_operator_is_told_which_tls_setting_to_look_at() {
         server_name: None,
         ..agent.good()
     };
-    let settings = Settings::new(Endpoint::Https {
+    let endpoint = Endpoint::Https {
         host: "127.0.0.1".to_owned(),
         port: agent.port,
         tls,
-    });
+    };
+    let settings = Settings::new(endpoint.into());
     let text = watch::read_once(&settings).await.unwrap_err().to_string();
     assert!(text.contains("the TLS handshake failed: invalid peer certificate: certificate not valid for name \"127.0.0.1\""), "{text}");
     assert!(text.contains("NOMAD_TLS_SERVER_NAME"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_file_that_hangs_is_given_up_after_five_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ca.pem");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let endpoint = Endpoint::Https {
+        host: "127.0.0.1".to_owned(),
+        port: 1,
+        tls: TlsSettings {
+            ca_cert: Some(path.clone()),
+            ..TlsSettings::default()
+        },
+    };
+    let passing = tokio::time::advance(std::time::Duration::from_secs(5));
+    let (failed, ()) = tokio::join!(list(endpoint), passing);
+    let error = failed.unwrap_err();
+    assert!(error.contains("FilesTimeout"), "{error}");
+    // Lets the thread go that reads.
+    drop(std::fs::OpenOptions::new().write(true).open(&path).unwrap());
 }

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use haproxy_nomad_sidecar::nomad::{
     client::Client,
+    route::Failed,
     stream::{EventStream, StreamError},
 };
 use tokio::time::Instant;
 
-use crate::script::{Reply, Script, ScriptDial, TlsScriptDial, recorded, settings, stream};
+use crate::script::{Reply, Script, ScriptDial, TlsScriptDial, recorded, route, settings, stream};
 
 async fn open(reply: Reply) -> Result<EventStream, StreamError> {
     let script = Arc::new(Script::new(move |_| reply.clone()));
-    let client = Client::with_dial(Arc::new(settings()), Arc::new(ScriptDial(script)));
-    client.open_stream("default").await
+    let client = Client::on(route(settings(), ScriptDial(script)));
+    let opened = client.open_stream("default").await;
+    opened.map_err(Failed::into_last)
 }
 
 /// The indexes of the lines, and how the stream ended.
@@ -30,8 +32,7 @@ async fn read_to_end(mut stream: EventStream) -> (Vec<u64>, StreamError) {
 #[tokio::test(start_paused = true)]
 async fn a_stream_asks_for_services_from_the_oldest_event_on() {
     let script = Script::always(recorded("2.0.5/http/stream-opened.http"));
-    let dial = Arc::new(ScriptDial(Arc::clone(&script)));
-    let client = Client::with_dial(Arc::new(settings()), dial);
+    let client = Client::on(route(settings(), ScriptDial(Arc::clone(&script))));
     client.open_stream("*").await.unwrap();
     assert_eq!(
         script.count("GET /v1/event/stream?topic=Service&namespace=%2A&index=0 HTTP/1.1"),
@@ -94,17 +95,36 @@ async fn a_denial_is_known_by_its_status_or_its_silence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_that_never_ends_is_silence() {
+    let start = stream("{}\n{\"Index\":");
+    let mut opened = open(Reply::Trickle(start, b' ')).await.unwrap();
+    opened.next().await.unwrap();
+    let started = Instant::now();
+    let error = opened.next().await.unwrap_err();
+    assert_eq!(error.to_string(), "the event stream was silent for 40 s");
+    assert_eq!(started.elapsed().as_secs(), 40);
+
+    let Err(error) = open(Reply::Trickle(stream("{"), b' ')).await else {
+        panic!("it has no first line");
+    };
+    assert!(matches!(error, StreamError::Silent), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denial_over_tls_that_just_ends_is_one() {
     let head = recorded("2.0.5/http/stream-denied.http");
     let script = Arc::new(Script::new(move |_| Reply::End(head.clone())));
-    let client = Client::with_dial(Arc::new(settings()), Arc::new(TlsScriptDial(script)));
-    let result = client.open_stream("default").await;
+    let client = Client::on(route(settings(), TlsScriptDial(script)));
+    let result = client
+        .open_stream("default")
+        .await
+        .map_err(Failed::into_last);
     assert!(matches!(result, Err(StreamError::Empty)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_end_is_told_with_its_reason() {
-    let long = format!("{{}}\n{{\"Index\":\"{}\"}}\n{{}}\n", "x".repeat(1 << 20));
+    let long = format!("{{}}\n{{\"Index\":\"{}\"}}\n{{}}\n", "x".repeat(1 << 24));
     let table = [
         (
             Reply::Silence(recorded("1.10.5/http/stream-end-token-deleted.http")),
@@ -112,7 +132,7 @@ async fn an_end_is_told_with_its_reason() {
         ),
         (
             Reply::Silence(stream(&long)),
-            "a line of the event stream is longer than 1024 KiB",
+            "a line of the event stream is longer than 16 MiB",
         ),
         (
             Reply::End(stream("{}\n{\"Index\":12,\"Ev")),

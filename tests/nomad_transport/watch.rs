@@ -21,7 +21,7 @@ use haproxy_nomad_sidecar::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::script::{Refusing, Reply, Script, ScriptDial, json, recorded, settings, stream};
+use crate::script::{Refusing, Reply, Script, ScriptDial, json, recorded, route, settings, stream};
 
 /// A running watch.
 struct Listener {
@@ -33,7 +33,7 @@ impl Listener {
     fn to(settings: Settings, dial: impl Dial + 'static) -> Self {
         let (control, commands) = mpsc::channel(1);
         let (sender, events) = mpsc::channel(64);
-        tokio::spawn(watch::run_with(settings, Arc::new(dial), commands, sender));
+        tokio::spawn(watch::run(route(settings, dial), commands, sender));
         Self { control, events }
     }
 
@@ -234,6 +234,8 @@ async fn a_stream_that_dies_is_opened_anew_and_the_catalog_read_again() {
         lost.await,
         "nomad at http://127.0.0.1:4646: the event stream was silent for 40 s"
     );
+    // A loss was told, so its end is.
+    assert_eq!(listener.following().await.0, How::Stream);
     assert!(listener.synced().await.is_empty());
 }
 
@@ -360,7 +362,7 @@ async fn the_operator_reads_what_is_wrong_and_what_to_do() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreachable_nomad_is_told_with_where_to_look() {
-    let task_api = Settings::new(Endpoint::Unix("/secrets/api.sock".into()));
+    let task_api = Settings::new(Endpoint::Unix("/secrets/api.sock".into()).into());
     let table = [
         (
             settings(),

@@ -59,7 +59,7 @@ const TAGS: [&[&str]; 9] = [
 /// How long things go wrong.
 const CHAOS: Duration = Duration::from_mins(1);
 /// How long it may take afterwards until everything is right: ten minutes for what was deleted without an event.
-const RECOVERY: Duration = Duration::from_secs(660);
+const RECOVERY: Duration = Duration::from_mins(11);
 
 /// One backend of each kind, with an operator's servers among them.
 pub(crate) fn config() -> Config {

@@ -141,7 +141,7 @@ impl Nomad {
 
     /// What is followed by default, as whoever has this token.
     pub(crate) fn settings_as(&self, token: &str) -> Settings {
-        let mut settings = Settings::new(self.endpoint.clone());
+        let mut settings = Settings::new(self.endpoint.clone().into());
         if !token.is_empty() {
             settings.token = TokenSource::Value(Redacted::new(token.to_owned()));
         }
@@ -213,7 +213,7 @@ impl Nomad {
     }
 
     async fn dial(&self) -> Box<dyn Io> {
-        let socket = Dialler(self.endpoint.clone()).dial().await;
+        let socket = Dialler.dial(&self.endpoint).await;
         socket.expect("the door is open")
     }
 

@@ -151,7 +151,7 @@ impl RealNomad {
             body.to_string()
         };
         let headers = format!("X-Nomad-Token: {token}\r\n");
-        let socket = Dialler(self.endpoint.clone()).dial().await;
+        let socket = Dialler.dial(&self.endpoint).await;
         let socket = socket.expect("the agent listens");
         ask_on(socket, method, target, &body, &headers).await
     }
@@ -257,7 +257,7 @@ impl RealNomad {
 
     async fn is_listening(&self) -> bool {
         sleep(PAUSE).await;
-        Dialler(self.endpoint.clone()).dial().await.is_ok()
+        Dialler.dial(&self.endpoint).await.is_ok()
     }
 
     async fn bootstrap(&mut self) {

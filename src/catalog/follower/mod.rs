@@ -58,7 +58,7 @@ pub(super) struct Follower {
     stream_backoff: Backoff,
     /// Since when there is no open stream.
     streamless_since: Option<Duration>,
-    /// How the namespace is followed, as far as it was told.
+    /// How the namespace is followed, as far as it was told since a stream was lost.
     streaming: Option<bool>,
     /// The namespaces of the first list after the stream was opened, for `*`.
     delivered: Option<BTreeSet<Arc<str>>>,

@@ -212,7 +212,6 @@ impl Follower {
             let services = self.without_query();
             self.read_soon(Cause::NamespaceMoved, services, out);
         }
-        self.audit_if_moved(now);
         self.settle(now, out);
         self.rest(now, out);
     }

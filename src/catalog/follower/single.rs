@@ -26,7 +26,7 @@ pub(super) struct Singles {
     asked: BTreeMap<Ticket, ServiceKey>,
     /// What is read although no list has it, until it was.
     to_prove: BTreeSet<ServiceKey>,
-    /// When the next service is looked at in turn; none while there is nothing to look at.
+    /// When the next service is looked at in turn.
     audit_at: Option<Duration>,
 }
 
@@ -176,31 +176,17 @@ impl Follower {
         self.singles.add_later(key.clone(), again_at);
     }
 
-    /// Looks at the next service in turn, if the table has moved since it was read.
+    /// Looks at the next service in turn. Whoever has a query of its own, or cannot be read now, does not hold up the others.
     pub(super) fn audit(&mut self, now: Duration, out: &mut Outbox) {
-        if !self.is_streaming() {
-            self.singles.audit_at = None;
-        }
-        if !self.singles.audit_at.is_some_and(|at| at <= now) || !self.rests() {
+        if !self.rests() || self.singles.audit_at.is_some_and(|at| now < at) {
             return;
         }
-        let next = self.next_in_turn().cloned();
-        self.singles.audit_at = next
-            .is_some()
-            .then(|| now.saturating_add(self.audit_pause()));
-        self.read_soon(Cause::Audit, next, out);
-    }
-
-    /// After a list: is there anything to look at?
-    pub(super) fn audit_if_moved(&mut self, now: Duration) {
-        if self.singles.audit_at.is_none() && self.is_streaming() && self.next_in_turn().is_some() {
-            self.singles.audit_at = Some(now.saturating_add(self.audit_pause()));
+        if self.singles.audit_at.is_some() {
+            let passes = |key: &ServiceKey| !self.singles.has(key) && !self.held.has(key);
+            let next = self.view.least_recently_read(passes).cloned();
+            self.read_soon(Cause::Audit, next, out);
         }
-    }
-
-    /// Whoever cannot be read now does not hold up the others.
-    fn next_in_turn(&self) -> Option<&ServiceKey> {
-        self.view.least_recently_read(|key| !self.singles.has(key))
+        self.singles.audit_at = Some(now.saturating_add(self.audit_pause()));
     }
 
     pub(super) fn retry_singles(&mut self, now: Duration, out: &mut Outbox) {

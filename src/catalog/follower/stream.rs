@@ -87,6 +87,7 @@ impl Follower {
             StreamEnd::Lost(reason) => {
                 self.lines_may_be_missing();
                 self.round_no_later_than(now.saturating_add(GRACE));
+                self.streaming = None;
                 out.tells.push_back(Tell::StreamLost {
                     namespace: Arc::clone(&self.namespace),
                     reason,

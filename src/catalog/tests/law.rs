@@ -9,6 +9,8 @@ use super::*;
 
 /// The lines that a server keeps for new streams.
 const BUFFER: usize = 3;
+/// For so long a server holds a query.
+const WAIT: Duration = Duration::from_mins(1);
 /// A read can miss a write that is as young as this.
 const LAG: Duration = Duration::from_secs(1);
 
@@ -261,12 +263,12 @@ impl World {
         } else {
             (self.table.clone(), self.index)
         };
-        let asked = self.rig.lists.len() + self.rig.reads.len();
-        if asked == 0 {
+        let (lists, reads) = self.answerable(index);
+        if lists.is_empty() && reads.is_empty() {
             return;
         }
-        let heard = if which % asked < self.rig.lists.len() {
-            let (_, ticket) = self.rig.lists.pop_first().unwrap();
+        let heard = if which % (lists.len() + reads.len()) < lists.len() {
+            let ticket = self.rig.lists.remove(&lists[0]).unwrap();
             let union = |all: &BTreeMap<Arc<str>, Registration>| {
                 all.values().flat_map(|one| one.tags.clone()).collect()
             };
@@ -283,7 +285,8 @@ impl World {
                 result: Ok(Listing { index, services }),
             }
         } else {
-            let (key, ticket) = self.rig.reads.pop_first().unwrap();
+            let key = reads[0].clone();
+            let ticket = self.rig.reads.remove(&key).unwrap();
             let registrations = table
                 .get(&key)
                 .into_iter()
@@ -299,6 +302,26 @@ impl World {
             }
         };
         self.served.push(heard);
+    }
+
+    /// What a server answers now: everything but the queries that it holds, since the table did not move.
+    fn answerable(&self, index: u64) -> (Vec<Arc<str>>, Vec<ServiceKey>) {
+        let is_due = |ticket: &Ticket| {
+            let waited = self.rig.now.saturating_sub(self.rig.asked_at[ticket]);
+            let after = self.rig.held.get(ticket);
+            waited >= WAIT || after.is_none_or(|after| *after < index)
+        };
+        let lists = self.rig.lists.iter().filter(|(_, ticket)| is_due(ticket));
+        let reads = self.rig.reads.iter().filter(|(_, ticket)| is_due(ticket));
+        (
+            lists.map(|(namespace, _)| Arc::clone(namespace)).collect(),
+            reads.map(|(key, _)| key.clone()).collect(),
+        )
+    }
+
+    fn is_asked(&self) -> bool {
+        let (lists, reads) = self.answerable(self.index);
+        !lists.is_empty() || !reads.is_empty()
     }
 
     fn fail(&mut self, which: usize, kind: FailureKind) {
@@ -387,16 +410,15 @@ impl World {
         }
     }
 
-    /// No more faults, and time for everything that is due within minutes.
+    /// No more faults, and ten minutes, in which even a deletion without an event is found.
     fn heal(&mut self, with_stream: bool) {
         if self.open && self.sending.is_none() {
             self.end_stream(StreamEnd::Lost(String::new()));
         }
         self.wait(LAG);
-        let end = self.rig.now + Duration::from_secs(150);
+        let end = self.rig.now + Duration::from_mins(10);
         while self.rig.now < end {
-            while !self.rig.lists.is_empty()
-                || !self.rig.reads.is_empty()
+            while self.is_asked()
                 || !self.served.is_empty()
                 || !self.open && self.rig.streams.contains_key("default")
                 || self
@@ -413,11 +435,8 @@ impl World {
                     self.end_stream(StreamEnd::Refused(String::new()));
                 }
             }
-            let due = self
-                .rig
-                .mirror
-                .next_deadline()
-                .expect("something is always due");
+            let due = self.rig.mirror.next_deadline().unwrap_or(end);
+            let due = due.min(self.rig.now + WAIT);
             self.wait(
                 due.saturating_sub(self.rig.now)
                     .max(Duration::from_millis(1)),

@@ -84,6 +84,7 @@ struct Rig {
     lists: BTreeMap<Arc<str>, Ticket>,
     /// Those of them that are blocking queries, and those that are to be answered at once.
     held: BTreeMap<Ticket, u64>,
+    asked_at: BTreeMap<Ticket, Duration>,
     reads: BTreeMap<ServiceKey, Ticket>,
     /// Everything told and not yet looked at, but [`Tell::Current`] and [`Tell::Rereads`].
     tells: Vec<Tell>,
@@ -103,6 +104,7 @@ impl Rig {
             streams: BTreeMap::new(),
             lists: BTreeMap::new(),
             held: BTreeMap::new(),
+            asked_at: BTreeMap::new(),
             reads: BTreeMap::new(),
             tells: Vec::new(),
             known: BTreeMap::new(),
@@ -142,10 +144,12 @@ impl Rig {
                     after,
                 } => {
                     assert_eq!(self.lists.insert(namespace, ticket), None, "a second list");
+                    self.asked_at.insert(ticket, self.now);
                     self.held.extend(after.map(|after| (ticket, after)));
                 }
                 Ask::Read { ticket, key, after } => {
                     self.reads.insert(key, ticket);
+                    self.asked_at.insert(ticket, self.now);
                     self.held.extend(after.map(|after| (ticket, after)));
                 }
             }
@@ -185,7 +189,7 @@ impl Rig {
         self.drain();
     }
 
-    /// Lets a list show that the table moved, and waits until the one service is looked at for that.
+    /// Waits until the one service is looked at in its turn, after a list.
     fn audit(&mut self, index: u64) {
         self.wait(Duration::from_mins(1));
         self.list(listing(index, &["web"]));

@@ -176,7 +176,7 @@ fn forbidden(socket: Option<std::fs::Metadata>) -> String {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {
     /// `Stopping: 1`: a reload replaced the process. What is written to it is lost.
-    #[error("HAProxy was reloaded: this process is stopping")]
+    #[error("this HAProxy process is stopping (reloaded or shut down)")]
     Stopping,
     /// `show info` tells of another process than before.
     #[error("another HAProxy process answers now")]

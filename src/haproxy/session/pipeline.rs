@@ -416,7 +416,10 @@ mod tests {
     #[test]
     fn a_process_that_stops_or_is_another_ends_it() {
         for (answer, text) in [
-            (info(1, 1), "HAProxy was reloaded: this process is stopping"),
+            (
+                info(1, 1),
+                "this HAProxy process is stopping (reloaded or shut down)",
+            ),
             (info(2, 0), "another HAProxy process answers now"),
         ] {
             let mut pipeline = pipeline();

@@ -1,0 +1,312 @@
+//! What an answer must have to be believed, and what it is taken for when it has not.
+//!
+//! Every answer that is believed was 200, JSON, uncompressed, with an index of 1 or more and a known leader (`/v1/services`
+//! answers an empty list with index 0 to a token without rights, and from an agent that is shutting down).
+
+use std::{error::Error as StdError, time::Duration};
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{
+    Response, StatusCode,
+    body::{Body, Bytes, Incoming},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use tokio::time::timeout;
+
+use crate::{
+    catalog::FailureKind,
+    nomad::{
+        settings::TokenError,
+        traffic::{Kind, Outcome, Traffic},
+        transport::DialError,
+    },
+};
+
+/// For a whole answer, from the request to the last byte of the body.
+pub(super) const ANSWER: Duration = Duration::from_secs(15);
+/// 10,000 registrations are some 4 MB.
+const MAX_BODY: usize = 64 * 1024 * 1024;
+/// For the text of an error, which is of less use the later it comes.
+const ERROR_BODY: Duration = Duration::from_secs(5);
+/// So much of the text of an error is kept.
+const MAX_ERROR_BODY: usize = 4096;
+/// So much of a foreign text is shown.
+const SHOWN: usize = 200;
+/// What the Task API answers to a token that is none, and when there is no server to ask.
+const AUTHENTICATION_FAILED: &str = "Server error authenticating request";
+const INDEX_HEADER: &str = "x-nomad-index";
+const LEADER_HEADER: &str = "x-nomad-knownleader";
+
+/// A believable answer: there was a known leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer<T> {
+    /// The index of the whole table of registrations, 1 or more.
+    pub index: u64,
+    /// What was asked for.
+    pub value: T,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 401 (no token) or 403 (a token without the right, or an unknown one).
+    #[error("denied ({status}: {body})")]
+    Denied {
+        /// The status.
+        status: u16,
+        /// The beginning of the body.
+        body: String,
+    },
+    /// The Task API could not authenticate: the token is none, or no server could be asked.
+    #[error("the token could not be authenticated (500: {body})")]
+    BadToken {
+        /// The beginning of the body.
+        body: String,
+    },
+    /// Any other status that is not 200.
+    #[error("status {status}: {body}")]
+    ServerError {
+        /// The status.
+        status: u16,
+        /// The beginning of the body.
+        body: String,
+    },
+    /// A 200 that proves nothing.
+    #[error("the answer cannot be believed")]
+    NotBelievable(#[source] Doubt),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] DialError),
+    /// The connection ended before the answer did.
+    #[error("the connection broke")]
+    Broken(#[source] hyper::Error),
+    /// Too many connections or requests (429).
+    #[error("too many connections or requests (429: {body})")]
+    Limited {
+        /// The beginning of the body.
+        body: String,
+    },
+    /// What came is no HTTP/1.
+    #[error("the answer is no HTTP/1")]
+    Protocol(#[source] hyper::Error),
+    /// The body is longer than any that is expected.
+    #[error("the answer is longer than {} MiB", MAX_BODY / 1024 / 1024)]
+    TooLong,
+    /// The token cannot be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The API has no way to ask for a service of this name.
+    #[error("the name {0:?} cannot be asked for through Nomad's API")]
+    UnreadableName(String),
+}
+
+/// Why a 200 proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// The index is 0: nothing was read. A valid answer has 1 or more.
+    #[error("its index is 0")]
+    IndexZero,
+    /// The index is missing or no number.
+    #[error("it has no valid X-Nomad-Index header")]
+    NoIndex,
+    /// The agent knows no leader.
+    #[error("it was given without a known leader")]
+    NoLeader,
+    /// The body is compressed, which nobody asked for.
+    #[error("its body is compressed ({0:?}), which was not asked for")]
+    Compressed(String),
+    /// The body is of another type.
+    #[error("its body is of type {0:?}, not JSON")]
+    ContentType(String),
+    /// The body is JSON, but not what Nomad sends.
+    #[error("its body is not what was asked for: {0}")]
+    Content(String),
+}
+
+impl Error {
+    /// The kind of failure that the mirror is told.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Denied { status: 403, .. } => FailureKind::Denied,
+            Self::Denied { .. } | Self::BadToken { .. } | Self::Token(_) => FailureKind::BadToken,
+            Self::ServerError { .. } | Self::Protocol(_) | Self::TooLong => {
+                FailureKind::ServerError
+            }
+            Self::NotBelievable(_) => FailureKind::NotBelievable,
+            Self::Timeout(_) => FailureKind::Timeout,
+            Self::Connect(_) | Self::Broken(_) => FailureKind::Unreachable,
+            Self::Limited { .. } => FailureKind::Limited,
+            Self::UnreadableName(_) => FailureKind::Unreadable,
+        }
+    }
+
+    /// What is counted.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.kind() {
+            FailureKind::Denied => Outcome::Denied,
+            FailureKind::BadToken => Outcome::BadToken,
+            FailureKind::Unreachable => Outcome::Unreachable,
+            FailureKind::Timeout => Outcome::Timeout,
+            FailureKind::ServerError => Outcome::ServerError,
+            FailureKind::Limited => Outcome::Limited,
+            FailureKind::NotBelievable | FailureKind::Unreadable => Outcome::NotBelievable,
+        }
+    }
+
+    /// Whether another endpoint may do better: this one is gone, hangs, or has no servers or no leader. What the servers
+    /// themselves say of the token is the same everywhere.
+    pub(super) fn is_of_the_endpoint(&self) -> bool {
+        match self {
+            Self::Denied { .. } | Self::Token(_) | Self::UnreadableName(_) => false,
+            Self::BadToken { .. }
+            | Self::ServerError { .. }
+            | Self::NotBelievable(_)
+            | Self::Timeout(_)
+            | Self::Connect(_)
+            | Self::Broken(_)
+            | Self::Limited { .. }
+            | Self::Protocol(_)
+            | Self::TooLong => true,
+        }
+    }
+
+    /// Whether another token could help, so that its file should be read again.
+    pub(super) fn is_about_the_token(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::BadToken { .. })
+    }
+
+    pub(super) fn from_hyper(error: hyper::Error) -> Self {
+        if error.is_parse() {
+            Self::Protocol(error)
+        } else {
+            Self::Broken(error)
+        }
+    }
+}
+
+/// The index of an answer whose head is believed.
+pub(super) fn believed_index(headers: &HeaderMap) -> Result<u64, Doubt> {
+    compressed(headers)?;
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let kind = text(CONTENT_TYPE.as_str()).unwrap_or_default();
+    if !kind.starts_with("application/json") {
+        return Err(Doubt::ContentType(shortened(kind)));
+    }
+    match text(INDEX_HEADER).and_then(|index| index.parse().ok()) {
+        None => Err(Doubt::NoIndex),
+        Some(0) => Err(Doubt::IndexZero),
+        Some(_) if text(LEADER_HEADER) != Some("true") => Err(Doubt::NoLeader),
+        Some(index) => Ok(index),
+    }
+}
+
+/// Refuses what was compressed although nobody asked for that, as some proxies do.
+pub(super) fn compressed(headers: &HeaderMap) -> Result<(), Doubt> {
+    match headers.get(CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(encoding) if encoding == "identity" => Ok(()),
+        Some(encoding) => Err(Doubt::Compressed(shortened(&String::from_utf8_lossy(
+            encoding.as_bytes(),
+        )))),
+    }
+}
+
+/// A whole body, counted as it comes.
+pub(super) async fn whole(body: Incoming, traffic: &Traffic, kind: Kind) -> Result<Bytes, Error> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(Error::TooLong);
+    }
+    let body = body.map_frame(|frame| {
+        traffic.received(kind, frame.data_ref().map_or(0, Bytes::len));
+        frame
+    });
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLong),
+        Err(error) => match error.downcast::<hyper::Error>() {
+            Ok(error) => Err(Error::from_hyper(*error)),
+            Err(_) => Err(Error::TooLong),
+        },
+    }
+}
+
+/// What an answer means that is not 200.
+pub(super) async fn refusal(answer: Response<Incoming>) -> Error {
+    let status = answer.status();
+    let body = beginning(answer.into_body()).await;
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied {
+            status: status.as_u16(),
+            body,
+        },
+        StatusCode::TOO_MANY_REQUESTS => Error::Limited { body },
+        StatusCode::INTERNAL_SERVER_ERROR if body.starts_with(AUTHENTICATION_FAILED) => {
+            Error::BadToken { body }
+        }
+        _ => Error::ServerError {
+            status: status.as_u16(),
+            body,
+        },
+    }
+}
+
+/// As much of a body as is of use to an operator.
+async fn beginning(mut body: Incoming) -> String {
+    let mut bytes = Vec::new();
+    let reading = async {
+        while bytes.len() < MAX_ERROR_BODY && !body.is_end_stream() {
+            let Some(Ok(frame)) = body.frame().await else {
+                return;
+            };
+            bytes.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+        }
+    };
+    // What came until then is text enough.
+    drop(timeout(ERROR_BODY, reading).await);
+    shortened(String::from_utf8_lossy(&bytes).trim())
+}
+
+/// A foreign text, short and without control characters.
+pub(super) fn shortened(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    let mut short: String = text.chars().take(SHOWN).map(shown).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// An error and what caused it.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_texts_are_short_and_plain() {
+        assert_eq!(shortened("a\r\nb\u{1b}[0m"), "a  b [0m");
+        assert_eq!(shortened(&"é".repeat(500)).chars().count(), SHOWN + 1);
+    }
+}
