@@ -343,7 +343,11 @@ async fn serve(
     };
     if let Some(Mode::Answer(answer)) = greeting {
         socket.write_all(&answers::recorded(answer, via)).await?;
-        return socket.shutdown().await;
+        socket.shutdown().await?;
+        // A request that is never read would reset the connection, and take the answer with it.
+        return tokio::io::copy(&mut socket, &mut tokio::io::sink())
+            .await
+            .map(drop);
     }
     while let Some(request) = Request::read(&mut socket).await? {
         let kind = request.kind();
