@@ -181,11 +181,13 @@ fn refusal(result: Result<(), Failed<Error>>) -> (u16, String) {
 }
 
 fn answer(error: Error) -> (u16, String) {
-    match error {
-        Error::Denied { status, body } => (status, body),
-        Error::BadToken { body } => (500, body),
-        error => panic!("{error:?}"),
+    if let Error::BadToken { body } = error {
+        return (500, body);
     }
+    let Error::Denied { status, body } = error else {
+        panic!("{error:?}");
+    };
+    (status, body)
 }
 
 fn assert_is_index_zero(result: &Result<(), Failed<Error>>) {
