@@ -1,20 +1,23 @@
 //! The same catalog through every door: HTTP, HTTPS with certificates on both sides, and the Task API; and what an
-//! operator reads at a door that does not open.
+//! operator reads at a door that does not open. The fake always, and a real agent where `nomad` is on PATH.
 
 #[expect(dead_code, reason = "each test program uses a part of the support")]
 mod support;
 
+use std::path::Path;
+
 use haproxy_nomad_sidecar::{
     model::ServiceKey,
     nomad::{
-        settings::{Settings, TlsSettings, TokenSource},
+        settings::{Endpoint, Settings, TlsSettings, TokenSource},
         watch::read_once,
     },
     redacted::Redacted,
 };
 use support::{
     fake_nomad::{FakeNomad, Mode, Recorded, ServiceRegistration, Token, Which},
-    tls::Authority,
+    real_nomad::RealNomad,
+    tls::{Authority, Certificates},
 };
 
 #[tokio::test]
@@ -26,52 +29,59 @@ async fn plain_http_opens() {
 #[tokio::test]
 async fn https_opens_to_the_right_certificates() {
     let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
-    servers.write(&path("ca.pem"));
-    Authority::new("strangers").write(&path("stranger.pem"));
-    let client = clients.issue(&["client.global.nomad"]);
-    client.write(&path("client.pem"), &path("client-key.pem"));
-    let identity = servers.issue(&["server.global.nomad", "127.0.0.1"]);
     let mut nomad = a_nomad().await;
-    let config = Authority::server(&identity, Some(&clients));
+    let config = Certificates::write(directory.path()).server();
     let url = format!("https://{}", nomad.listen_tls(config).await);
-    let tls = TlsSettings {
-        ca_cert: Some(path("ca.pem")),
-        client_cert: Some(path("client.pem")),
-        client_key: Some(path("client-key.pem")),
-        ..TlsSettings::default()
+    let tls = Certificates::client(directory.path());
+    https_opens_to(&tls, &url, "web").await;
+}
+
+#[tokio::test]
+async fn https_of_a_real_agent_opens_to_the_right_certificates() {
+    let Some(nomad) = RealNomad::start(false, true).await else {
+        return;
     };
+    let Endpoint::Https { tls, .. } = nomad.endpoint() else {
+        panic!("it was asked for TLS");
+    };
+    https_opens_to(tls, &nomad.endpoint().to_string(), "").await;
+}
+
+async fn https_opens_to(tls: &TlsSettings, url: &str, services: &str) {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let stranger = directory.path().join("stranger.pem");
+    Authority::new("strangers").write(&stranger);
     let read_with = async |tls: TlsSettings| {
-        let mut settings = settings(&url);
+        let mut settings = settings(url);
         settings.endpoints = settings.endpoints.with_tls(&tls);
         read(&settings).await
     };
+    let refused = async |tls: TlsSettings| read_with(tls).await.expect_err("it is refused");
 
-    assert_eq!(read_with(tls.clone()).await.unwrap(), "web");
+    assert_eq!(read_with(tls.clone()).await.as_deref(), Ok(services));
     let named = TlsSettings {
         server_name: Some("server.global.nomad".to_owned()),
         ..tls.clone()
     };
-    assert_eq!(read_with(named).await.unwrap(), "web");
+    assert_eq!(read_with(named).await.as_deref(), Ok(services));
     let misnamed = TlsSettings {
         server_name: Some("client.global.nomad".to_owned()),
         ..tls.clone()
     };
-    let text = read_with(misnamed).await.unwrap_err();
+    let text = refused(misnamed).await;
     assert!(text.contains("NOMAD_TLS_SERVER_NAME"), "{text}");
     let stranger = TlsSettings {
-        ca_cert: Some(path("stranger.pem")),
+        ca_cert: Some(stranger),
         ..tls.clone()
     };
-    let text = read_with(stranger).await.unwrap_err();
+    let text = refused(stranger).await;
     assert!(text.contains("NOMAD_CACERT"), "{text}");
     let anonymous = TlsSettings {
         client_cert: None,
         client_key: None,
-        ..tls
+        ..tls.clone()
     };
-    let text = read_with(anonymous).await.unwrap_err();
+    let text = refused(anonymous).await;
     assert!(text.contains("CertificateRequired"), "{text}");
 }
 
@@ -82,37 +92,46 @@ async fn the_task_api_opens_to_an_identity() {
     let mut nomad = a_nomad().await;
     nomad.listen_task_api(&path("api.sock")).await;
     nomad.issue("identity", Token::Workload(Vec::new()));
-    let url = format!("unix://{}", path("api.sock").display());
-    let token_file = path("nomad_token");
-    std::fs::write(&token_file, "identity").unwrap();
-    let read_as = async |token: TokenSource| {
+    std::fs::write(path("nomad_token"), "identity").unwrap();
+    let settings = the_task_api_opens_to_the_identity_in(directory.path(), "web").await;
+    nomad.stop().await;
+    let said = read(&settings).await.unwrap_err();
+    assert!(said.contains("NOMAD_SECRETS_DIR"), "{said}");
+}
+
+#[tokio::test]
+async fn the_task_api_of_a_real_agent_opens_to_an_identity() {
+    let Some(nomad) = RealNomad::start(true, false).await else {
+        return;
+    };
+    the_task_api_opens_to_the_identity_in(&nomad.secrets(), "").await;
+}
+
+/// Gives the settings that opened it.
+async fn the_task_api_opens_to_the_identity_in(secrets: &Path, services: &str) -> Settings {
+    let url = format!("unix://{}", secrets.join("api.sock").display());
+    let with = |token: TokenSource| {
         let mut settings = settings(&url);
         settings.token = token;
-        read(&settings).await
+        settings
     };
     let value = |token: &str| TokenSource::Value(Redacted::new(token.to_owned()));
 
-    assert_eq!(
-        read_as(TokenSource::File(token_file.clone()))
-            .await
-            .unwrap(),
-        "web"
-    );
+    let by_identity = with(TokenSource::File(secrets.join("nomad_token")));
+    assert_eq!(read(&by_identity).await.as_deref(), Ok(services));
     for (token, text) in [
         (TokenSource::None, "no token was sent"),
         (value("11111111-2222-3333-4444-555555555555"), "read-job"),
         (value("nonsense"), "the token is not valid"),
     ] {
-        let said = read_as(token).await.unwrap_err();
+        let said = read(&with(token)).await.expect_err("it is refused");
         assert!(said.contains(text), "{said}");
         assert!(
             !said.contains("nonsense") && !said.contains("11111111"),
             "{said}"
         );
     }
-    nomad.stop().await;
-    let said = read_as(TokenSource::File(token_file)).await.unwrap_err();
-    assert!(said.contains("NOMAD_SECRETS_DIR"), "{said}");
+    by_identity
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! denied, no line for 40 s means dead, as a heartbeat comes every 30 s. It frames and parses, nothing more: a reader that
 //! stalls is cut off by Nomad.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{error::Error as StdError, io, pin::Pin, sync::Arc, time::Duration};
 
 use http_body_util::BodyDataStream;
 use hyper::body::{Bytes, Incoming};
@@ -160,6 +160,9 @@ impl EventStream {
         let mut lines: Lines = Box::pin(FramedRead::new(StreamReader::new(bytes), codec));
         let first = match timeout(FIRST_LINE, next_line(&mut lines)).await {
             Ok(Err(StreamError::Ended)) => return Err(StreamError::Empty),
+            Ok(Err(StreamError::Broken(source))) if is_early_end(&source) => {
+                return Err(StreamError::Empty);
+            }
             Ok(line) => Some(line?),
             Err(_) => return Err(StreamError::Silent),
         };
@@ -220,4 +223,21 @@ async fn next_line(lines: &mut Lines) -> Result<Line, StreamError> {
             }
         });
     }
+}
+
+/// Whether the other side just closed the connection: over TLS Nomad does that without a word when it denied a stream.
+fn is_early_end(error: &io::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        // An io::Error passes over what it holds when it is asked for its source.
+        cause = match io.and_then(io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    false
 }

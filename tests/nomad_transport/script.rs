@@ -3,7 +3,9 @@
 use std::{
     fs, io,
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -11,10 +13,10 @@ use haproxy_nomad_sidecar::nomad::{
     route::Route,
     settings::{Endpoint, Settings},
     traffic::Traffic,
-    transport::{Dial, DialError, Dialling},
+    transport::{Dial, DialError, Dialling, Io},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     time::sleep,
 };
 
@@ -85,6 +87,53 @@ impl Dial for ScriptDial {
             });
             Ok(Box::new(near) as _)
         })
+    }
+}
+
+/// Dials a script as if over TLS, whose end without a word of it is an error.
+pub(crate) struct TlsScriptDial(pub(crate) Arc<Script>);
+
+impl Dial for TlsScriptDial {
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> Dialling<'a> {
+        Box::pin(async {
+            let script = ScriptDial(Arc::clone(&self.0));
+            Ok(Box::new(EndIsAnError(script.dial(endpoint).await?)) as _)
+        })
+    }
+}
+
+struct EndIsAnError(Box<dyn Io>);
+
+impl AsyncRead for EndIsAnError {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
+        if buffer.filled().len() == before {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for EndIsAnError {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

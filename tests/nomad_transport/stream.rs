@@ -9,7 +9,7 @@ use haproxy_nomad_sidecar::nomad::{
 };
 use tokio::time::Instant;
 
-use crate::script::{Reply, Script, ScriptDial, recorded, route, settings, stream};
+use crate::script::{Reply, Script, ScriptDial, TlsScriptDial, recorded, route, settings, stream};
 
 async fn open(reply: Reply) -> Result<EventStream, StreamError> {
     let script = Arc::new(Script::new(move |_| reply.clone()));
@@ -108,6 +108,18 @@ async fn a_line_that_never_ends_is_silence() {
         panic!("it has no first line");
     };
     assert!(matches!(error, StreamError::Silent), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_over_tls_that_just_ends_is_one() {
+    let head = recorded("2.0.5/http/stream-denied.http");
+    let script = Arc::new(Script::new(move |_| Reply::End(head.clone())));
+    let client = Client::on(route(settings(), TlsScriptDial(script)));
+    let result = client
+        .open_stream("default")
+        .await
+        .map_err(Failed::into_last);
+    assert!(matches!(result, Err(StreamError::Empty)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use haproxy_nomad_sidecar::nomad::transport::Io;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,10 +24,7 @@ pub(crate) struct Reply {
 impl Reply {
     /// The value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
-        headers
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        header(&self.head, name)
     }
 
     /// `X-Nomad-Index`.
@@ -47,6 +45,13 @@ impl Reply {
     }
 }
 
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+    headers
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+}
+
 /// The answer to `method target` with `body`.
 pub(crate) async fn ask(addr: SocketAddr, method: &str, target: &str, body: &str) -> Reply {
     ask_with(addr, method, target, body, "").await
@@ -60,12 +65,24 @@ pub(crate) async fn ask_with(
     body: &str,
     headers: &str,
 ) -> Reply {
-    let mut socket = TcpStream::connect(addr).await.expect("it listens");
+    let socket = TcpStream::connect(addr).await.expect("it listens");
+    ask_on(Box::new(socket), method, target, body, headers).await
+}
+
+/// The same over a connection that is there.
+pub(crate) async fn ask_on(
+    mut socket: Box<dyn Io>,
+    method: &str,
+    target: &str,
+    body: &str,
+    headers: &str,
+) -> Reply {
     let request = request(method, target, body, headers);
     socket
         .write_all(request.as_bytes())
         .await
         .expect("it reads");
+    socket.flush().await.expect("it reads");
     reply(&mut socket).await
 }
 
@@ -120,7 +137,7 @@ pub(crate) fn undated(text: &str) -> String {
 pub(crate) struct EventStream {
     pub(crate) head: String,
     chunked: bool,
-    socket: TcpStream,
+    socket: Box<dyn Io>,
     received: Vec<u8>,
 }
 
@@ -139,12 +156,18 @@ impl EventStream {
     }
 
     pub(crate) async fn open_with(addr: SocketAddr, query: &str, headers: &str) -> Self {
-        let mut socket = TcpStream::connect(addr).await.expect("it listens");
+        let socket = TcpStream::connect(addr).await.expect("it listens");
+        Self::open_on(Box::new(socket), query, headers).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn open_on(mut socket: Box<dyn Io>, query: &str, headers: &str) -> Self {
         let request = request("GET", &format!("/v1/event/stream?{query}"), "", headers);
         socket
             .write_all(request.as_bytes())
             .await
             .expect("it reads");
+        socket.flush().await.expect("it reads");
         let head = read_head(&mut socket).await;
         Self {
             chunked: head.contains("Transfer-Encoding: chunked"),
@@ -152,6 +175,11 @@ impl EventStream {
             socket,
             received: Vec::new(),
         }
+    }
+
+    /// The value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
     }
 
     /// The next line, or what came instead within `deadline`. Chunks are put together.

@@ -3,18 +3,25 @@
 use std::{
     fs::File,
     io::{self, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
+use haproxy_nomad_sidecar::nomad::{
+    settings::Endpoint,
+    transport::{Dial as _, Dialler},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use super::raw_http::{Reply, ask_with};
+use super::{
+    raw_http::{Reply, ask_on},
+    tls::Certificates,
+};
 
 /// A slow machine takes half a minute until the node is ready.
 const STARTS_WITHIN: Duration = Duration::from_mins(2);
@@ -22,9 +29,13 @@ const STARTS_WITHIN: Duration = Duration::from_mins(2);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The task whose identity and Task API the tests use. Its job has the same name.
+const TASK: &str = "identity";
+
 /// The running agent. It is stopped when this is dropped.
 pub(crate) struct RealNomad {
-    addr: SocketAddr,
+    endpoint: Endpoint,
+    version: [u32; 3],
     /// The management token, if ACLs are on.
     token: Option<String>,
     agent: Child,
@@ -32,15 +43,16 @@ pub(crate) struct RealNomad {
 }
 
 impl RealNomad {
-    /// Starts the `nomad` that is on PATH; without one says so where everybody sees it.
-    pub(crate) async fn start(acl: bool) -> Option<Self> {
+    /// Starts the `nomad` that is on PATH; without one says so where everybody sees it. With `tls` it serves HTTPS alone
+    /// and wants a certificate of its clients.
+    pub(crate) async fn start(acl: bool, tls: bool) -> Option<Self> {
         let Some(program) = program() else {
             say("NO REAL NOMAD: there is no `nomad` on PATH, only the fake is tested");
             return None;
         };
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let ports = free_ports();
-        let config = json!({
+        let mut config = json!({
             "bind_addr": "127.0.0.1",
             "data_dir": directory.path(),
             "disable_update_check": true,
@@ -51,6 +63,25 @@ impl RealNomad {
             "client": {"options": {"fingerprint.denylist":
                 "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"}},
         });
+        let mut endpoint = Endpoint::Http {
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            port: ports[0],
+        };
+        if tls {
+            Certificates::write(directory.path());
+            config["tls"] = json!({
+                "http": true,
+                "verify_https_client": true,
+                "ca_file": directory.path().join("ca.pem"),
+                "cert_file": directory.path().join("agent.pem"),
+                "key_file": directory.path().join("agent-key.pem"),
+            });
+            endpoint = Endpoint::Https {
+                host: Ipv4Addr::LOCALHOST.to_string(),
+                port: ports[0],
+                tls: Certificates::client(directory.path()),
+            };
+        }
         let path = directory.path().join("agent.json");
         std::fs::write(&path, config.to_string()).expect("the directory is writable");
         let log = File::create(directory.path().join("log")).expect("the directory is writable");
@@ -62,8 +93,11 @@ impl RealNomad {
             .stderr(log)
             .spawn()
             .expect("the program can be run");
+        let version = Command::new(&program).arg("version").output();
+        let version = version.expect("the program can be run").stdout;
         let mut nomad = Self {
-            addr: (Ipv4Addr::LOCALHOST, ports[0]).into(),
+            endpoint,
+            version: numbers(&String::from_utf8_lossy(&version)),
             token: None,
             agent,
             directory,
@@ -76,6 +110,7 @@ impl RealNomad {
             while !nomad.has_a_ready_node().await {
                 sleep(PAUSE).await;
             }
+            nomad.run_task().await;
         };
         let started = timeout(STARTS_WITHIN, ready).await.is_ok();
         assert!(
@@ -84,19 +119,22 @@ impl RealNomad {
             program.display(),
             nomad.log()
         );
-        let version = Command::new(&program).arg("version").output();
-        let version = version.expect("the program can be run").stdout;
-        let version = String::from_utf8_lossy(&version);
-        let acl = if acl { "with" } else { "without" };
-        say(&format!(
-            "a real {} {acl} ACLs",
-            version.lines().next().unwrap_or("Nomad")
-        ));
         Some(nomad)
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+    /// Where the agent itself is asked.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn version(&self) -> [u32; 3] {
+        self.version
+    }
+
+    /// The secrets directory of a running task that has an identity, no policy, and services of no kind.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        let path = std::fs::read_to_string(self.directory.path().join("secrets"));
+        path.expect("the task has written it").trim().into()
     }
 
     /// The management token, if ACLs are on.
@@ -113,7 +151,56 @@ impl RealNomad {
             body.to_string()
         };
         let headers = format!("X-Nomad-Token: {token}\r\n");
-        ask_with(self.addr, method, target, &body, &headers).await
+        let socket = Dialler.dial(&self.endpoint).await;
+        let socket = socket.expect("the agent listens");
+        ask_on(socket, method, target, &body, &headers).await
+    }
+
+    async fn run_task(&self) {
+        let path = self.directory.path().join("secrets");
+        // It is moved so that it is never seen half written.
+        let script = format!(
+            "echo $NOMAD_SECRETS_DIR >{0}.new && mv {0}.new {0} && exec sleep 600",
+            path.display()
+        );
+        let task = json!({
+            "Name": TASK,
+            "Driver": "raw_exec",
+            "Config": {"command": "/bin/sh", "args": ["-c", script]},
+            "Identity": {"Env": true, "File": true},
+            "KillTimeout": 1_000_000_000,
+            "Resources": {"CPU": 10, "MemoryMB": 10},
+        });
+        self.run_job("default", TASK, &json!({"Name": "grp", "Tasks": [task]}))
+            .await;
+        while !path.exists() {
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn run_job(&self, namespace: &str, name: &str, group: &Value) {
+        let job = json!({"Job": {
+            "ID": name,
+            "Name": name,
+            "Namespace": namespace,
+            "Type": "service",
+            "Datacenters": ["dc1"],
+            "TaskGroups": [group],
+        }});
+        let reply = self.ask("PUT", "/v1/jobs", &job).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+
+    /// Gives the identity of [`Self::secrets`] `read-job` in this namespace.
+    pub(crate) async fn grant(&self, namespace: &str) {
+        let policy = json!({
+            "Name": TASK,
+            "Rules": read_job(namespace),
+            "JobACL": {"Namespace": "default", "JobID": TASK},
+        });
+        let target = format!("/v1/acl/policy/{TASK}");
+        let reply = self.ask("PUT", &target, &policy).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
     }
 
     /// Runs `count` allocations that register `service` with `tags`, or changes them in place.
@@ -131,16 +218,7 @@ impl RealNomad {
                 "Resources": {"CPU": 10, "MemoryMB": 10},
             }],
         });
-        let job = json!({"Job": {
-            "ID": service,
-            "Name": service,
-            "Namespace": namespace,
-            "Type": "service",
-            "Datacenters": ["dc1"],
-            "TaskGroups": [group],
-        }});
-        let reply = self.ask("PUT", "/v1/jobs", &job).await;
-        assert_eq!(reply.status, 200, "{}", reply.body);
+        self.run_job(namespace, service, &group).await;
     }
 
     /// Stops what [`Self::run`] has started.
@@ -163,9 +241,7 @@ impl RealNomad {
 
     /// Issues a token that has `read-job` in these namespaces.
     pub(crate) async fn issue(&self, name: &str, namespaces: &[&str]) -> String {
-        let rule =
-            |namespace| format!(r#"namespace "{namespace}" {{ capabilities = ["read-job"] }}"#);
-        let rules: Vec<String> = namespaces.iter().map(rule).collect();
+        let rules: Vec<String> = namespaces.iter().copied().map(read_job).collect();
         let policy = json!({"Name": name, "Rules": rules.join("\n")});
         let target = format!("/v1/acl/policy/{name}");
         if !namespaces.is_empty() {
@@ -181,7 +257,7 @@ impl RealNomad {
 
     async fn is_listening(&self) -> bool {
         sleep(PAUSE).await;
-        tokio::net::TcpStream::connect(self.addr).await.is_ok()
+        Dialler.dial(&self.endpoint).await.is_ok()
     }
 
     async fn bootstrap(&mut self) {
@@ -223,8 +299,22 @@ impl Drop for RealNomad {
     }
 }
 
+fn read_job(namespace: &str) -> String {
+    format!(r#"namespace "{namespace}" {{ capabilities = ["read-job"] }}"#)
+}
+
+/// The three numbers of `Nomad v2.0.5` and whatever stands behind it.
+fn numbers(version: &str) -> [u32; 3] {
+    let start = version.find('v').expect("there is a version") + 1;
+    let mut numbers = version[start..].split(|c: char| !c.is_ascii_digit());
+    [(); 3].map(|()| {
+        let number = numbers.next().and_then(|number| number.parse().ok());
+        number.expect("a version has three numbers")
+    })
+}
+
 /// Says something past the capture of the test harness.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     writeln!(io::stderr(), "{text}").expect("stderr is open");
 }
 

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use haproxy_nomad_sidecar::nomad::settings::TlsSettings;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair,
@@ -16,6 +17,12 @@ use tokio_rustls::rustls::{
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
+}
+
+/// What an agent and its clients need to trust each other, in one directory by the names that an operator would use.
+pub(crate) struct Certificates {
+    authority: Authority,
+    agent: Identity,
 }
 
 /// A certificate with its key.
@@ -84,5 +91,38 @@ impl Identity {
         let pem = self.certificate.pem();
         std::fs::write(certificate, pem).expect("the test's directory is writable");
         std::fs::write(key, self.key.serialize_pem()).expect("the test's directory is writable");
+    }
+}
+
+impl Certificates {
+    /// Writes `ca.pem`, `agent.pem`, `client.pem` and the keys `agent-key.pem` and `client-key.pem`.
+    pub(crate) fn write(directory: &Path) -> Self {
+        let authority = Authority::new("nomad");
+        authority.write(&directory.join("ca.pem"));
+        let agent = authority.issue(&["server.global.nomad", "localhost", "127.0.0.1"]);
+        agent.write(
+            &directory.join("agent.pem"),
+            &directory.join("agent-key.pem"),
+        );
+        authority.issue(&["client.global.nomad"]).write(
+            &directory.join("client.pem"),
+            &directory.join("client-key.pem"),
+        );
+        Self { authority, agent }
+    }
+
+    /// What an agent does that wants a certificate of its clients.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        Authority::server(&self.agent, Some(&self.authority))
+    }
+
+    /// What a client is told of them.
+    pub(crate) fn client(directory: &Path) -> TlsSettings {
+        TlsSettings {
+            ca_cert: Some(directory.join("ca.pem")),
+            client_cert: Some(directory.join("client.pem")),
+            client_key: Some(directory.join("client-key.pem")),
+            ..TlsSettings::default()
+        }
     }
 }

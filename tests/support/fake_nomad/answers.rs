@@ -46,6 +46,10 @@ recorded! {
     InvalidIndex = "nomad-2.0.5/http/error-bad-index-400.http";
     /// `wait` is no Go duration.
     InvalidWait = "nomad-2.0.5/http/error-bad-wait-400.http";
+    /// The same at the gate of the Task API, which answers twice in one.
+    TaskApiInvalidIndex = "nomad-2.0.5/http/task-api-bad-index-400.http";
+    /// The same at the gate of the Task API.
+    TaskApiInvalidWait = "nomad-2.0.5/http/task-api-bad-wait-400.http";
     /// Anything but what the path takes.
     InvalidMethod = "nomad-2.0.5/http/error-method-405.http";
     /// `index` of a stream is no number.

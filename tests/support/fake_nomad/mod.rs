@@ -196,6 +196,11 @@ impl FakeNomad {
         addr
     }
 
+    /// Whose stream it is.
+    pub(crate) fn version(&self) -> Version {
+        self.shared.version
+    }
+
     /// Where plain HTTP is served.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr.expect("this fake has a port")

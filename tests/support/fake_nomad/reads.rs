@@ -20,6 +20,19 @@ pub(crate) enum Look {
     Last,
 }
 
+/// The index that a blocking query waits beyond; 0 in any other.
+pub(crate) fn after(request: &Request) -> Result<u64, Recorded> {
+    let after = match request.parameter("index") {
+        Some(text) => text.parse().map_err(|_| Recorded::InvalidIndex)?,
+        None => 0,
+    };
+    let wait = request.parameter("wait");
+    if wait.is_some_and(|text| request::duration(&text).is_none()) {
+        return Err(Recorded::InvalidWait);
+    }
+    Ok(after)
+}
+
 impl State {
     /// The bytes of the answer; none while a blocking query is held.
     pub(crate) fn read(
@@ -44,15 +57,7 @@ impl State {
         if service.as_deref() == Some("") {
             return Err(Recorded::NameMissing);
         }
-        let after: u64 = match request.parameter("index") {
-            Some(text) => text.parse().map_err(|_| Recorded::InvalidIndex)?,
-            None => 0,
-        };
-        let wait = request.parameter("wait");
-        if wait.is_some_and(|text| request::duration(&text).is_none()) {
-            return Err(Recorded::InvalidWait);
-        }
-
+        let after = after(request)?;
         let namespace = request.namespace();
         let everywhere = kind == Kind::List && namespace == "*";
         if *bearer == Bearer::Unknown || (!everywhere && !bearer.reads(&namespace)) {
@@ -60,7 +65,11 @@ impl State {
         }
         let mut existing = self.catalog.namespaces().iter();
         if everywhere && !existing.any(|namespace| bearer.rules_read(namespace)) {
-            return Err(Recorded::NoRightAnywhere);
+            // Its index is below every other, so it is held for as long as it may be.
+            return match look {
+                Look::First | Look::Again if after > 0 => Ok(None),
+                Look::First | Look::Again | Look::Last => Err(Recorded::NoRightAnywhere),
+            };
         }
         if self.restarting {
             let stale = request.parameter("stale");

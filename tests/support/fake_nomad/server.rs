@@ -23,7 +23,7 @@ use super::{
     answers::{self, Recorded},
     catalog::{Catalog, Shuffle},
     gzip,
-    reads::Look,
+    reads::{self, Look},
     request::{self, Kind, Request},
     stream::{self, Subscription},
 };
@@ -240,6 +240,11 @@ impl State {
 
     /// The gate of the Task API, before anything else is looked at.
     fn gate(&self, request: &Request) -> Option<Recorded> {
+        match reads::after(request) {
+            Ok(_) => {}
+            Err(Recorded::InvalidIndex) => return Some(Recorded::TaskApiInvalidIndex),
+            Err(_) => return Some(Recorded::TaskApiInvalidWait),
+        }
         let Some(token) = request.token() else {
             return Some(Recorded::Unauthorized);
         };
@@ -400,7 +405,11 @@ async fn serve(
     };
     if let Some(Mode::Answer(answer)) = greeting {
         socket.write_all(&answers::recorded(answer, via)).await?;
-        return socket.shutdown().await;
+        socket.shutdown().await?;
+        // A request that is never read would reset the connection, and take the answer with it.
+        return tokio::io::copy(&mut socket, &mut tokio::io::sink())
+            .await
+            .map(drop);
     }
     while let Some(request) = Request::read(&mut socket).await? {
         let kind = request.kind();
