@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     catalog::{
-        Ask, Heard, Synced, Tell, Ticket, Wanted,
+        Ask, FailureKind, Heard, StreamEnd, Synced, Tell, Ticket, Wanted,
         follower::{Follower, Outbox},
         pace::{self, Pace},
     },
@@ -26,6 +26,8 @@ pub struct Mirror {
     held_reads: usize,
     most_held_reads: usize,
     pace: Pace,
+    /// How many services are to be asked for and were not yet.
+    waiting: usize,
     out: Outbox,
 }
 
@@ -76,6 +78,7 @@ impl Mirror {
             held_reads: 0,
             most_held_reads: held_reads,
             pace: Pace::new(),
+            waiting: 0,
             out: Outbox {
                 asks: VecDeque::new(),
                 tells: VecDeque::new(),
@@ -100,13 +103,10 @@ impl Mirror {
         };
         if let Some(asked) = asked {
             self.pace_by(now, &asked, &heard);
-            let not_before = self.pace.not_before();
             if let Some(follower) = self.followers.get_mut(&asked.namespace) {
                 let out = &mut self.out;
                 match heard {
-                    Heard::StreamOpened { ticket } => {
-                        follower.stream_opened(now, ticket, not_before, out);
-                    }
+                    Heard::StreamOpened { ticket } => follower.stream_opened(now, ticket, out),
                     Heard::StreamLine { ticket, line } => follower.stream_line(ticket, line, out),
                     Heard::StreamEnded { ticket, end } => {
                         follower.stream_ended(now, ticket, end, out);
@@ -125,10 +125,26 @@ impl Mirror {
             follower.tick(now, &mut self.out);
         }
         self.tell_synced();
+        self.waiting = self.followers.values().map(Follower::waiting_reads).sum();
+        let without_query = self.followers.values().map(|one| one.wanted_queries(now));
+        let room = self.most_held_reads.saturating_sub(self.held_reads);
+        self.waiting += room.min(without_query.sum());
         for (namespace, follower) in &mut self.followers {
-            let mut asked = |ticket, what| {
-                let namespace = Arc::clone(namespace);
-                let at = now;
+            loop {
+                let (what, ticket) = if !self.pace.allows(self.reads_in_flight, now) {
+                    break;
+                } else if let Some(ticket) = follower.next_read(&mut self.out) {
+                    self.reads_in_flight += 1;
+                    (What::Read, ticket)
+                } else if self.held_reads < self.most_held_reads
+                    && let Some(ticket) = follower.next_held(now, &mut self.out)
+                {
+                    self.held_reads += 1;
+                    (What::HeldRead, ticket)
+                } else {
+                    break;
+                };
+                let (namespace, at) = (Arc::clone(namespace), now);
                 self.asked.insert(
                     ticket,
                     Asked {
@@ -137,18 +153,8 @@ impl Mirror {
                         at,
                     },
                 );
-            };
-            while self.pace.allows(self.reads_in_flight, now)
-                && let Some(ticket) = follower.next_read(&mut self.out)
-            {
-                asked(ticket, What::Read);
-                self.reads_in_flight += 1;
-            }
-            while self.held_reads < self.most_held_reads
-                && let Some(ticket) = follower.next_held(now, &mut self.out)
-            {
-                asked(ticket, What::HeldRead);
-                self.held_reads += 1;
+                self.pace.asked(now, self.waiting, &mut self.out.random);
+                self.waiting = self.waiting.saturating_sub(1);
             }
         }
         self.note_asks(now);
@@ -198,11 +204,10 @@ impl Mirror {
     /// When [`Self::tick`] is due, if nothing is heard before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let reads_wait = self.followers.values().any(|one| one.waiting_reads() > 0);
         let next_read = self
             .pace
             .next_read(self.reads_in_flight)
-            .filter(|_| reads_wait);
+            .filter(|_| self.waiting > 0);
         self.followers
             .values()
             .filter_map(Follower::next_deadline)
@@ -212,22 +217,38 @@ impl Mirror {
 
     /// How quickly an answer came, or that none did, says how Nomad is.
     fn pace_by(&mut self, now: Duration, asked: &Asked, heard: &Heard) {
-        let is_good = match heard {
-            Heard::StreamOpened { .. } => true,
-            Heard::Listed { result, .. } => result.is_ok(),
-            Heard::Read { result, .. } => result.is_ok(),
+        let random = &mut self.out.random;
+        let failure = match heard {
             Heard::StreamLine { .. } => return,
-            Heard::StreamEnded { .. } => false,
+            Heard::StreamOpened { .. } => None,
+            Heard::StreamEnded { end, .. } => match end {
+                StreamEnd::Refused(_) => return,
+                StreamEnd::Unreachable(_) | StreamEnd::Lost(_) => {
+                    return self.pace.failed(now, random);
+                }
+            },
+            Heard::Listed { result, .. } => result.as_ref().err(),
+            Heard::Read { result, .. } => result.as_ref().err(),
         };
-        if !is_good {
-            self.pace.failed();
-        } else if !matches!(asked.what, What::HeldList | What::HeldRead) {
-            let waiting = self.followers.values().map(Follower::waiting_reads).sum();
-            // What was just answered is no longer counted.
-            let under_way = self.reads_in_flight + usize::from(asked.what == What::Read);
-            let took = now.saturating_sub(asked.at);
-            let beside = (under_way, waiting);
-            self.pace.answered(now, took, beside, &mut self.out.random);
+        match failure.map(|failure| failure.kind) {
+            // That of a read is about one service.
+            Some(FailureKind::ServerError | FailureKind::NotBelievable)
+                if matches!(heard, Heard::Read { .. }) => {}
+            Some(FailureKind::Denied | FailureKind::BadToken | FailureKind::Unreadable) => {}
+            Some(
+                FailureKind::Unreachable
+                | FailureKind::Timeout
+                | FailureKind::ServerError
+                | FailureKind::NotBelievable
+                | FailureKind::Limited,
+            ) => self.pace.failed(now, random),
+            None if matches!(asked.what, What::HeldList | What::HeldRead) => {}
+            None => {
+                // What was just answered is no longer counted.
+                let under_way = self.reads_in_flight + usize::from(asked.what == What::Read);
+                let took = now.saturating_sub(asked.at);
+                self.pace.answered(now, took, under_way, random);
+            }
         }
     }
 

@@ -63,6 +63,15 @@ impl Follower {
         }
     }
 
+    /// How many services wait for a blocking query.
+    pub(in crate::catalog) fn wanted_queries(&self, now: Duration) -> usize {
+        if !self.is_blocking(now) {
+            return 0;
+        }
+        let is_free = |key: &&ServiceKey| !self.held.has(key) && !self.singles.has(key);
+        self.view.known().filter(is_free).count()
+    }
+
     /// The next service to ask for by a blocking query, if there is one.
     pub(in crate::catalog) fn next_held(
         &mut self,

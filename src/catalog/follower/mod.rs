@@ -27,7 +27,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(1);
 /// Between two tries after a failure, at first and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A stream of all namespaces does not deliver namespaces younger than itself (since 1.9.6).
 const STAR_STREAM_AGE: Duration = Duration::from_hours(1);
 

@@ -30,7 +30,6 @@ impl Follower {
         &mut self,
         now: Duration,
         ticket: Ticket,
-        list_at: Duration,
         out: &mut Outbox,
     ) {
         if !matches!(self.stream, Stream::Opening(asked) if asked == ticket) {
@@ -41,8 +40,8 @@ impl Follower {
         self.delivered = None;
         self.lines_may_be_missing();
         self.again = true;
-        self.let_go(now.max(list_at), out);
-        self.round_no_later_than(now.max(list_at));
+        self.let_go(now, out);
+        self.round_no_later_than(now);
         out.tells.extend(self.follow(How::Stream));
     }
 

@@ -129,6 +129,7 @@ fn after_a_cut_a_line_of_the_new_stream_does_not_hide_what_was_missed() {
     // 105, the deregistration of a, fell out of the server's buffer.
     rig.line(registered(110, web("b", 110)));
     rig.list(listing(110, &["web"]));
+    rig.wait(Duration::from_secs(1));
     rig.read("web", reading(110, &[web("b", 110)]));
     assert_eq!(rig.web(), ["b"]);
 }
