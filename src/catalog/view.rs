@@ -25,7 +25,8 @@ pub(super) struct View {
     namespace: Arc<str>,
     wanted: Wanted,
     services: BTreeMap<ServiceKey, Entry>,
-    /// Services that are there and could never be read: an event tells of one registration, not of the others.
+    /// Services that are there and could not be read, never or not since the index went back: an event tells of one
+    /// registration, not of the others, and may be of any past.
     unread: BTreeSet<ServiceKey>,
     journal: VecDeque<(u64, NomadEvent)>,
     /// Events up to this index fell out of the journal: an older read cannot be completed.
@@ -216,10 +217,7 @@ impl View {
             let entry = Entry::from_reading(&key, reading, now);
             self.services.insert(key, entry);
         }
-        self.unread = failed
-            .filter(|key| !self.services.contains_key(*key))
-            .cloned()
-            .collect();
+        self.unread = failed.filter(|key| self.base(key) == 0).cloned().collect();
         self.floor = list_index;
         self.live = true;
         for (index, event) in std::mem::take(&mut self.journal) {

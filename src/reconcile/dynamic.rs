@@ -72,7 +72,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     let is_held = |server: &DesiredServer| {
         plan.hindrances.iter().any(|hindrance| {
             hindrance.registration == server.registration
-                && matches!(hindrance.obstacle, Obstacle::OperatorMaintenance(_))
+                && hindrance.held_by_an_operator().is_some()
         })
     };
     let on_the_way: BTreeSet<_> = wanted

@@ -213,6 +213,20 @@ pub enum Obstacle {
     Refused(ServerName, String),
 }
 
+impl Hindrance {
+    /// The server that an operator has put into maintenance, when that is the obstacle.
+    #[must_use]
+    pub fn held_by_an_operator(&self) -> Option<&ServerName> {
+        match &self.obstacle {
+            Obstacle::OperatorMaintenance(server) => Some(server),
+            Obstacle::NoFreeSlot
+            | Obstacle::DisabledBackend
+            | Obstacle::NoDynamicServers(_)
+            | Obstacle::Refused(..) => None,
+        }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

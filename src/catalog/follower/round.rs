@@ -162,7 +162,7 @@ impl Follower {
     pub(in crate::catalog) fn waiting_reads(&self) -> usize {
         match &self.round {
             Round::Reading(reads) => reads.pending.len(),
-            Round::Idle { .. } | Round::Listing { .. } if self.paused => 0,
+            Round::Idle { .. } | Round::Listing { .. } if !self.rests() => 0,
             Round::Idle { .. } | Round::Listing { .. } => self.singles.waiting(),
         }
     }

@@ -36,14 +36,17 @@ impl Singles {
         self.due.is_empty() && self.asked.is_empty()
     }
 
+    /// How many are to be read that no read is under way for.
     pub(super) fn waiting(&self) -> usize {
-        self.due.len()
+        self.due.iter().filter(|key| !self.is_asked(key)).count()
+    }
+
+    fn is_asked(&self, key: &ServiceKey) -> bool {
+        self.asked.values().any(|asked| asked == key)
     }
 
     pub(super) fn has(&self, key: &ServiceKey) -> bool {
-        self.due.contains(key)
-            || self.later.contains_key(key)
-            || self.asked.values().any(|asked| asked == key)
+        self.due.contains(key) || self.later.contains_key(key) || self.is_asked(key)
     }
 
     pub(super) fn add_later(&mut self, key: ServiceKey, at: Duration) {
@@ -86,7 +89,7 @@ impl Follower {
             return None;
         }
         // One that is under way already may be too old for what it is asked again for.
-        let is_free = |key: &&ServiceKey| !self.singles.asked.values().any(|asked| asked == *key);
+        let is_free = |key: &&ServiceKey| !self.singles.is_asked(key);
         let key = self.singles.due.iter().find(is_free)?.clone();
         self.singles.due.remove(&key);
         let ticket = out.ticket();

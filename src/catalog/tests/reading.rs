@@ -227,6 +227,19 @@ fn an_index_that_went_back_is_confirmed_and_then_everything_is_read_again() {
 }
 
 #[test]
+fn after_the_index_went_back_no_past_is_applied_to_what_could_not_be_read() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.wait(Duration::from_mins(1));
+    rig.list(listing(60, &["web"]));
+    rig.wait_for_deadline();
+    rig.list(listing(60, &["web"]));
+    rig.open_stream();
+    rig.read("web", failure(FailureKind::Unreadable));
+    rig.line(deregistered(40, web("a", 30)));
+    assert_eq!(rig.web(), ["a"]);
+}
+
+#[test]
 fn one_low_index_is_ignored() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
     rig.wait(Duration::from_mins(1));

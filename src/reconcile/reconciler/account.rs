@@ -11,7 +11,7 @@ use super::{Output, Reconciler};
 use crate::reconcile::{
     desired::possible_services,
     facts::{Fact, Found, Overview},
-    plan::{self, Hindrance, Kind, ObservedBackend, Obstacle},
+    plan::{self, Hindrance, Kind, ObservedBackend},
 };
 
 impl Reconciler {
@@ -110,7 +110,7 @@ impl Reconciler {
                     .is_some_and(|state| state.admin.is_ready());
                 let by_operator = backend.hindrances.iter().any(|hindrance| {
                     hindrance.registration == server.registration
-                        && matches!(hindrance.obstacle, Obstacle::OperatorMaintenance(_))
+                        && hindrance.held_by_an_operator().is_some()
                 });
                 missing += usize::from(!verdict && !by_operator);
             }
@@ -144,15 +144,12 @@ impl Reconciler {
             let kind = backend.kind(&self.policy);
             let owned = &mut overview.owned;
             for state in servers.filter(|state| plan::is_owned(state, kind, &self.policy)) {
-                let by_operator = |hindrance: &Hindrance| match &hindrance.obstacle {
-                    Obstacle::OperatorMaintenance(server) => Some(server) == state.name.as_ref(),
-                    Obstacle::NoFreeSlot
-                    | Obstacle::DisabledBackend
-                    | Obstacle::NoDynamicServers(_)
-                    | Obstacle::Refused(..) => false,
-                };
                 if state.admin.in_maintenance() {
-                    let held = backend.hindrances.iter().any(by_operator);
+                    let mut of_operators = backend
+                        .hindrances
+                        .iter()
+                        .filter_map(Hindrance::held_by_an_operator);
+                    let held = of_operators.any(|server| Some(server) == state.name.as_ref());
                     *(if held {
                         &mut owned.maintenance
                     } else {
