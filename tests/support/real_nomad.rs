@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Write as _},
     net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -286,16 +286,24 @@ impl Drop for RealNomad {
         let pid = self.agent.id().to_string();
         let interrupted = Command::new("kill").args(["-INT", &pid]).status();
         let mut left = STOPS_WITHIN;
-        while interrupted.is_ok() && !left.is_zero() {
-            if !matches!(self.agent.try_wait(), Ok(None)) {
-                return;
-            }
+        while interrupted.is_ok() && !left.is_zero() && matches!(self.agent.try_wait(), Ok(None)) {
             thread::sleep(PAUSE);
             left = left.saturating_sub(PAUSE);
         }
         // It is gone or it will not go; neither is the test's business.
         let _ = self.agent.kill();
         let _ = self.agent.wait();
+        unmount_under(self.directory.path());
+    }
+}
+
+/// The agent does not always wait until the file systems of its tasks are gone, and a directory with one in it stays.
+fn unmount_under(directory: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let paths = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for path in paths.filter(|path| Path::new(path).starts_with(directory)) {
+        // The test has said what it has to say.
+        let _ = Command::new("umount").arg(path).status();
     }
 }
 
