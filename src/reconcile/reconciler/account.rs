@@ -45,10 +45,10 @@ impl Reconciler {
             };
             if !followed && observed.servers.iter().any(|server| in_service(&server)) {
                 found.unclaimed.insert(name.clone());
-                // Slots of a backend that nobody follows may be an operator's own; our names are nobody else's.
-                if kind == Kind::Dynamic {
-                    to_prove.extend(possible_services(name, &self.policy));
-                }
+            }
+            // Slots of a backend that nobody follows may be an operator's own; our names are nobody else's.
+            if !followed && kind == Kind::Dynamic && ours > 0 {
+                to_prove.extend(possible_services(name, &self.policy));
             }
         }
         for name in self.members.keys() {
