@@ -16,7 +16,7 @@ help:
 	@echo 'make test    every test, on each HAProxy line that can be had; HAPROXY_LINES_REQUIRED=1: on all five'
 	@echo 'make check   formatting, lints, documentation, dependencies'
 	@echo 'make bench   the measurements'
-	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=… runs so many'
+	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=… and SIM_FAULTS=… say how much'
 	@echo 'make dist    the static binary'
 
 demo:
@@ -42,7 +42,9 @@ bench:
 	@scripts/need $(COMPILER) $(HAPROXY)
 	scripts/with-haproxy $(CARGO) bench --locked --bench sync
 
-# Variables given to make are in the environment of what it runs.
+# So many seeds of the whole, and so many faults of Nomad; variables given to make are in the environment of what it runs.
+sim: export SIM_SEEDS ?= 300
+sim: export SIM_FAULTS ?= 200000
 sim:
 	@scripts/need $(COMPILER)
 	$(CARGO) test --locked --release --test sim -- --nocapture

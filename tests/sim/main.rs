@@ -1,6 +1,9 @@
 //! The product's core, mirror, printers and parsers against models of Nomad and HAProxy, under faults, in simulated
 //! time: minutes of outages in milliseconds, and the same seed gives the same run.
 //!
+//! [`weather`] plays Nomad's faults alone, and counts them; [`kindness`] asks what a thousand sidecars are for a server.
+//! Here all of it plays together:
+//!
 //! `SEED=7 cargo test --test sim one_seed -- --nocapture` plays one seed and shows everything;
 //! `SIM_SEEDS=10000 cargo test --release --test sim seeds -- --nocapture` plays that many.
 
@@ -15,6 +18,7 @@ mod chaos;
     reason = "the other half is for the test that holds it against real ones"
 )]
 mod haproxy_model;
+mod kindness;
 mod laws;
 mod ledger;
 mod link;
@@ -23,6 +27,7 @@ mod random;
 mod scenarios;
 mod session;
 mod trace;
+mod weather;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

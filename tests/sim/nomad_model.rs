@@ -45,6 +45,8 @@ pub(crate) struct Nomad {
     /// What was published, for ever; a restarted server publishes its end again.
     log: Vec<Arc<Batch>>,
     buffer: VecDeque<Arc<Batch>>,
+    /// The services that changed since somebody asked: what wakes blocking queries.
+    touched: Vec<ServiceKey>,
 }
 
 impl Nomad {
@@ -63,6 +65,14 @@ impl Nomad {
 
     pub(crate) fn index(&self) -> u64 {
         self.index
+    }
+
+    pub(crate) fn table_index(&self) -> u64 {
+        self.table_index
+    }
+
+    pub(crate) fn take_touched(&mut self) -> Vec<ServiceKey> {
+        std::mem::take(&mut self.touched)
     }
 
     /// Time has passed: Raft's index is at least this.
@@ -92,6 +102,7 @@ impl Nomad {
             .get(&key)
             .map_or(self.index, |before| before.create_index);
         registration.modify_index = self.index;
+        self.touched.push(registration.service.clone());
         Arc::make_mut(&mut self.table).insert(key, registration.clone());
         self.commit(UPSERT, vec![NomadEvent::Registered(registration)])
     }
@@ -114,6 +125,7 @@ impl Nomad {
     fn remove(&mut self, gone: &[Registration]) {
         let table = Arc::make_mut(&mut self.table);
         for one in gone {
+            self.touched.push(one.service.clone());
             table.remove(&(one.service.clone(), one.id.clone()));
         }
     }
