@@ -229,6 +229,9 @@ impl World {
 
     /// What is not as it should be, when everything has come to rest.
     pub(crate) fn missing(&self) -> Option<String> {
+        if let Some(gone) = self.ledger.outdated(self.nomad.table()) {
+            return Some(format!("{} is not known to be gone", gone.id));
+        }
         let resolved: Vec<_> = self
             .nomad
             .table()

@@ -19,6 +19,8 @@ use haproxy_nomad_sidecar::{
     },
 };
 
+use crate::nomad_model::Table;
+
 struct Claim {
     registration: Registration,
     server: Option<(BackendName, DesiredServer)>,
@@ -197,7 +199,8 @@ impl Ledger {
     ) -> Result<(), String> {
         for registration in registrations {
             let claim = self.claim(registration);
-            claim.removable = false;
+            // Said once more, it is no news: a read without it may be waiting for others to be adopted with it.
+            claim.removable &= claim.told;
             claim.told = true;
         }
         for ((of, id), claims) in &mut self.claims {
@@ -220,6 +223,18 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// What the mirror has said to be there and is not, as a deletion without an event that was not found yet.
+    pub(crate) fn outdated(&self, table: &Table) -> Option<&Registration> {
+        let claims = self.claims.values().flatten();
+        claims
+            .filter(|claim| claim.told && claim.server.is_some())
+            .map(|claim| &claim.registration)
+            .find(|one| {
+                let now = table.get(&(one.service.clone(), one.id.clone()));
+                !now.is_some_and(|now| is_same(now, one))
+            })
     }
 
     /// The registrations whose server this is and that may not be taken out. `name` only of a dynamic server.
