@@ -219,7 +219,11 @@ impl World {
     /// What `process` has in rotation may be put back at once in the next.
     pub(crate) fn remember_rotation(&mut self, pid: u32) {
         for view in self.processes[&pid].servers() {
-            if view.in_rotation || view.has_passed {
+            let server = (view.backend.clone(), view.name.clone());
+            // What an operator did a moment ago, no sidecar has seen.
+            let held = self.operator.maintenance.get(&server);
+            let seems_to_rotate = held.is_some_and(|since| self.now <= *since + SEEN_BY);
+            if view.in_rotation || view.has_passed || seems_to_rotate {
                 self.operator
                     .rotated
                     .insert((view.backend, view.address), self.now + PUT_BACK);
