@@ -132,6 +132,11 @@ impl View {
             .map(|(key, _)| key)
     }
 
+    /// How many services there are, or were a moment ago.
+    pub(super) fn services_read(&self) -> usize {
+        self.services.len()
+    }
+
     /// Takes a list while everything is known; gives what it has that is not known, and what is known that it lacks.
     pub(super) fn compare(&mut self, listing: Listing) -> BTreeSet<ServiceKey> {
         let before = std::mem::replace(&mut self.floor, listing.index);

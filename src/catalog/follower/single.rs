@@ -26,8 +26,8 @@ pub(super) struct Singles {
     asked: BTreeMap<Ticket, ServiceKey>,
     /// What is read although no list has it, until it was.
     to_prove: BTreeSet<ServiceKey>,
-    /// When the next service is looked at in turn.
-    audit_at: Option<Duration>,
+    /// When the last service was looked at in its turn, or that began.
+    audited_at: Option<Duration>,
 }
 
 impl Singles {
@@ -60,7 +60,7 @@ impl Singles {
         for (ticket, _) in std::mem::take(&mut self.asked) {
             out.asks.push_back(Ask::Cancel { ticket });
         }
-        self.audit_at = None;
+        self.audited_at = None;
         self.to_prove.clone()
     }
 
@@ -183,15 +183,19 @@ impl Follower {
 
     /// Looks at the next service in turn. Whoever has a query of its own, or cannot be read now, does not hold up the others.
     pub(super) fn audit(&mut self, now: Duration, out: &mut Outbox) {
-        if !self.rests() || self.singles.audit_at.is_some_and(|at| now < at) {
+        if !self.rests() {
             return;
         }
-        if self.singles.audit_at.is_some() {
-            let passes = |key: &ServiceKey| !self.singles.has(key) && !self.held.has(key);
-            let next = self.view.least_recently_read(passes).cloned();
-            self.read_soon(Cause::Audit, next, out);
+        match self.audit_due() {
+            Some(due) if now < due => return,
+            Some(_) => {
+                let passes = |key: &ServiceKey| !self.singles.has(key) && !self.held.has(key);
+                let next = self.view.least_recently_read(passes).cloned();
+                self.read_soon(Cause::Audit, next, out);
+            }
+            None => {}
         }
-        self.singles.audit_at = Some(now.saturating_add(self.audit_pause()));
+        self.singles.audited_at = Some(now);
     }
 
     pub(super) fn retry_singles(&mut self, now: Duration, out: &mut Outbox) {
@@ -210,7 +214,7 @@ impl Follower {
     }
 
     pub(super) fn singles_due(&self) -> Option<Duration> {
-        let audit = self.singles.audit_at;
+        let audit = self.audit_due();
         let later = self.singles.later.values().min().copied();
         audit
             .into_iter()
@@ -224,9 +228,11 @@ impl Follower {
         self.view.is_live() && !self.paused && !matches!(self.round, Round::Reading(_))
     }
 
-    fn audit_pause(&self) -> Duration {
-        let services = u32::try_from(self.view.known().count()).unwrap_or(u32::MAX);
-        (AUDIT / services.max(1)).max(AUDIT_PAUSE)
+    /// Sooner than it seemed if there are more services by now.
+    fn audit_due(&self) -> Option<Duration> {
+        let services = u32::try_from(self.view.services_read()).unwrap_or(u32::MAX);
+        let pause = (AUDIT / services.max(1)).max(AUDIT_PAUSE);
+        Some(self.singles.audited_at?.saturating_add(pause))
     }
 }
 
