@@ -83,11 +83,7 @@ fn number<'a, T>(
 ) -> Result<T, ParseError> {
     match all_consuming(parser).parse(bytes) {
         Ok((_, number)) => Ok(number),
-        Err(_) => Err(ParseError::Value {
-            line,
-            what,
-            value: shown(bytes),
-        }),
+        Err(_) => Err(unfit(bytes, line, what)),
     }
 }
 
@@ -100,11 +96,16 @@ fn value<T: std::str::FromStr>(
     std::str::from_utf8(bytes)
         .ok()
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| ParseError::Value {
-            line,
-            what,
-            value: shown(bytes),
-        })
+        .ok_or_else(|| unfit(bytes, line, what))
+}
+
+/// A value that is not of its kind.
+fn unfit(bytes: &[u8], line: usize, what: &'static str) -> ParseError {
+    ParseError::Value {
+        line,
+        what,
+        value: shown(bytes),
+    }
 }
 
 /// A text that may be one of our names.

@@ -3,7 +3,7 @@
 
 use nom::character::complete::{i32, u8, u16, u32};
 
-use super::{ParseError, columns, line, name, number, shown, value};
+use super::{ParseError, columns, line, name, number, shown, unfit, value};
 use crate::model::{
     AdminState, BackendName, CheckState, OperState, ServerName, ServerRow, ServerState,
 };
@@ -100,13 +100,7 @@ fn server(cells: [&[u8]; 9], line: usize) -> Result<ServerState, ParseError> {
             b"1" => OperState::Starting,
             b"2" => OperState::Running,
             b"3" => OperState::Stopping,
-            other => {
-                return Err(ParseError::Value {
-                    line,
-                    what: "srv_op_state",
-                    value: shown(other),
-                });
-            }
+            other => return Err(unfit(other, line, "srv_op_state")),
         },
         admin: AdminState(number(admin, line, "srv_admin_state", u8)?),
         weight: number(weight, line, "srv_uweight", u16)?,
