@@ -114,11 +114,10 @@ impl Client {
             "/v1/event/stream?topic=Service&namespace={}&index=0",
             percent_encoded(namespace)
         );
-        let first = self.route.first();
-        let (mut place, mut before) = (first, Vec::new());
+        let mut turn = self.route.turn();
         loop {
             let asked = self.route.traffic.asked(Kind::Stream);
-            let error = match self.open_stream_at(place, &path).await {
+            let error = match self.open_stream_at(turn.place, &path).await {
                 Ok(stream) => {
                     asked.ended(Outcome::Ok);
                     return Ok(stream);
@@ -126,16 +125,8 @@ impl Client {
                 Err(error) => error,
             };
             asked.ended(error.outcome());
-            let (endpoint, next) = (self.route.at(place).clone(), self.route.after(place));
-            if next == first || !error.is_of_the_endpoint() {
-                return Err(Failed {
-                    before,
-                    endpoint,
-                    error,
-                });
-            }
-            before.push((endpoint, error));
-            place = next;
+            let others_may_do_better = error.is_of_the_endpoint();
+            turn = turn.failed(error, others_may_do_better)?;
         }
     }
 
@@ -166,29 +157,19 @@ impl Client {
 
     /// Asks the endpoint that is the first, and the others in turn while one fails to answer.
     async fn get<T>(&mut self, query: Query<T>) -> Result<Answer<T>, Failed<Error>> {
-        let first = self.route.first();
-        let (mut place, mut before) = (first, Vec::new());
+        let route = Arc::clone(&self.route);
+        let mut turn = route.turn();
         loop {
-            let error = match self.get_at(place, &query).await {
-                Ok(answer) => {
-                    self.route.answered(place, &before);
-                    return Ok(answer);
-                }
+            let result = self.get_at(turn.place, &query).await;
+            if matches!(result, Ok(_) | Err(Error::Denied { .. })) {
+                turn.answered();
+            }
+            let error = match result {
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let (endpoint, next) = (self.route.at(place).clone(), self.route.after(place));
-            if next == first || !error.is_of_the_endpoint() {
-                if matches!(error, Error::Denied { .. }) {
-                    self.route.answered(place, &before);
-                }
-                return Err(Failed {
-                    before,
-                    endpoint,
-                    error,
-                });
-            }
-            before.push((endpoint, error));
-            place = next;
+            let others_may_do_better = error.is_of_the_endpoint();
+            turn = turn.failed(error, others_may_do_better)?;
         }
     }
 

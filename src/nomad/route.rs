@@ -73,30 +73,15 @@ impl Route {
         self.settings.endpoints.at(place)
     }
 
-    /// The place of the endpoint that is asked first.
-    pub(super) fn first(&self) -> usize {
-        self.first.borrow().place
-    }
-
-    /// The place of the endpoint that is asked after the one at `place`.
-    pub(super) fn after(&self, place: usize) -> usize {
-        (place + 1) % self.settings.endpoints.iter().len()
-    }
-
-    /// The endpoint at `place` answered what others could not, beginning with the one that was asked first. If that is no
-    /// longer the first, another request has found out the same.
-    pub(super) fn answered<E: StdError>(&self, place: usize, others: &[(Endpoint, E)]) {
-        let Some((left, error)) = others.first() else {
-            return;
-        };
-        self.first.send_if_modified(|first| {
-            let moves = self.at(first.place) == left;
-            if moves {
-                first.place = place;
-                first.reason = format!("{left}: {}", chain(error));
-            }
-            moves
-        });
+    /// A request's way through the endpoints, at the one that is asked first.
+    pub(super) fn turn<E: StdError>(&self) -> Turn<'_, E> {
+        let first = self.first.borrow().place;
+        Turn {
+            route: self,
+            first,
+            place: first,
+            before: Vec::new(),
+        }
     }
 
     /// Tells when the endpoint at `place` is left for another.
@@ -105,6 +90,53 @@ impl Route {
             place,
             first: self.first.subscribe(),
         }
+    }
+}
+
+/// The endpoints that one request has come to.
+pub(super) struct Turn<'a, E> {
+    route: &'a Route,
+    first: usize,
+    /// Of the endpoint that is asked now.
+    pub(super) place: usize,
+    before: Vec<(Endpoint, E)>,
+}
+
+impl<E: StdError> Turn<'_, E> {
+    /// This endpoint answered what others could not, beginning with the one that was asked first. If that is no longer the
+    /// first, another request has found out the same.
+    pub(super) fn answered(&self) {
+        let Some((left, error)) = self.before.first() else {
+            return;
+        };
+        self.route.first.send_if_modified(|first| {
+            let moves = self.route.at(first.place) == left;
+            if moves {
+                first.place = self.place;
+                first.reason = format!("{left}: {}", chain(error));
+            }
+            moves
+        });
+    }
+
+    /// Goes on to the next endpoint, if that may do better and there is one that was not asked.
+    #[expect(
+        clippy::result_large_err,
+        reason = "made once, when a request has failed"
+    )]
+    pub(super) fn failed(mut self, error: E, may_go_on: bool) -> Result<Self, Failed<E>> {
+        let endpoint = self.route.at(self.place).clone();
+        let next = (self.place + 1) % self.route.settings.endpoints.iter().len();
+        if next == self.first || !may_go_on {
+            return Err(Failed {
+                before: self.before,
+                endpoint,
+                error,
+            });
+        }
+        self.before.push((endpoint, error));
+        self.place = next;
+        Ok(self)
     }
 }
 
