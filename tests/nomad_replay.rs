@@ -201,21 +201,11 @@ impl Followed {
 fn catalog(nomad: &FakeNomad) -> Services {
     let mut services = Services::new();
     for row in nomad.rows().into_values() {
-        let service = ServiceKey::new(&row.namespace, &row.service_name);
+        let registration = Registration::from(row);
         services
-            .entry(service.clone())
+            .entry(registration.service.clone())
             .or_default()
-            .push(Registration {
-                id: row.id.into(),
-                service,
-                alloc_id: row.alloc_id.into(),
-                job_id: row.job_id.into(),
-                tags: row.tags.unwrap_or_default(),
-                address: row.address,
-                port: row.port,
-                create_index: row.create_index,
-                modify_index: row.modify_index,
-            });
+            .push(registration);
     }
     services
 }

@@ -157,7 +157,7 @@ impl Weather {
     pub(crate) fn catalog(&self) -> BTreeMap<ServiceKey, Vec<Registration>> {
         let mut catalog: BTreeMap<ServiceKey, Vec<Registration>> = BTreeMap::new();
         for row in self.nomad.rows().into_values() {
-            let registration = known(row);
+            let registration = Registration::from(row);
             let key = registration.service.clone();
             catalog.entry(key).or_default().push(registration);
         }
@@ -247,21 +247,6 @@ impl Weather {
             );
         }
         self.known = services;
-    }
-}
-
-/// The same as the mirror has it.
-fn known(row: ServiceRegistration) -> Registration {
-    Registration {
-        id: row.id.into(),
-        service: ServiceKey::new(&row.namespace, &row.service_name),
-        alloc_id: row.alloc_id.into(),
-        job_id: row.job_id.into(),
-        tags: row.tags.unwrap_or_default(),
-        address: row.address,
-        port: row.port,
-        create_index: row.create_index,
-        modify_index: row.modify_index,
     }
 }
 

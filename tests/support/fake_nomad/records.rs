@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use haproxy_nomad_sidecar::model::{Registration, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 /// A registration as Nomad writes it: the same keys in the same order.
@@ -42,6 +43,23 @@ impl Default for ServiceRegistration {
         unnamed.alloc_id.clear();
         unnamed.job_id.clear();
         unnamed
+    }
+}
+
+impl From<ServiceRegistration> for Registration {
+    /// The same as the product has it.
+    fn from(row: ServiceRegistration) -> Self {
+        Self {
+            id: row.id.into(),
+            service: ServiceKey::new(&row.namespace, &row.service_name),
+            alloc_id: row.alloc_id.into(),
+            job_id: row.job_id.into(),
+            tags: row.tags.unwrap_or_default(),
+            address: row.address,
+            port: row.port,
+            create_index: row.create_index,
+            modify_index: row.modify_index,
+        }
     }
 }
 
