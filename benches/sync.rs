@@ -278,10 +278,10 @@ impl Nomad {
         };
         let all = (0..services)
             .flat_map(|service| (0..instances).map(move |instance| (service, instance)));
-        nomad.fake.register_together(
-            all.map(|(service, instance)| registration(service, instance, port))
-                .collect(),
-        );
+        // As clients do: the stream begins with the last hundred Raft entries.
+        nomad
+            .fake
+            .register_all(all.map(|(service, instance)| registration(service, instance, port)));
         nomad
     }
 

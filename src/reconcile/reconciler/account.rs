@@ -126,7 +126,7 @@ impl Reconciler {
             haproxy_read: self
                 .process
                 .as_ref()
-                .is_some_and(|process| process.backends.is_some()),
+                .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             backends: self.members.len(),
             ..Overview::default()

@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -108,6 +109,15 @@ struct Process {
     read_again_at: Option<Duration>,
     in_sync: bool,
     found_told: bool,
+    /// What was read before the catalog was known.
+    early: Option<(Duration, Everything)>,
+}
+
+/// What a reading of everything found.
+struct Everything {
+    proxies: BTreeSet<BackendName>,
+    servers: BTreeMap<BackendName, ObservedBackend>,
+    count: usize,
 }
 
 /// Batches handed out at once: enough to keep HAProxy busy, few enough that an event does not wait behind many.
@@ -115,6 +125,8 @@ const MAX_UNDER_WAY: usize = 8;
 /// Everything is read this often, or less often when it is much: 1,000 servers cost HAProxy 1.3 ms.
 const READ_EVERYTHING: Duration = Duration::from_secs(5);
 const READ_EVERYTHING_AT_MOST: Duration = Duration::from_secs(30);
+/// A reading is still good for the first sync when the catalog comes so soon after it.
+const EARLY: Duration = Duration::from_secs(1);
 /// A sync counts as failed when something is missing after this time.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
 /// So many batches of commands in a row for one backend mean that something does not take.
@@ -220,11 +232,16 @@ impl Reconciler {
         unproven: BTreeSet<Scope>,
     ) {
         self.unproven = unproven;
+        let mut early = None;
         if self.catalog.is_none()
             && let Some(process) = &mut self.process
         {
-            // One reading of everything is cheaper than one of each backend.
-            process.read_everything_at = now;
+            let fresh = |read_at: Duration| now.saturating_sub(read_at) <= EARLY;
+            early = process.early.take().filter(|(at, _)| fresh(*at));
+            if early.is_none() {
+                // One reading of everything is cheaper than one of each backend.
+                process.read_everything_at = now;
+            }
         }
         let before = self.catalog.take().unwrap_or_default();
         let names = before.keys().chain(services.keys());
@@ -239,6 +256,9 @@ impl Reconciler {
             self.contribute(now, &service, false);
         }
         self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
+        if let Some((_, everything)) = early {
+            self.sweep(now, everything);
+        }
     }
 
     fn changed(&mut self, now: Duration, service: &ServiceKey, registrations: Vec<Registration>) {
@@ -333,6 +353,7 @@ impl Reconciler {
             read_again_at: Some(now + Duration::from_secs(1)),
             in_sync: false,
             found_told: false,
+            early: None,
         });
     }
 
@@ -396,16 +417,25 @@ impl Reconciler {
     }
 
     fn read_everything(&mut self, now: Duration, responses: Vec<Response>) {
-        let mut proxies = BTreeSet::new();
-        let mut rows: BTreeMap<BackendName, ObservedBackend> = BTreeMap::new();
-        let mut count = 0;
+        let mut everything = Everything {
+            proxies: BTreeSet::new(),
+            servers: BTreeMap::new(),
+            count: 0,
+        };
         for response in responses {
             match response {
-                Response::Backends(names) => proxies.extend(names),
+                Response::Backends(names) => everything.proxies.extend(names),
                 Response::Servers(servers) => {
-                    count = servers.len();
-                    for row in servers {
-                        rows.entry(row.backend.clone()).or_default().push(row);
+                    everything.count = servers.len();
+                    // Servers of a backend come together: it is looked up once.
+                    let mut rows = servers.into_iter().peekable();
+                    while let Some(row) = rows.next() {
+                        let name = row.backend.clone();
+                        let backend = everything.servers.entry(name.clone()).or_default();
+                        backend.push(row);
+                        while let Some(row) = rows.next_if(|row| row.backend == name) {
+                            backend.push(row);
+                        }
                     }
                 }
                 Response::Info(_)
@@ -419,12 +449,30 @@ impl Reconciler {
         };
         self.failures.reset();
         process.reading_everything = false;
-        let interval =
-            READ_EVERYTHING * u32::try_from(count / 1_000).unwrap_or(u32::MAX).clamp(1, 6);
+        let interval = READ_EVERYTHING
+            * u32::try_from(everything.count / 1_000)
+                .unwrap_or(u32::MAX)
+                .clamp(1, 6);
         process.read_everything_at = now + interval.min(READ_EVERYTHING_AT_MOST);
-        let first = !process.swept;
-        process.swept = self.catalog.is_some();
-        if first && process.swept {
+        if self.catalog.is_some() {
+            self.sweep(now, everything);
+        } else {
+            process.early = Some((now, everything));
+        }
+    }
+
+    /// Looks at every backend as it was just read.
+    fn sweep(&mut self, now: Duration, everything: Everything) {
+        let Everything {
+            proxies,
+            servers: mut rows,
+            ..
+        } = everything;
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let first = !mem::replace(&mut process.swept, true);
+        if first {
             // The sync begins now: before, one of the two sides was not there.
             self.sync_check_at = Some(now + SYNC_DEADLINE);
         }
@@ -443,13 +491,11 @@ impl Reconciler {
                 self.contribute(now, &service, false);
             }
         }
+        self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {
-                backend.observe(now, rows.get(name).cloned().unwrap_or_default());
+                backend.observe(now, rows.remove(name).unwrap_or_default());
             }
-        }
-        if self.catalog.is_some() {
-            self.account_for(&rows);
         }
     }
 
