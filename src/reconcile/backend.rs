@@ -306,6 +306,7 @@ impl Backend {
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
         for step in &plan.steps {
             if let Command::SetAddress(server, address) = &step.command {
+                self.memory.tenants.remove(&server.server);
                 self.memory
                     .sent
                     .insert(server.server.clone(), (*address, now));

@@ -58,16 +58,7 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     };
     let idle = stat.sessions == 0 && stat.queued == 0;
     if state.admin.in_drain() && !state.admin.in_maintenance() {
-        let since = situation
-            .memory
-            .drains
-            .get(name)
-            .copied()
-            .unwrap_or(situation.now);
-        let timeout = leaving
-            .drain_timeout
-            .unwrap_or(situation.policy.drain_timeout);
-        let over = situation.now.saturating_sub(since) >= timeout;
+        let over = situation.drain_is_over(name, leaving);
         if !idle && !over {
             plan.wants_stat = true;
             plan.look_within(DRAIN_POLL);
@@ -82,7 +73,7 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         plan.look_within(LEFTOVER_POLL);
         if leaving.close_sessions {
             plan.look_within(CLOSE_EVERY);
-            if situation.may_close(plan) {
+            if situation.drain_is_over(name, leaving) && situation.may_close(plan) {
                 plan.step(Command::ShutdownSessions(target), Why::Deadline);
                 plan.look_within(DRAIN_POLL);
             }

@@ -16,7 +16,7 @@ use super::{
     Policy,
     desired::{DesiredServer, Reason, is_same_allocation},
     plan::{
-        Admission, CLOSE_EVERY, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
+        Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
         watch_admissions,
     },
     removal::{self, PLACEHOLDER},
@@ -149,6 +149,15 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         used.insert(slot.name);
         fill(server, slot, situation, plan);
     }
+    // Some are just being freed.
+    let freed = slots
+        .iter()
+        .filter(|slot| slot.awaited && slot.address == Some(PLACEHOLDER))
+        .count();
+    if freed > 0 && !blocked.is_empty() {
+        plan.look_within(READ_AGAIN);
+    }
+    blocked.truncate(blocked.len().saturating_sub(freed));
     if !blocked.is_empty() && !plan.wants_stat {
         make_room(&blocked, &slots, &used, situation, plan);
     }
@@ -215,7 +224,15 @@ fn make_room(
             .is_some_and(|stat| stat.sessions > 0 || stat.queued > 0)
     };
     let leaving = |slot: &&Slot<'_>| {
-        slot.state.admin.in_maintenance() && slot.state.weight == 0 && !used.contains(slot.name)
+        let departed = slot.address.and_then(|address| {
+            let memory = situation.memory;
+            memory.departed_of(address, slot.name, Kind::Slots)
+        });
+        let tags = departed.map(|server| server.leaving).unwrap_or_default();
+        slot.state.admin.in_maintenance()
+            && slot.state.weight == 0
+            && !used.contains(slot.name)
+            && situation.drain_is_over(slot.name, tags)
     };
     let quarantined: Vec<_> = slots.iter().filter(leaving).filter(has_sessions).collect();
     for server in blocked {
@@ -244,6 +261,12 @@ fn fill(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     }
     let has_check = slot.state.check.is_enabled();
     if situation.memory.cookies && has_check && !situation.was_in_rotation(server) {
+        if slot.address != Some(PLACEHOLDER) {
+            // First to where nobody is.
+            plan.step(Command::SetAddress(target, PLACEHOLDER), Why::Registered);
+            plan.look_within(Duration::ZERO);
+            return;
+        }
         // Clients that still have the cookie of this slot come as soon as it is in drain, before it is down. Where it
         // points now, nobody is; and a server that is ready and down stays down when it gets another address.
         for command in [Command::Drain, Command::HealthDown, Command::Ready] {

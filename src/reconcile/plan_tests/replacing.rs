@@ -148,8 +148,15 @@ fn sessions_that_last_cannot_keep_a_new_instance_out_of_the_slots() {
             )
         };
     }
+    world.look();
     world.stat(&[("nomad1", 4), ("nomad2", 1), ("nomad3", 0)]);
     let desired = [instance(7, &[]), instance(8, &[])];
+    assert_eq!(
+        words(&world.plan(&desired).steps),
+        ["nomad3 addr 10.0.0.7:80"],
+        "the others have not had their time yet"
+    );
+    world.now += Duration::from_secs(10);
     // One slot has nothing left on it; of the others the longest quarantined one is closed.
     let plan = world.plan(&desired);
     assert_eq!(
@@ -200,6 +207,7 @@ fn sessions_are_closed_at_the_deadline_if_the_tags_say_so() {
         for step in &over.steps {
             apply(&mut world.observed, &step.command);
         }
+        world.look();
         let closes = tags.len() > 1;
         let expected = if closes {
             vec![format!("{id} shutdown")]
@@ -272,4 +280,25 @@ fn where_clients_have_cookies_a_server_whose_address_is_another_instances_leaves
             "nomad1 maint"
         ]
     );
+}
+
+#[test]
+fn a_slot_that_still_has_an_address_is_freed_before_clients_with_its_cookie_could_come() {
+    let mut world = World::new(template(1), V30);
+    world.observed.servers[0] = state("nomad1", "10.0.0.9:80", 5, 0, 14);
+    world.memory.cookies = true;
+    world.stat(&[]);
+    let desired = [instance(1, &[])];
+    assert_eq!(
+        words(&world.plan(&desired).steps),
+        ["nomad1 addr 127.0.0.1:1"]
+    );
+    // Not shown yet: it is waited for, and nothing is blocked.
+    let address = crate::reconcile::removal::PLACEHOLDER;
+    world
+        .memory
+        .sent
+        .insert(name("nomad1"), (address, world.now));
+    let waiting = world.plan(&desired);
+    assert_eq!((waiting.steps.len(), waiting.hindrances.len()), (0, 0));
 }
