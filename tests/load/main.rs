@@ -1,0 +1,73 @@
+//! The ordinary life of a service costs no request: rolling updates, canaries, scaling, changed tags, slow and failing
+//! instances, a sidecar that is killed. Under load at a constant rate, on every HAProxy of `HAPROXY_BINS`, with slots and
+//! dynamic servers, between the real program and a fake Nomad that plays the order and the times of a real one.
+//!
+//! All scenarios of a day run at once, each with services and backends of its own, in one HAProxy with one sidecar. A
+//! failure prints the seed and what happened when; `SEED=… cargo test --test load` plays that day again, `SCENARIOS=…`
+//! plays those whose names contain one of these words, and `SOAK_MINUTES=…` goes on with other seeds for so long.
+
+#[expect(dead_code, reason = "each test program uses a part of the support")]
+#[path = "../support"]
+mod support {
+    pub(crate) mod app;
+    pub(crate) mod fake_nomad;
+    pub(crate) mod haproxy;
+    pub(crate) mod http;
+    pub(crate) mod load;
+    pub(crate) mod sidecar;
+    pub(crate) mod tap;
+    pub(crate) mod toy;
+    pub(crate) mod world;
+}
+
+mod day;
+mod job;
+mod scenarios;
+mod the_generator_tells_what_failed;
+
+use std::{env, time::Duration};
+
+use day::{Day, Weather};
+use scenarios::Scenario;
+use support::haproxy::{binaries, now};
+
+#[test]
+fn the_ordinary_life_of_a_service_costs_no_request() {
+    for_as_long_as_asked(scenarios::ORDINARY, Weather::Quiet);
+}
+
+#[test]
+fn a_sidecar_that_is_killed_during_rolling_updates_costs_no_request() {
+    for_as_long_as_asked(scenarios::WITH_KILLS, Weather::Kills);
+}
+
+/// Plays one day on each HAProxy, one after the other; and then others, if it is asked to go on.
+fn for_as_long_as_asked(scenarios: &[Scenario], weather: Weather) {
+    let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
+    let minutes = Duration::from_secs(60 * number("SOAK_MINUTES").unwrap_or(0));
+    let words = env::var("SCENARIOS").unwrap_or_default();
+    let scenarios: Vec<_> = scenarios
+        .iter()
+        .filter(|scenario| words.split(',').any(|word| scenario.name.contains(word)))
+        .collect();
+    if scenarios.is_empty() {
+        eprintln!("SCENARIOS={words} is none of these");
+        return;
+    }
+    let (bins, end) = (binaries(), now() + minutes);
+    let first = number("SEED").unwrap_or(1);
+    for seed in first.. {
+        for bin in &bins {
+            let problems = Day::begin(bin, seed, weather, &scenarios).play();
+            assert!(
+                problems.is_empty(),
+                "SEED={seed}, HAProxy {}:\n{}",
+                bin.version,
+                problems.join("\n")
+            );
+        }
+        if now() >= end {
+            return;
+        }
+    }
+}
