@@ -8,7 +8,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use crate::{
 const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
 /// Of each kind, to each backend.
-const RATE: u32 = 10;
+const RATE: u32 = 20;
 const FIRST_PORT: u16 = 9000;
 /// So often the sidecar is killed.
 const KILLS: u32 = 20;
@@ -145,7 +145,7 @@ impl<'a> Day<'a> {
                     plays.push(scope.spawn(play));
                 }
             }
-            let plays: Vec<_> = plays.into_iter().map(|play| play.join()).collect();
+            let plays: Vec<_> = plays.into_iter().map(ScopedJoinHandle::join).collect();
             is_over.store(true, Ordering::SeqCst);
             let sidecar = sidecar.join();
             for failed in plays.into_iter().chain([sidecar]).filter_map(Result::err) {
@@ -202,7 +202,7 @@ impl<'a> Day<'a> {
                 sidecar.kill9();
             }
             let mut log = log.lock().expect("nobody panics with it");
-            write!(log, "{}--- killed\n", sidecar.log()).expect("a text can be written to");
+            writeln!(log, "{}--- killed", sidecar.log()).expect("a text can be written to");
         }
     }
 

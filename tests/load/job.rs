@@ -23,7 +23,7 @@ use crate::support::{
     app::App,
     fake_nomad::{Deletion, ServiceRegistration},
     haproxy::now,
-    world::{ENABLED, World},
+    world::{ENABLED, Server, World},
 };
 
 /// The `update` block's, short: Nomad waits so long after a check has passed.

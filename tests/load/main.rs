@@ -57,15 +57,15 @@ fn for_as_long_as_asked(scenarios: &[Scenario], weather: Weather) {
     let (bins, end) = (binaries(), now() + minutes);
     let first = number("SEED").unwrap_or(1);
     for seed in first.. {
+        let mut problems = Vec::new();
         for bin in &bins {
-            let problems = Day::begin(bin, seed, weather, &scenarios).play();
-            assert!(
-                problems.is_empty(),
-                "SEED={seed}, HAProxy {}:\n{}",
-                bin.version,
-                problems.join("\n")
-            );
+            let found = Day::begin(bin, seed, weather, &scenarios).play();
+            if !found.is_empty() {
+                problems.push(format!("with HAProxy {}:", bin.version));
+                problems.extend(found);
+            }
         }
+        assert!(problems.is_empty(), "SEED={seed}\n{}", problems.join("\n"));
         if now() >= end {
             return;
         }

@@ -248,7 +248,7 @@ fn scaled_to_zero_and_back(
 /// The client of the new allocation says that it is stable, the old one's that it is gone: two clients, so either may
 /// be first.
 fn promote_and_stop(job: &Job, canary: &mut Alloc, old: &Alloc) {
-    if job.random() % 2 == 0 {
+    if job.random().is_multiple_of(2) {
         job.retag(canary, &[]);
         job.stop(old);
     } else {
