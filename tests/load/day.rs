@@ -29,7 +29,7 @@ use crate::{
 const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
 /// Of each kind, to each backend.
-const RATE: u32 = 20;
+const RATE: u32 = 10;
 const FIRST_PORT: u16 = 9000;
 /// So often the sidecar is killed.
 const KILLS: u32 = 20;

@@ -168,7 +168,7 @@ impl<'a> Job<'a> {
         self.until(&format!("{expected:?} are in rotation"), || {
             self.services().iter().all(|service| {
                 let servers = self.world.servers(service).into_values();
-                let in_rotation = servers.filter(|server| server.is_in_rotation());
+                let in_rotation = servers.filter(Server::is_in_rotation);
                 in_rotation
                     .map(|server| server.address)
                     .collect::<BTreeSet<_>>()
