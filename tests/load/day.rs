@@ -21,7 +21,6 @@ use crate::{
     support::{
         haproxy::HaproxyBin,
         load::{Kind, Load, Order, Outcome, Record, Report, Target},
-        sidecar::Sidecar,
         world::World,
     },
 };
@@ -30,9 +29,9 @@ const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
 /// Of each kind, to each backend.
 const RATE: u32 = 10;
+/// Of each kind, to judge by.
+const ENOUGH: usize = 20;
 const FIRST_PORT: u16 = 9000;
-/// So often the sidecar is killed.
-const KILLS: u32 = 20;
 
 /// As an operator would write it.
 const DEFAULTS: &str = "
@@ -52,23 +51,38 @@ defaults
   balance roundrobin
 ";
 
-/// Like the sidecar's own defaults for dynamic servers.
-const CHECK: &str = "check inter 2s fastinter 250ms downinter 250ms";
-
-/// What else happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weather {
-    Quiet,
-    /// The sidecar is killed at random moments, and started again at once.
-    Kills,
+/// How a day is arranged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// The sidecar is killed so often, at random moments, and started again at once. Scenarios are played again until then.
+    pub(crate) kills: u32,
+    /// Its environment.
+    pub(crate) sidecar: &'static [(&'static str, &'static str)],
+    /// The health check of slots. Dynamic servers have one in any case.
+    pub(crate) check: &'static str,
+    /// Of every group. It has to cover the way of a deregistration to HAProxy, and, where the last server of a service is
+    /// held, the admission of its replacement: for slots one `inter` of their template and two `downinter`.
+    pub(crate) shutdown_delay: Duration,
+    /// Tags of every registration.
+    pub(crate) tags: &'static [&'static str],
 }
+
+/// As the documentation advises.
+pub(crate) const ADVISED: Setup = Setup {
+    kills: 0,
+    // Longer than the longest request.
+    sidecar: &[("SIDECAR_DRAIN_TIMEOUT", "5s")],
+    check: "check inter 1s fastinter 250ms downinter 250ms",
+    shutdown_delay: Duration::from_secs(3),
+    tags: &[],
+};
 
 /// One HAProxy with everything around it.
 pub(crate) struct Day<'a> {
     world: World,
     runtime: Runtime,
     seed: u64,
-    weather: Weather,
+    setup: Setup,
     scenarios: &'a [&'a Scenario],
     /// Where HAProxy listens, from [`FIRST_PORT`] on.
     addr: Ipv4Addr,
@@ -78,7 +92,7 @@ impl<'a> Day<'a> {
     pub(crate) fn begin(
         bin: &HaproxyBin,
         seed: u64,
-        weather: Weather,
+        setup: Setup,
         scenarios: &'a [&'a Scenario],
     ) -> Self {
         let addr = loopback();
@@ -90,7 +104,8 @@ impl<'a> Day<'a> {
                     let name = format!("{}-{servers}{suffix}", scenario.name);
                     let template = match servers {
                         "slots" => format!(
-                            "  server-template nomad 1-12 slot.invalid:1 disabled init-addr last,127.0.0.1 {CHECK}\n"
+                            "  server-template nomad 1-12 slot.invalid:1 disabled init-addr last,127.0.0.1 {}\n",
+                            setup.check
                         ),
                         _ => String::new(),
                     };
@@ -112,7 +127,7 @@ impl<'a> Day<'a> {
             world: World::start_with(bin, &config),
             runtime: runtime.expect("threads can be had"),
             seed,
-            weather,
+            setup,
             scenarios,
             addr,
         }
@@ -122,14 +137,11 @@ impl<'a> Day<'a> {
     pub(crate) fn play(&self) -> Vec<String> {
         let problems = Mutex::new(Vec::new());
         // A scenario is played again until then.
-        let is_enough = AtomicBool::new(self.weather == Weather::Quiet);
+        let is_enough = AtomicBool::new(self.setup.kills == 0);
         let is_over = AtomicBool::new(false);
         let log = Mutex::default();
         thread::scope(|scope| {
-            let sidecar = scope.spawn(|| match self.weather {
-                Weather::Quiet => self.keep_sidecar(&is_over, &log),
-                Weather::Kills => self.kill_sidecars(&is_enough, &is_over, &log),
-            });
+            let sidecar = scope.spawn(|| self.keep_sidecars(&is_enough, &is_over, &log));
             let mut plays = Vec::new();
             for (number, scenario) in (0u16..).zip(self.scenarios) {
                 for (kind, servers) in (0u16..).zip(SERVERS) {
@@ -164,35 +176,16 @@ impl<'a> Day<'a> {
 
     // === the sidecar ===
 
-    fn sidecar(&self) -> Sidecar {
-        // Longer than the longest request.
-        let mut settings = vec![("SIDECAR_DRAIN_TIMEOUT", "5s")];
-        let more = std::env::var("LOAD_SIDECAR").unwrap_or_default();
-        settings.extend(
-            more.split(',')
-                .filter_map(|setting| setting.split_once('=')),
-        );
-        self.world.sidecar_with(&settings)
-    }
-
-    fn keep_sidecar(&self, is_over: &AtomicBool, log: &Mutex<String>) {
-        let sidecar = self.sidecar();
-        while !is_over.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(50));
-        }
-        *log.lock().expect("nobody panics with it") = sidecar.log();
-    }
-
-    /// Kills it at random moments of its life, and starts the next one at once. The last one stays.
-    fn kill_sidecars(&self, is_enough: &AtomicBool, is_over: &AtomicBool, log: &Mutex<String>) {
+    /// Kills one after the other at random moments of its life, and starts the next one at once. The last one stays.
+    fn keep_sidecars(&self, is_enough: &AtomicBool, is_over: &AtomicBool, log: &Mutex<String>) {
         let mut random = SplitMix64::new(self.seed);
-        for number in 0..=KILLS {
-            let mut sidecar = self.sidecar();
-            // The first of them brings everything in, so that load can begin.
-            if number == 0 {
+        for kills_left in (0..=self.setup.kills).rev() {
+            let mut sidecar = self.world.sidecar_with(self.setup.sidecar);
+            if kills_left == self.setup.kills {
+                // The first of them brings everything in, so that load can begin.
                 sidecar.until_ready();
             }
-            if number == KILLS {
+            if kills_left == 0 {
                 is_enough.store(true, Ordering::SeqCst);
                 while !is_over.load(Ordering::SeqCst) {
                     thread::sleep(Duration::from_millis(50));
@@ -202,7 +195,7 @@ impl<'a> Day<'a> {
                 sidecar.kill9();
             }
             let mut log = log.lock().expect("nobody panics with it");
-            writeln!(log, "{}--- killed", sidecar.log()).expect("a text can be written to");
+            writeln!(log, "{}---", sidecar.log()).expect("a text can be written to");
         }
     }
 
@@ -216,7 +209,8 @@ impl<'a> Day<'a> {
         is_enough: &AtomicBool,
     ) -> Vec<String> {
         let name = format!("{}-{servers}", scenario.name);
-        let job = Job::new(&self.world, self.runtime.handle(), &name, self.seed);
+        let mut job = Job::new(&self.world, self.runtime.handle(), &name, self.seed);
+        (job.tags, job.shutdown_delay) = (self.setup.tags, self.setup.shutdown_delay);
         let allocs: Vec<_> = (0..scenario.count)
             .map(|_| job.place_booting(&[], Duration::ZERO))
             .collect();
@@ -232,6 +226,9 @@ impl<'a> Day<'a> {
                 break;
             }
         }
+        job.until("there were enough requests", || {
+            loads.iter().all(|load| load.count() >= ENOUGH)
+        });
         job.tell("load ends");
         let handle: &Handle = self.runtime.handle();
         let mut problems = Vec::new();
@@ -250,10 +247,37 @@ impl<'a> Day<'a> {
             );
             problems.extend(found.map(|found| format!("{name}, {kind:?}: {found}")));
         }
+        // A try that failed was one at an instance that is none, even if the next one was lucky.
+        let retries = self.retries(&job);
+        if retries > 0 && allowed.is_empty() {
+            problems.push(format!("{name}: HAProxy had to try again {retries} times"));
+        }
         if !problems.is_empty() {
             problems.push(job.story());
         }
         problems
+    }
+
+    /// How often HAProxy tried once more to reach a server of these backends, the same or another one.
+    fn retries(&self, job: &Job) -> u32 {
+        let of_backend = |service| {
+            let stat = self.world.haproxy.ask(&format!("show stat {service} 2 -1"));
+            let mut lines = stat.lines();
+            let columns = lines.next().unwrap_or_default().split(',');
+            let values = lines.next().unwrap_or_default().split(',');
+            let both = columns
+                .zip(values)
+                .filter(|(column, _)| ["wretr", "wredis"].contains(column))
+                .map(|(column, value)| {
+                    value
+                        .parse()
+                        .unwrap_or_else(|_| panic!("no {column}: {stat}"))
+                });
+            let both: Vec<u32> = both.collect();
+            assert_eq!(both.len(), 2, "{stat}");
+            both.into_iter().sum::<u32>()
+        };
+        job.services().into_iter().map(of_backend).sum()
     }
 
     fn load(&self, job: &Job, kind: Kind, first_port: u16) -> Load {

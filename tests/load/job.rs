@@ -28,6 +28,8 @@ use crate::support::{
 
 /// The `update` block's, short: Nomad waits so long after a check has passed.
 const MIN_HEALTHY_TIME: Duration = Duration::from_millis(300);
+/// Each service of an allocation is a request of its client to a server.
+const BETWEEN_SERVICES: Duration = Duration::from_millis(20);
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,9 +38,10 @@ pub(crate) struct Job<'a> {
     world: &'a World,
     runtime: &'a Handle,
     service: String,
-    /// The group's: it has to cover the way of the deregistration to HAProxy, and the admission of a replacement when
-    /// the last server of a service is held for it.
+    /// Between the deregistration and SIGTERM.
     pub(crate) shutdown_delay: Duration,
+    /// Of every registration.
+    pub(crate) tags: &'static [&'static str],
     random: Mutex<SplitMix64>,
     placed: AtomicU32,
     began: Instant,
@@ -60,7 +63,8 @@ impl<'a> Job<'a> {
             world,
             runtime,
             service: service.to_owned(),
-            shutdown_delay: Duration::from_millis(1500),
+            shutdown_delay: Duration::ZERO,
+            tags: &[],
             random: Mutex::new(SplitMix64::new(of_name)),
             placed: AtomicU32::new(0),
             began: Instant::now(),
@@ -91,7 +95,7 @@ impl<'a> Job<'a> {
         let rows = self.services().map(|service| {
             ServiceRegistration::new(&service, number, port)
                 .address(&app.address().ip().to_string())
-                .tags(&[&[ENABLED], tags].concat())
+                .tags(&[&[ENABLED], self.tags, tags].concat())
         });
         let alloc = Alloc { app, rows };
         self.register(&alloc);
@@ -104,7 +108,10 @@ impl<'a> Job<'a> {
 
     /// Its services, one after the other.
     pub(crate) fn register(&self, alloc: &Alloc) {
-        self.world.nomad.register_all(alloc.rows.clone());
+        for row in &alloc.rows {
+            self.world.nomad.register(row.clone());
+            thread::sleep(BETWEEN_SERVICES);
+        }
     }
 
     /// Its services, one after the other.
@@ -112,6 +119,7 @@ impl<'a> Job<'a> {
         for row in &alloc.rows {
             let kind = Deletion::ServiceDeregistration;
             self.world.nomad.deregister(&[row.key()], kind);
+            thread::sleep(BETWEEN_SERVICES);
         }
         self.tell(format!("{} is deregistered", alloc.app.name()));
     }
@@ -119,7 +127,7 @@ impl<'a> Job<'a> {
     /// The same ID with other tags: an update in place, or the promotion of a canary.
     pub(crate) fn retag(&self, alloc: &mut Alloc, tags: &[&str]) {
         for row in &mut alloc.rows {
-            *row = row.clone().tags(&[&[ENABLED], tags].concat());
+            *row = row.clone().tags(&[&[ENABLED], self.tags, tags].concat());
         }
         self.register(alloc);
         self.tell(format!("{} has the tags {tags:?}", alloc.app.name()));

@@ -24,25 +24,44 @@ mod day;
 mod job;
 mod scenarios;
 mod the_generator_tells_what_failed;
+mod what_breaks_a_rule_is_caught;
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use day::{Day, Weather};
+use day::{ADVISED, Day, Setup};
 use scenarios::Scenario;
 use support::haproxy::{binaries, now};
 
 #[test]
 fn the_ordinary_life_of_a_service_costs_no_request() {
-    for_as_long_as_asked(scenarios::ORDINARY, Weather::Quiet);
+    let _alone = alone();
+    for_as_long_as_asked(scenarios::ORDINARY, ADVISED);
 }
 
 #[test]
 fn a_sidecar_that_is_killed_during_rolling_updates_costs_no_request() {
-    for_as_long_as_asked(scenarios::WITH_KILLS, Weather::Kills);
+    let setup = Setup {
+        kills: 20,
+        // Long enough for a few sidecars in a row that hardly live.
+        shutdown_delay: Duration::from_secs(5),
+        ..ADVISED
+    };
+    for_as_long_as_asked(scenarios::WITH_KILLS, setup);
+}
+
+/// Held by a day without kills: more than two at a time would measure the machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A day that failed is over, too.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Plays one day on each HAProxy, one after the other; and then others, if it is asked to go on.
-fn for_as_long_as_asked(scenarios: &[Scenario], weather: Weather) {
+fn for_as_long_as_asked(scenarios: &[Scenario], setup: Setup) {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let minutes = Duration::from_secs(60 * number("SOAK_MINUTES").unwrap_or(0));
     let words = env::var("SCENARIOS").unwrap_or_default();
@@ -59,7 +78,7 @@ fn for_as_long_as_asked(scenarios: &[Scenario], weather: Weather) {
     for seed in first.. {
         let mut problems = Vec::new();
         for bin in &bins {
-            let found = Day::begin(bin, seed, weather, &scenarios).play();
+            let found = Day::begin(bin, seed, setup, &scenarios).play();
             if !found.is_empty() {
                 problems.push(format!("with HAProxy {}:", bin.version));
                 problems.extend(found);

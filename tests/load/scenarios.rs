@@ -49,9 +49,23 @@ pub(crate) const ORDINARY: &[Scenario] = &[
     scenario("zero", 1, scaled_to_zero_and_back),
 ];
 
+/// Played again and again while the sidecar is killed and started again.
 pub(crate) const WITH_KILLS: &[Scenario] = &[
     scenario("killed-rolling", 3, rolling_update),
     scenario("killed-single", 1, update_of_one),
+    scenario(
+        "killed-blind",
+        1,
+        update_of_one_that_nomad_calls_healthy_too_early,
+    ),
+    scenario("killed-promoted", 3, canary_that_is_promoted),
+    scenario("killed-scaled", 3, scaled_down_and_up),
+    scenario("killed-keywords", 3, keywords_that_change_everywhere),
+    scenario(
+        "killed-returns",
+        2,
+        registration_that_returns_during_its_drain,
+    ),
 ];
 
 /// `max_parallel = 1`: one after the other, and the next one only when the last one is healthy.
@@ -200,6 +214,8 @@ fn keywords_that_change_everywhere(
                 after.len() == before.len() && after.is_disjoint(&before)
             });
             job.tell("all servers are others");
+        } else {
+            thread::sleep(Duration::from_secs(1));
         }
     }
     allocs
