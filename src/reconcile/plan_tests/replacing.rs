@@ -95,7 +95,7 @@ fn another_registration_at_an_address_is_admitted_anew_and_the_former_server_dra
     world
         .memory
         .tenants
-        .insert(name("nomad1"), former.registration.clone());
+        .insert(name("nomad1"), former.name.clone());
     assert!(world.plan(std::slice::from_ref(&former)).steps.is_empty());
     let steps = world.plan(std::slice::from_ref(&next)).steps;
     assert_eq!(
@@ -232,4 +232,44 @@ fn where_clients_have_cookies_a_slot_is_down_before_it_gets_its_address() {
     world.observed.servers[0].oper = OperState::Stopped;
     world.look();
     assert_eq!(words(&world.plan(&desired).steps), ["nomad1 weight 1"]);
+}
+
+#[test]
+fn where_clients_have_cookies_a_server_whose_address_is_another_instances_leaves_at_once() {
+    let former = instance(1, &[]);
+    let mut world = World::new(ObservedBackend::default(), V30);
+    world.settle(std::slice::from_ref(&former));
+    world.memory.cookies = true;
+    world.memory.claimed.insert(former.name.clone());
+    assert_eq!(
+        words(&world.plan(&[]).steps),
+        [
+            format!("{} weight 0", former.name),
+            format!("{} maint", former.name)
+        ]
+    );
+
+    // A slot that another instance had is not the way in: the next free one is.
+    let mut next = instance(2, &[]);
+    next.address = former.address;
+    let mut world = World::new(template(2), V30);
+    world.settle(std::slice::from_ref(&former));
+    world.memory.cookies = true;
+    world
+        .memory
+        .tenants
+        .insert(name("nomad1"), former.name.clone());
+    world.memory.claimed.insert(name("nomad1"));
+    assert_eq!(
+        words(&world.plan(std::slice::from_ref(&next)).steps),
+        [
+            "nomad2 weight 0",
+            "nomad2 drain",
+            "nomad2 down",
+            "nomad2 ready",
+            "nomad2 addr 10.0.0.1:80",
+            "nomad1 weight 0",
+            "nomad1 maint"
+        ]
+    );
 }

@@ -228,3 +228,14 @@ fn a_server_whose_registration_came_back_is_held_again_the_next_time() {
     world.wait(SECOND);
     assert_eq!((world.core.overview().held, world.drains()), (1, 0));
 }
+
+#[test]
+fn another_service_of_the_same_task_claims_nothing() {
+    let mut world = World::with_a_held_server(&[]);
+    // Nomad deregisters the services of a group one after the other.
+    let mut other = registrations("api", 1..2);
+    other[0].address = "10.0.0.1".to_owned();
+    world.input(Input::Changed(service("api"), other));
+    world.wait(SECOND);
+    assert_eq!((world.core.overview().held, world.drains()), (1, 0));
+}
