@@ -63,6 +63,8 @@ pub(crate) struct Setup {
     /// Of every group. It has to cover the way of a deregistration to HAProxy, and, where the last server of a service is
     /// held, the admission of its replacement: for slots one `inter` of their template and two `downinter`.
     pub(crate) shutdown_delay: Duration,
+    /// Each service of an allocation is a request of its client to a server.
+    pub(crate) between_services: Duration,
     /// Tags of every registration.
     pub(crate) tags: &'static [&'static str],
 }
@@ -74,6 +76,7 @@ pub(crate) const ADVISED: Setup = Setup {
     sidecar: &[("SIDECAR_DRAIN_TIMEOUT", "5s")],
     check: "check inter 1s fastinter 250ms downinter 250ms",
     shutdown_delay: Duration::from_secs(3),
+    between_services: Duration::from_millis(20),
     tags: &[],
 };
 
@@ -209,8 +212,8 @@ impl<'a> Day<'a> {
         is_enough: &AtomicBool,
     ) -> Vec<String> {
         let name = format!("{}-{servers}", scenario.name);
-        let mut job = Job::new(&self.world, self.runtime.handle(), &name, self.seed);
-        (job.tags, job.shutdown_delay) = (self.setup.tags, self.setup.shutdown_delay);
+        let runtime = self.runtime.handle();
+        let job = Job::new(&self.world, runtime, &name, self.seed, self.setup);
         let allocs: Vec<_> = (0..scenario.count)
             .map(|_| job.place_booting(&[], Duration::ZERO))
             .collect();

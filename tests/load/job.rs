@@ -19,17 +19,18 @@ use std::{
 use haproxy_nomad_sidecar::model::SplitMix64;
 use tokio::{runtime::Handle, time::Instant};
 
-use crate::support::{
-    app::App,
-    fake_nomad::{Deletion, ServiceRegistration},
-    haproxy::now,
-    world::{ENABLED, Server, World},
+use crate::{
+    day::Setup,
+    support::{
+        app::App,
+        fake_nomad::{Deletion, ServiceRegistration},
+        haproxy::now,
+        world::{ENABLED, Server, World},
+    },
 };
 
 /// The `update` block's, short: Nomad waits so long after a check has passed.
 const MIN_HEALTHY_TIME: Duration = Duration::from_millis(300);
-/// Each service of an allocation is a request of its client to a server.
-const BETWEEN_SERVICES: Duration = Duration::from_millis(20);
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -38,10 +39,7 @@ pub(crate) struct Job<'a> {
     world: &'a World,
     runtime: &'a Handle,
     service: String,
-    /// Between the deregistration and SIGTERM.
-    pub(crate) shutdown_delay: Duration,
-    /// Of every registration.
-    pub(crate) tags: &'static [&'static str],
+    setup: Setup,
     random: Mutex<SplitMix64>,
     placed: AtomicU32,
     began: Instant,
@@ -55,7 +53,13 @@ pub(crate) struct Alloc {
 }
 
 impl<'a> Job<'a> {
-    pub(crate) fn new(world: &'a World, runtime: &'a Handle, service: &str, seed: u64) -> Self {
+    pub(crate) fn new(
+        world: &'a World,
+        runtime: &'a Handle,
+        service: &str,
+        seed: u64,
+        setup: Setup,
+    ) -> Self {
         let of_name = service.bytes().fold(seed, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(byte.into())
         });
@@ -63,8 +67,7 @@ impl<'a> Job<'a> {
             world,
             runtime,
             service: service.to_owned(),
-            shutdown_delay: Duration::ZERO,
-            tags: &[],
+            setup,
             random: Mutex::new(SplitMix64::new(of_name)),
             placed: AtomicU32::new(0),
             began: Instant::now(),
@@ -95,7 +98,7 @@ impl<'a> Job<'a> {
         let rows = self.services().map(|service| {
             ServiceRegistration::new(&service, number, port)
                 .address(&app.address().ip().to_string())
-                .tags(&[&[ENABLED], self.tags, tags].concat())
+                .tags(&[&[ENABLED], self.setup.tags, tags].concat())
         });
         let alloc = Alloc { app, rows };
         self.register(&alloc);
@@ -110,7 +113,7 @@ impl<'a> Job<'a> {
     pub(crate) fn register(&self, alloc: &Alloc) {
         for row in &alloc.rows {
             self.world.nomad.register(row.clone());
-            thread::sleep(BETWEEN_SERVICES);
+            thread::sleep(self.setup.between_services);
         }
     }
 
@@ -119,7 +122,7 @@ impl<'a> Job<'a> {
         for row in &alloc.rows {
             let kind = Deletion::ServiceDeregistration;
             self.world.nomad.deregister(&[row.key()], kind);
-            thread::sleep(BETWEEN_SERVICES);
+            thread::sleep(self.setup.between_services);
         }
         self.tell(format!("{} is deregistered", alloc.app.name()));
     }
@@ -127,7 +130,9 @@ impl<'a> Job<'a> {
     /// The same ID with other tags: an update in place, or the promotion of a canary.
     pub(crate) fn retag(&self, alloc: &mut Alloc, tags: &[&str]) {
         for row in &mut alloc.rows {
-            *row = row.clone().tags(&[&[ENABLED], self.tags, tags].concat());
+            *row = row
+                .clone()
+                .tags(&[&[ENABLED], self.setup.tags, tags].concat());
         }
         self.register(alloc);
         self.tell(format!("{} has the tags {tags:?}", alloc.app.name()));
@@ -145,7 +150,7 @@ impl<'a> Job<'a> {
     /// Stops an allocation: returns when its task has ended.
     pub(crate) fn stop(&self, alloc: &Alloc) -> Instant {
         self.deregister(alloc);
-        thread::sleep(self.shutdown_delay);
+        thread::sleep(self.setup.shutdown_delay);
         let told = Instant::now();
         alloc.app.terminate();
         self.tell(format!("{} gets SIGTERM", alloc.app.name()));

@@ -48,6 +48,9 @@ fn a_sidecar_that_is_killed_during_rolling_updates_costs_no_request() {
         kills: 20,
         // Long enough for a few sidecars in a row that hardly live.
         shutdown_delay: Duration::from_secs(5),
+        // A sidecar that starts between the two, and finds a slot of unknown origin at an address that another service
+        // has, must think that the address is that service's now.
+        between_services: Duration::from_millis(1),
         ..ADVISED
     };
     for_as_long_as_asked(scenarios::WITH_KILLS, setup);
