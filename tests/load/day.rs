@@ -13,7 +13,7 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::model::SplitMix64;
-use tokio::runtime::{self, Handle, Runtime};
+use tokio::runtime::{self, Runtime};
 
 use crate::{
     job::{Job, loopback},
@@ -204,6 +204,7 @@ impl<'a> Day<'a> {
 
     // === one scenario with one kind of servers ===
 
+    /// Its problems, and what happened when if there are any.
     fn play_one(
         &self,
         scenario: &Scenario,
@@ -233,10 +234,9 @@ impl<'a> Day<'a> {
             loads.iter().all(|load| load.count() >= ENOUGH)
         });
         job.tell("load ends");
-        let handle: &Handle = self.runtime.handle();
         let mut problems = Vec::new();
         for (kind, load) in KINDS.into_iter().zip(loads) {
-            let report = handle.block_on(load.stop());
+            let report = runtime.block_on(load.stop());
             let found = judge(&job, kind, &report, &allowed);
             let [p50, p99, most] = report.percentiles(Record::latency);
             eprintln!(

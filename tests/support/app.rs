@@ -1,5 +1,6 @@
 //! An application as Nomad runs them: it boots for a while before it listens, its requests last as long as they ask,
-//! and when it is told to end it closes its listener, finishes what runs, and is gone.
+//! and when it is told to end it closes its listener, finishes what runs, and is gone. As servers do that end gracefully,
+//! it answers whoever is connected by then.
 //!
 //! It speaks HTTP/1.1 with keep-alive and without bodies of requests: 200 with its name, `/sleep/<ms>` after a while,
 //! `/health` for checks. Every answer has the header `X-Instance`, so that nobody takes an answer of HAProxy's own for
@@ -27,7 +28,7 @@ use tokio::{
     runtime::Handle,
     sync::watch,
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// A running application. It is told to end when it is dropped.
@@ -143,18 +144,25 @@ async fn serve(listener: TcpListener, shared: &Arc<Shared>, mut stop: watch::Rec
     shared.listens.store(true, Ordering::SeqCst);
     let mut conversations = JoinSet::new();
     let told = stop.clone();
+    let converse = |stream| {
+        let conversation = Conversation::new(stream, Arc::clone(shared), told.clone());
+        // A connection that breaks is the client's affair.
+        async { conversation.hold().await.unwrap_or_default() }
+    };
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_) = conversations.join_next() => {}
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    let conversation = Conversation::new(stream, Arc::clone(shared), told.clone());
-                    // A connection that breaks is the client's affair.
-                    conversations.spawn(async { conversation.hold().await.unwrap_or_default() });
+                    conversations.spawn(converse(stream));
                 }
             }
         }
+    }
+    // Whoever is connected already would be reset.
+    while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
+        conversations.spawn(converse(stream));
     }
     shared.listens.store(false, Ordering::SeqCst);
     drop(listener);
@@ -162,6 +170,7 @@ async fn serve(listener: TcpListener, shared: &Arc<Shared>, mut stop: watch::Rec
 }
 
 struct Conversation {
+    is_new: bool,
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
     shared: Arc<Shared>,
@@ -174,6 +183,7 @@ impl Conversation {
         stream.set_nodelay(true).unwrap_or_default();
         let (reader, writer) = stream.into_split();
         Self {
+            is_new: true,
             lines: BufReader::new(reader).lines(),
             writer,
             shared,
@@ -195,12 +205,20 @@ impl Conversation {
         Ok(())
     }
 
-    /// The first line of what comes next. A request that is there already is answered even by one that has to end.
+    /// The first line of what comes next. One that has to end still answers a request that is there already, and waits a
+    /// moment for the first one of a new connection: it is on its way.
     async fn next_request(&mut self) -> io::Result<Option<String>> {
+        let is_new = std::mem::take(&mut self.is_new);
+        let told = async {
+            self.stop.wait_for(|stop| *stop).await.map(drop).ok();
+            if is_new {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
         tokio::select! {
             biased;
             line = self.lines.next_line() => line,
-            _ = self.stop.wait_for(|stop| *stop) => Ok(None),
+            () = told => Ok(None),
         }
     }
 
