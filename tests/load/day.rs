@@ -29,6 +29,8 @@ const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
 /// Of each kind, to each backend.
 const RATE: u32 = 10;
+/// On a machine that does nothing else no request is sent later than this after it is due.
+const CALM: Duration = Duration::from_millis(100);
 /// Of each kind, to judge by.
 const ENOUGH: usize = 20;
 const FIRST_PORT: u16 = 9000;
@@ -235,13 +237,16 @@ impl<'a> Day<'a> {
         });
         job.tell("load ends");
         let mut problems = Vec::new();
+        let mut most_late = Duration::ZERO;
         for (kind, load) in KINDS.into_iter().zip(loads) {
             let report = runtime.block_on(load.stop());
             let found = judge(&job, kind, &report, &allowed);
             let [p50, p99, most] = report.percentiles(Record::latency);
+            let [_, _, late] = report.percentiles(|record| record.late);
+            most_late = most_late.max(late);
             eprintln!(
                 "{:8} {name:28} {kind:10?} {:4} requests, {} failed, {} retried, latency {p50:.1?} {p99:.1?} {most:.1?}, \
-                 by {} instances",
+                 at worst {late:.1?} late, by {} instances",
                 self.world.version(),
                 report.records.len(),
                 report.failed().count(),
@@ -250,9 +255,10 @@ impl<'a> Day<'a> {
             );
             problems.extend(found.map(|found| format!("{name}, {kind:?}: {found}")));
         }
-        // A try that failed was one at an instance that is none, even if the next one was lucky.
+        // A try that failed was one at an instance that is none, even if the next one was lucky. Or the machine stood still
+        // for longer than a connection may take, or a check: then it says nothing.
         let retries = self.retries(&job);
-        if retries > 0 && allowed.is_empty() {
+        if retries > 0 && allowed.is_empty() && most_late < CALM {
             problems.push(format!("{name}: HAProxy had to try again {retries} times"));
         }
         if !problems.is_empty() {

@@ -144,17 +144,24 @@ impl Report {
         in_time.saturating_sub(1) as f64 / self.lasted.as_secs_f64()
     }
 
-    /// Why the load is none, if the generator did not do what it was asked for.
+    /// Why the load is none, if the generator did not do what it was asked for. What was due within the last second may
+    /// still have been sent in time when the load was stopped.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "there are less than 2^52 requests"
+    )]
     pub(crate) fn fault(&self) -> Option<String> {
-        let (rate, achieved) = (self.rate, self.achieved());
-        // What is not due within the last part of a second is not missing.
-        let asked = (self.lasted.as_secs_f64() * f64::from(rate)).floor() - 1.0;
-        let is_short = achieved * self.lasted.as_secs_f64() < LEAST * asked;
-        is_short.then(|| {
+        let judged = self.lasted.saturating_sub(IN_TIME);
+        let asked = (judged.as_secs_f64() * f64::from(self.rate)).floor();
+        let records = self.records.iter();
+        let in_time = records
+            .filter(|record| record.due - self.began <= judged && record.late <= IN_TIME)
+            .count() as f64;
+        (in_time < LEAST * asked).then(|| {
             let [_, _, late] = self.percentiles(|record| record.late);
             format!(
-                "the generator sent {achieved:.1} of {rate} requests a second in time, at worst {late:?} too late: \
-                 what it found means nothing"
+                "the generator sent {in_time} of {asked} requests in time, at worst {late:?} too late: what it found \
+                 means nothing"
             )
         })
     }
