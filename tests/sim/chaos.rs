@@ -108,6 +108,7 @@ impl World {
         }
         let start = world.random.millis(0, 3_000);
         world.after(start, Event::StartSidecar);
+        world.clients_come();
         world.after(Duration::ZERO, Event::Chaos);
         world
     }
@@ -129,12 +130,7 @@ impl World {
         self.stalled_until = self.now;
         self.start_haproxy();
         self.start_sidecar();
-        if let Some(pid) = self.current_pid {
-            for view in self.servers().iter().filter(|view| view.sessions > 0) {
-                let event = Event::SessionsEnd(pid, view.backend.clone(), view.name.clone());
-                self.after(Duration::from_secs(3), event);
-            }
-        }
+        self.clients_hurry();
     }
 
     /// Everything becomes right, and then nothing is written any more, whatever is read or restarted.
@@ -193,7 +189,7 @@ impl World {
             }
             78..82 => self.trouble_on_the_session(),
             82..86 => self.operator_acts(),
-            86..94 => self.sessions_come(),
+            86..90 => self.one_comes_and_goes(),
             _ => self.conduct_changes(),
         }
         let pause = self.random.millis(5, 1_500);
@@ -306,6 +302,26 @@ impl World {
         self.trace(|| format!("change {} at {} {:?}", one.id, one.address, one.tags));
         let batch = self.nomad.register(one);
         self.published(&batch);
+    }
+
+    /// The same registration leaves and returns, while its server is drained, say.
+    fn one_comes_and_goes(&mut self) {
+        let Some(one) = self.any_registration() else {
+            return;
+        };
+        self.deregister(std::slice::from_ref(&one));
+        let away = self.random.millis(5, 12_000);
+        self.after(away, Event::Return(one));
+    }
+
+    /// It registers again, if nothing has taken its place.
+    pub(crate) fn returns(&mut self, one: Registration) {
+        let key = (one.service.clone(), one.id.clone());
+        if !self.nomad.table().contains_key(&key) {
+            self.trace(|| format!("return {} at {}", one.id, one.address));
+            let batch = self.nomad.register(one);
+            self.published(&batch);
+        }
     }
 
     fn service_goes_and_returns(&mut self) {
@@ -441,8 +457,7 @@ impl World {
             return;
         };
         // It has served: without a check nothing else tells it from a server that is on its way in.
-        process.set_traffic(backend, server, view.sessions + 1, 0, 0);
-        process.set_traffic(backend, server, view.sessions, 0, 0);
+        process.count_session(backend, server);
         process.execute(now, &format!("set server {backend}/{server} state maint"));
         self.operator
             .maintenance
@@ -460,23 +475,6 @@ impl World {
                 &format!("set server {}/{} state ready", server.0, server.1),
             );
         }
-    }
-
-    fn sessions_come(&mut self) {
-        let servers: Vec<_> = self
-            .servers()
-            .into_iter()
-            .filter(|view| view.in_rotation)
-            .collect();
-        let Some(view) = self.random.pick(&servers).cloned() else {
-            return;
-        };
-        let (pid, now) = (self.current_pid.unwrap(), self.now);
-        let (sessions, lasting) = (1 + self.random.next() % 3, self.random.millis(50, 25_000));
-        let process = self.processes.get_mut(&pid).unwrap();
-        process.advance(now);
-        process.set_traffic(&view.backend, &view.name, sessions, 0, 0);
-        self.after(lasting, Event::SessionsEnd(pid, view.backend, view.name));
     }
 
     fn conduct_changes(&mut self) {

@@ -13,6 +13,7 @@ use haproxy_nomad_sidecar::{
 
 use crate::{
     haproxy_model::{Conduct, View},
+    rules::HAPROXY_ADMITS,
     world::World,
 };
 
@@ -88,16 +89,26 @@ impl World {
         let leaks = &process.leaks()[self.operator.leaks_seen..];
         let mut broken = None;
         for leak in leaks {
-            let backend = leak.server.split('/').next().unwrap().to_owned();
-            let served_before = self.operator.rotated.get(&(backend, leak.address));
-            if served_before.is_none_or(|until| *until < self.now) {
-                broken = Some(format!("{} at {}", leak.server, leak.address));
+            let backend = leak.server.split('/').next().unwrap();
+            // Nobody listens at the placeholder, and a cookie that nobody has brings nobody.
+            let reaches_nobody = leak.cookie.as_ref().is_some_and(|cookie| {
+                leak.address.port() == 1 || !self.clients.hold_cookie(backend, cookie)
+            });
+            if !reaches_nobody && !self.may_be_put_back(backend, leak.address) {
+                let whom = leak.cookie.as_ref().map_or("", |_| ", for its cookie");
+                broken = Some(format!("{} at {}{whom}", leak.server, leak.address));
             }
         }
         self.operator.leaks_seen += leaks.len();
         if let Some(how) = broken {
-            self.violated("HAProxy admits", &how);
+            self.violated(HAPROXY_ADMITS, &how);
         }
+    }
+
+    /// What was in rotation in the process before may be served at once.
+    pub(crate) fn may_be_put_back(&self, backend: &str, address: SocketAddr) -> bool {
+        let served_before = self.operator.rotated.get(&(backend.to_owned(), address));
+        served_before.is_some_and(|until| *until >= self.now)
     }
 
     fn check_load(&mut self) {

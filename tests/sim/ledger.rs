@@ -7,7 +7,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use haproxy_nomad_sidecar::{
@@ -30,11 +32,39 @@ struct Claim {
     removable: bool,
     /// The mirror has said that it is there.
     told: bool,
+    /// Since when it says so, and when it ceased to; and to which sidecar it said so last.
+    told_since: Duration,
+    gone_since: Option<Duration>,
+    generation: u32,
+}
+
+/// A registration that a server was or is for, for those who judge what is done to the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant {
+    pub(crate) service: ServiceKey,
+    id: Arc<str>,
+    /// The mirror says that it is there, since then.
+    pub(crate) told_since: Option<Duration>,
+    /// The mirror said so, and ceased to at that time.
+    pub(crate) gone_since: Option<Duration>,
+    /// The last sidecar that knew it.
+    pub(crate) generation: u32,
+    pub(crate) is_canary: bool,
+    pub(crate) hold: Option<Duration>,
+    pub(crate) drain_timeout: Option<Duration>,
+}
+
+impl Tenant {
+    /// The same registration, whatever its tags.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.service == other.service && self.id == other.id
+    }
 }
 
 pub(crate) struct Ledger {
     backends: BTreeSet<BackendName>,
     policy: Policy,
+    hold: Duration,
     claims: BTreeMap<(ServiceKey, Arc<str>), Vec<Claim>>,
 }
 
@@ -43,6 +73,7 @@ impl Ledger {
         Self {
             backends,
             policy,
+            hold: Duration::ZERO,
             claims: BTreeMap::new(),
         }
     }
@@ -147,6 +178,9 @@ impl Ledger {
                 index: 0,
                 removable: true,
                 told: false,
+                told_since: Duration::ZERO,
+                gone_since: None,
+                generation: 0,
             });
             claims.len() - 1
         });
@@ -165,11 +199,11 @@ impl Ledger {
     }
 
     /// The mirror says something. Gives what it may not say.
-    pub(crate) fn told(&mut self, tell: &Tell) -> Result<(), String> {
+    pub(crate) fn told(&mut self, tell: &Tell, by: (Duration, u32)) -> Result<(), String> {
         match tell {
             Tell::Changed {
                 key, registrations, ..
-            } => self.replaced(key, registrations),
+            } => self.replaced(key, registrations, by),
             Tell::Synced(synced) => {
                 let known: BTreeSet<_> = self
                     .claims
@@ -178,7 +212,7 @@ impl Ledger {
                     .collect();
                 for service in known.iter().chain(synced.services.keys()) {
                     let none = Vec::new();
-                    self.replaced(service, synced.services.get(service).unwrap_or(&none))?;
+                    self.replaced(service, synced.services.get(service).unwrap_or(&none), by)?;
                 }
                 Ok(())
             }
@@ -196,12 +230,18 @@ impl Ledger {
         &mut self,
         service: &ServiceKey,
         registrations: &[Registration],
+        (now, generation): (Duration, u32),
     ) -> Result<(), String> {
         for registration in registrations {
             let claim = self.claim(registration);
             // Said once more, it is no news: a read without it may be waiting for others to be adopted with it.
             claim.removable &= claim.told;
+            if !claim.told {
+                claim.told_since = now;
+            }
             claim.told = true;
+            claim.gone_since = None;
+            claim.generation = generation;
         }
         for ((of, id), claims) in &mut self.claims {
             if of != service {
@@ -220,6 +260,7 @@ impl Ledger {
                     ));
                 }
                 claim.told = false;
+                claim.gone_since.get_or_insert(now);
             }
         }
         Ok(())
@@ -241,7 +282,7 @@ impl Ledger {
     pub(crate) fn owners(
         &self,
         backend: &str,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         name: Option<&str>,
     ) -> Vec<&Registration> {
         let mut here: Vec<_> = self
@@ -262,6 +303,92 @@ impl Ledger {
             .map(|(claim, _)| &claim.registration)
             .into_iter()
             .collect()
+    }
+
+    /// How long a server is held without a tag.
+    pub(crate) fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// All whose server this was or is. `name` only of a dynamic server.
+    pub(crate) fn tenants(
+        &self,
+        backend: &str,
+        address: SocketAddr,
+        name: Option<&str>,
+    ) -> Vec<Tenant> {
+        let here = self.claims.values().flatten().filter(|claim| {
+            claim.server.as_ref().is_some_and(|(of, server)| {
+                of.as_str() == backend
+                    && server.address.ip == address.ip()
+                    && server.address.port.get() == address.port()
+                    && name.is_none_or(|name| server.name.as_str() == name)
+            })
+        });
+        here.map(Claim::tenant).collect()
+    }
+
+    /// Whether an address was another's too, in any backend, since then.
+    pub(crate) fn others_at(&self, address: SocketAddr, tenant: &Tenant, since: Duration) -> bool {
+        self.at(address)
+            .filter(|claim| claim.told || claim.gone_since.is_some_and(|gone| gone >= since))
+            .any(|claim| !claim.tenant().is(tenant))
+    }
+
+    /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said.
+    pub(crate) fn stranger_at(
+        &self,
+        backend: &str,
+        address: SocketAddr,
+        since: Duration,
+    ) -> Option<String> {
+        let is_here = |claim: &&Claim| {
+            let server = claim.server.as_ref();
+            server.is_some_and(|(of, _)| of.as_str() == backend)
+        };
+        let (here, elsewhere): (Vec<_>, Vec<_>) = self.at(address).partition(is_here);
+        let is_gone = |claim: &&Claim| !claim.told && claim.gone_since.is_none_or(|at| at <= since);
+        let stranger = elsewhere
+            .into_iter()
+            .find(|claim| claim.told && claim.told_since <= since)?;
+        here.iter()
+            .all(is_gone)
+            .then(|| stranger.registration.id.to_string())
+    }
+
+    fn at(&self, address: SocketAddr) -> impl Iterator<Item = &Claim> {
+        self.claims.values().flatten().filter(move |claim| {
+            claim.server.as_ref().is_some_and(|(_, server)| {
+                server.address.ip == address.ip() && server.address.port.get() == address.port()
+            })
+        })
+    }
+}
+
+impl Claim {
+    fn tenant(&self) -> Tenant {
+        let tag = |key: &str| {
+            let mut tags = self.registration.tags.iter();
+            tags.find_map(|tag| {
+                tag.strip_prefix("haproxy.")?
+                    .strip_prefix(key)?
+                    .strip_prefix('=')
+            })
+        };
+        let seconds = |key: &str| {
+            let number = tag(key)?.strip_suffix('s')?.parse().ok()?;
+            Some(Duration::from_secs(number))
+        };
+        Tenant {
+            service: self.registration.service.clone(),
+            id: self.registration.id.clone(),
+            told_since: self.told.then_some(self.told_since),
+            gone_since: self.gone_since,
+            generation: self.generation,
+            is_canary: tag("canary") == Some("true"),
+            hold: seconds("hold"),
+            drain_timeout: seconds("drain.timeout"),
+        }
     }
 }
 

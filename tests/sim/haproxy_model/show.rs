@@ -141,8 +141,7 @@ fn stat_cell(
     match column {
         "pxname" => backend.name.clone(),
         "svname" => server.name.clone(),
-        "qcur" => server.queued.to_string(),
-        "scur" => server.sessions.to_string(),
+        "scur" => server.sessions.len().to_string(),
         "slim" if server.maxconn > 0 => server.maxconn.to_string(),
         "stot" => server.total_sessions.to_string(),
         "status" => status(server),
@@ -159,8 +158,9 @@ fn stat_cell(
         "check_fall" if checked => (server.full_health() + 1 - server.rise()).to_string(),
         "check_health" if checked => server.health.to_string(),
         "addr" => server.address.to_string(),
-        "srv_icur" => server.idle.to_string(),
-        "priv_idle_cur" => "0".to_owned(),
+        "srv_icur" => server.idle.len().to_string(),
+        "cookie" => server.cookie.clone().unwrap_or_default(),
+        "qcur" | "priv_idle_cur" => "0".to_owned(),
         "uweight" => server.weight.to_string(),
         _ => String::new(),
     }
