@@ -40,6 +40,8 @@ pub struct Metrics {
     servers_owned: Family<ByState, Gauge>,
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
+    servers_held: Gauge,
+    holds: Family<ByEnd, Counter>,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -58,6 +60,11 @@ struct ByOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByState {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByEnd {
+    end: &'static str,
 }
 
 /// Which side a sync failed on.
@@ -167,6 +174,18 @@ impl Metrics {
                 "Registrations in the catalog that cannot be used",
                 Gauge::default(),
             ),
+            servers_held: register(
+                to,
+                "servers_held",
+                "Servers kept in rotation without a registration, for want of a replacement",
+                Gauge::default(),
+            ),
+            holds: register(
+                to,
+                "holds",
+                "Times that a server was kept so, by why that ended",
+                Family::default(),
+            ),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -241,6 +260,16 @@ impl Metrics {
         self.registrations_rejected.set(count(registrations));
     }
 
+    /// How many servers are held now.
+    pub fn servers_held(&self, servers: usize) {
+        self.servers_held.set(count(servers));
+    }
+
+    /// A server is no longer held, for this reason.
+    pub fn hold_ended(&self, end: &'static str) {
+        self.holds.get_or_create(&ByEnd { end }).inc();
+    }
+
     /// How many servers the sidecar owns now.
     pub fn servers_owned(&self, servers: ServersOwned) {
         for (state, number) in [
@@ -278,6 +307,7 @@ impl Metrics {
             Command::SetMaxconn(..) => "set_maxconn",
             Command::AddServer(..) => "add_server",
             Command::DeleteServer(_) => "delete_server",
+            Command::ShutdownSessions(_) => "shutdown_sessions",
         };
         self.commands
             .get_or_create(&ByOutcome { kind, outcome })
@@ -395,6 +425,7 @@ mod tests {
                 "haproxy_restarts_total 0",
                 "ready 0",
                 "registrations_rejected 0",
+                "servers_held 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",
                 "sync_failures_total{kind=\"nomad\"} 0",
@@ -421,6 +452,8 @@ mod tests {
         metrics.applied(Duration::from_millis(20));
         metrics.backends_blocked(3);
         metrics.registrations_rejected(4);
+        metrics.servers_held(2);
+        metrics.hold_ended("replaced");
         metrics.servers_owned(ServersOwned {
             in_rotation: 5,
             draining: 1,
@@ -453,6 +486,8 @@ mod tests {
             "event_to_applied_seconds_count 1",
             "backends_blocked 3",
             "registrations_rejected 4",
+            "servers_held 2",
+            "holds_total{end=\"replaced\"} 1",
             "servers_owned{state=\"in_rotation\"} 5",
             "servers_owned{state=\"draining\"} 1",
             "servers_owned{state=\"free\"} 0",

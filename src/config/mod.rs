@@ -30,6 +30,7 @@ const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
 
 /// How long a server that is removed may finish its sessions.
+const DEFAULT_HOLD: Duration = Duration::from_secs(30);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// Finds a setting by the field's name, which is also its own.
@@ -53,6 +54,8 @@ pub struct Config {
     pub nomad: Settings,
     /// What the names of slots begin with; a number follows.
     pub slot_prefix: String,
+    /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
+    pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
     pub drain_timeout: Duration,
     /// Where the admin listener listens; `None` is nowhere.
@@ -172,6 +175,10 @@ impl Config {
             slot_prefix: match find!(layers, slot_prefix) {
                 Some(found) => found.parse(value::slot_prefix)?,
                 None => "nomad".to_owned(),
+            },
+            hold: match find!(layers, hold) {
+                Some(found) => found.parse(value::duration)?,
+                None => DEFAULT_HOLD,
             },
             drain_timeout: match find!(layers, drain_timeout) {
                 Some(found) => found.parse(value::duration)?,

@@ -126,6 +126,11 @@ pub struct Options {
     )]
     pub(super) slot_prefix: Option<Given>,
 
+    /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP
+    /// [default: 30s]
+    #[arg(long, global = true, env = "SIDECAR_HOLD", value_name = "DURATION")]
+    pub(super) hold: Option<Given>,
+
     /// How long a server that is removed may finish its sessions [default: 10s]
     #[arg(
         long,

@@ -293,6 +293,7 @@ fn policy(config: &Config) -> Policy {
         tag_prefix: config.nomad.tag_prefix.clone(),
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),
+        hold: config.hold,
         drain_timeout: config.drain_timeout,
     }
 }

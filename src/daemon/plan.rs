@@ -72,6 +72,13 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     hindrance.registration, hindrance.obstacle
                 )?;
             }
+            Fact::Held(backend, hold) => {
+                writeln!(
+                    out,
+                    "held in {backend}: {}: it stays in rotation until {} of its service are UP, for {:?} at most",
+                    hold.registration, hold.min_ready, hold.at_most
+                )?;
+            }
             Fact::Rejected(service, rejection) => {
                 let word = if rejection.reason.is_note() {
                     "note"
@@ -90,6 +97,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::Noticed(..)
             | Fact::Failed { .. }
             | Fact::Unhindered(..)
+            | Fact::HoldEnded(..)
             | Fact::Unrejected(..)
             | Fact::FirstSync { .. }
             | Fact::InSync { .. }

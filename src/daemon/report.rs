@@ -23,7 +23,7 @@ use crate::{
         traffic::{Kind, Outcome},
         watch::Event,
     },
-    reconcile::{Fact, Overview, Owned, plan::Why},
+    reconcile::{Fact, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
 };
 
 use super::{
@@ -318,6 +318,8 @@ impl Report {
             Fact::Unhindered(backend, hindrance) => {
                 info!(%backend, registration = &*hindrance.registration, "no longer blocked: {}", hindrance.obstacle);
             }
+            Fact::Held(backend, hold) => held(&backend, &hold),
+            Fact::HoldEnded(backend, hold) => self.hold_ended(&backend, &hold),
             Fact::Rejected(service, rejection) => {
                 let registration = &*rejection.registration;
                 if rejection.reason.is_note() {
@@ -351,6 +353,18 @@ impl Report {
         }
     }
 
+    fn hold_ended(&self, backend: &BackendName, hold: &HoldEnded) {
+        self.metrics.hold_ended(hold.end.as_str());
+        info!(
+            %backend,
+            address = %hold.address,
+            registration = &*hold.registration,
+            lasted = ?Rounded(hold.lasted),
+            "no longer held: {}",
+            hold.end
+        );
+    }
+
     fn applied(
         &self,
         backend: &BackendName,
@@ -371,6 +385,7 @@ impl Report {
         self.follow();
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
+        self.metrics.servers_held(overview.held);
         self.metrics.servers_owned(overview.owned.into());
         let mut missing = Vec::new();
         if let Err(reason) = &self.haproxy {
@@ -395,6 +410,19 @@ impl Report {
             status.namespaces = self.following.namespaces();
         });
     }
+}
+
+fn held(backend: &BackendName, hold: &HoldBegun) {
+    info!(
+        %backend,
+        server = %hold.server,
+        address = %hold.address,
+        registration = &*hold.registration,
+        up = hold.up,
+        min_ready = hold.min_ready,
+        at_most = ?hold.at_most,
+        "held in rotation: its registration is gone, and too few others of its service are UP"
+    );
 }
 
 /// A time as people read it.

@@ -22,6 +22,7 @@ pub fn print(request: &Request) -> String {
         // 2 asks for backends, 4 for servers, -1 for all of them.
         Request::Stat(_, Some(id)) => format!("show stat {id} 6 -1\n"),
         Request::Stat(backend, None) => format!("show stat {backend} 6 -1\n"),
+        Request::Cookies => "show stat -1 2 -1\n".to_owned(),
         Request::Change(command) => {
             let mut line = String::with_capacity(USUAL_LINE);
             // A string takes everything.
@@ -55,6 +56,7 @@ fn write_change(line: &mut String, command: &Command) -> fmt::Result {
                 .try_for_each(|keyword| write!(line, " {}", Word(*keyword)))
         }
         Command::DeleteServer(server) => write!(line, "del server {server}"),
+        Command::ShutdownSessions(server) => write!(line, "shutdown sessions server {server}"),
     }
 }
 
@@ -128,6 +130,7 @@ mod tests {
             (Request::ServersState(Some(web())), "show servers state web"),
             (Request::Stat(web(), None), "show stat web 6 -1"),
             (Request::Stat(web(), Some(3)), "show stat 3 6 -1"),
+            (Request::Cookies, "show stat -1 2 -1"),
             (
                 change(Command::SetAddress(slot(), address("10.0.0.1", 80))),
                 "set server web/nomad1 addr 10.0.0.1 port 80",
@@ -177,6 +180,10 @@ mod tests {
                 change(Command::DeleteServer(slot())),
                 "del server web/nomad1",
             ),
+            (
+                change(Command::ShutdownSessions(slot())),
+                "shutdown sessions server web/nomad1",
+            ),
         ] {
             assert_eq!(print(&request), format!("{line}\n"));
         }
@@ -225,7 +232,7 @@ mod tests {
             any::<u32>(),
             proptest::collection::vec(keyword(), 0..12),
         );
-        (0..14, parts).prop_map(|(kind, (server, address, number, keywords))| match kind {
+        (0..15, parts).prop_map(|(kind, (server, address, number, keywords))| match kind {
             0 => Request::Info,
             1 => Request::Backends,
             2 => Request::ServersState(None),
@@ -240,6 +247,7 @@ mod tests {
                 10 => Command::EnableHealth(server),
                 11 => Command::SetWeight(server, u16::try_from(number & 0xffff).unwrap()),
                 12 => Command::SetMaxconn(server, number),
+                13 => Command::ShutdownSessions(server),
                 _ if number % 2 == 0 => Command::AddServer(server, address, keywords),
                 _ => Command::DeleteServer(server),
             }),

@@ -53,6 +53,9 @@ pub fn read(request: &Request, reply: &[u8]) -> Result<Response, UnknownReply> {
         Request::Stat(backend, _) => parse::stat(reply, backend)
             .map(|stat| stat.map_or(Response::NoSuchBackend, Response::Stat))
             .map_err(unreadable),
+        Request::Cookies => parse::cookies(reply)
+            .map(Response::Cookies)
+            .map_err(unreadable),
         Request::Change(_) if words == b"Permission denied" => {
             Err(UnknownReply::Denied(kind(request)))
         }
@@ -79,7 +82,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Info => "show info",
         Request::Backends => "show backend",
         Request::ServersState(_) => "show servers state",
-        Request::Stat(..) => "show stat",
+        Request::Stat(..) | Request::Cookies => "show stat",
         Request::Change(command) => match command {
             Command::SetAddress(..) => "set server addr",
             Command::Ready(_) | Command::Drain(_) | Command::Maintenance(_) => "set server state",
@@ -89,6 +92,7 @@ fn kind(request: &Request) -> &'static str {
             Command::SetMaxconn(..) => "set maxconn server",
             Command::AddServer(..) => "add server",
             Command::DeleteServer(_) => "del server",
+            Command::ShutdownSessions(_) => "shutdown sessions server",
         },
     }
 }
@@ -120,7 +124,8 @@ fn outcome(command: &Command, text: &str) -> Option<Outcome> {
         | Command::HealthDown(_)
         | Command::EnableHealth(_)
         | Command::SetWeight(..)
-        | Command::SetMaxconn(..) => match text {
+        | Command::SetMaxconn(..)
+        | Command::ShutdownSessions(_) => match text {
             "" => Some(Outcome::Done),
             "cannot change health on a tracking server."
             | "Health check was not configured on this server, cannot enable."

@@ -3,7 +3,11 @@
 //! Text does not appear here: `haproxy::command` prints a [`Request`], `haproxy::reply` and `haproxy::parse` read the
 //! answer into a [`Response`].
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{Address, BackendName, ServerName, ServerRef};
 
@@ -173,6 +177,8 @@ pub struct ServerState {
     pub weight: u16,
     /// `srv_iweight`: the weight of the configuration line, or of `add server`.
     pub initial_weight: u16,
+    /// `srv_time_since_last_change`: seconds since it last went up, down, or into maintenance.
+    pub since_change: i64,
     /// `srv_check_health`: 0 to rise + fall − 1; UP from `rise` on.
     pub check_health: i32,
     /// `srv_check_state`.
@@ -256,6 +262,8 @@ pub enum Request {
     ServersState(Option<BackendName>),
     /// `show stat <backend's id or name> 6 -1`. By the name of a backend HAProxy up to 3.2 may show a frontend's.
     Stat(BackendName, Option<u32>),
+    /// `show stat -1 2 -1`: of the backends, not of their servers.
+    Cookies,
     /// A change.
     Change(Command),
 }
@@ -283,6 +291,8 @@ pub enum Command {
     AddServer(ServerRef, Address, Vec<Keyword>),
     /// `del server <s>`
     DeleteServer(ServerRef),
+    /// `shutdown sessions server <s>`: what is under way there is cut.
+    ShutdownSessions(ServerRef),
 }
 
 impl Command {
@@ -299,7 +309,8 @@ impl Command {
             | Self::SetWeight(server, _)
             | Self::SetMaxconn(server, _)
             | Self::AddServer(server, _, _)
-            | Self::DeleteServer(server) => server,
+            | Self::DeleteServer(server)
+            | Self::ShutdownSessions(server) => server,
         }
     }
 }
@@ -346,6 +357,8 @@ pub enum Response {
     NoSuchBackend,
     /// To [`Request::Stat`].
     Stat(BackendStat),
+    /// To [`Request::Cookies`]: the backends that have a `cookie` line, by which clients stay with a server.
+    Cookies(BTreeSet<BackendName>),
     /// To [`Request::Change`].
     Changed(Outcome),
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,9 @@ use crate::model::{
 use super::{
     Policy,
     desired::{DesiredServer, Rejection},
+    hold::{HoldBegun, HoldEnded, Review},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
+    slots,
 };
 
 /// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
@@ -105,17 +108,19 @@ impl Backend {
     /// Another HAProxy process is there: only what was in rotation is worth remembering.
     pub(super) fn forget_process(&mut self, is_recent: bool, policy: &Policy) {
         let mut memory = Memory::default();
-        let states = self.states(policy);
-        for server in self.desired.iter().filter(|_| is_recent) {
-            if states.of(server).is_some_and(ServerState::in_rotation) {
-                memory
-                    .put_back
-                    .insert((server.registration.clone(), server.address));
-            }
+        if let (Some(observed), true) = (&self.observed, is_recent) {
+            let states = States::new(observed, self.kind(policy), policy);
+            let served =
+                |server: &&DesiredServer| states.of(server).is_some_and(ServerState::in_rotation);
+            let put_back = self.wanted().filter(served);
+            memory
+                .put_back
+                .extend(put_back.map(|server| (server.registration.clone(), server.address)));
         }
         // A second restart before everything was put back must not forget the first.
         memory.put_back.append(&mut self.memory.put_back);
-        memory.known = std::mem::take(&mut self.memory.known);
+        memory.departed = std::mem::take(&mut self.memory.departed);
+        memory.holds = std::mem::take(&mut self.memory.holds);
         memory.strangers_stay = self.memory.strangers_stay;
         self.memory = memory;
         self.would.clear();
@@ -146,22 +151,52 @@ impl Backend {
 
     /// The rows of the last observation, to be found by desired server.
     pub(super) fn states(&self, policy: &Policy) -> States<'_> {
-        let servers = self.observed.iter().flat_map(|observed| &observed.servers);
-        let kind = self.kind(policy);
-        let mut states = States {
-            kind,
-            by_name: BTreeMap::new(),
-            by_address: BTreeMap::new(),
-        };
-        for state in servers.filter(|state| plan::is_owned(state, kind, policy)) {
-            if let Some(name) = &state.name {
-                states.by_name.insert(name, state);
-            }
-            if let Some(address) = state.address().filter(|_| !state.admin.in_maintenance()) {
-                states.by_address.insert(address, state);
+        match &self.observed {
+            Some(observed) => States::new(observed, self.kind(policy), policy),
+            None => States::default(),
+        }
+    }
+
+    /// The servers that should be there: those of registrations, and those that are held.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &DesiredServer> {
+        let held = self.memory.holds.values().map(|hold| &hold.server);
+        self.desired.iter().chain(held)
+    }
+
+    /// Takes in what registrations ask for now.
+    pub(super) fn desire(&mut self, desired: Vec<DesiredServer>, doubles: Vec<Rejection>) {
+        let former = std::mem::replace(&mut self.desired, desired);
+        let present: BTreeSet<_> = self.desired.iter().map(DesiredServer::identity).collect();
+        for server in former {
+            let identity = server.identity();
+            if !present.contains(&identity) {
+                self.memory.departed.insert(identity, server);
             }
         }
-        states
+        self.memory
+            .departed
+            .retain(|identity, _| !present.contains(identity));
+        self.doubles = doubles;
+    }
+
+    /// Begins and ends holds.
+    pub(super) fn review_holds(
+        &mut self,
+        now: Duration,
+        policy: &Policy,
+        claimed_elsewhere: &dyn Fn(Address) -> Option<Arc<str>>,
+    ) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
+        let Some(observed) = &self.observed else {
+            return (Vec::new(), Vec::new());
+        };
+        let review = Review {
+            desired: &self.desired,
+            observed,
+            policy,
+            now,
+            claimed_elsewhere,
+        };
+        review.of(&mut self.memory)
     }
 
     /// Takes in what was read.
@@ -219,10 +254,13 @@ impl Backend {
         version: Version,
         policy: &Policy,
     ) -> Plan {
-        let desired: Vec<_> = self.desired.iter().collect();
         let Some(observed) = &self.observed else {
             return Plan::default();
         };
+        if self.kind(policy) == Kind::Slots {
+            slots::settle_tenants(&self.desired, observed, policy, &mut self.memory.tenants);
+        }
+        let desired: Vec<_> = self.wanted().collect();
         let situation = Situation {
             backend: name,
             observed,
@@ -232,6 +270,9 @@ impl Backend {
             now,
         };
         let mut plan = plan::plan(&desired, &situation);
+        if !self.memory.holds.is_empty() {
+            plan.look_within(plan::ADMISSION_POLL);
+        }
         plan.steps.truncate(boundary(&plan.steps));
         self.wants_stat = plan.wants_stat;
         self.fresh = false;
@@ -249,6 +290,9 @@ impl Backend {
                 self.memory
                     .sent
                     .insert(server.server.clone(), (*address, now));
+            }
+            if let Command::ShutdownSessions(_) = &step.command {
+                self.memory.closed_at = Some(now);
             }
         }
         let mut requests: Vec<_> = plan
@@ -320,7 +364,8 @@ impl Backend {
     }
 }
 
-/// Rows of `show servers state` by what identifies a server in its kind of backend.
+/// Rows of `show servers state` of servers that are the sidecar's, by what identifies them in their kind of backend.
+#[derive(Default)]
 pub(super) struct States<'a> {
     kind: Kind,
     by_name: BTreeMap<&'a ServerName, &'a ServerState>,
@@ -328,6 +373,35 @@ pub(super) struct States<'a> {
 }
 
 impl<'a> States<'a> {
+    pub(super) fn new(observed: &'a ObservedBackend, kind: Kind, policy: &Policy) -> Self {
+        let mut states = Self {
+            kind,
+            ..Self::default()
+        };
+        for state in &observed.servers {
+            if !plan::is_owned(state, kind, policy) {
+                continue;
+            }
+            if let Some(name) = &state.name {
+                states.by_name.insert(name, state);
+            }
+            if let Some(address) = state.address().filter(|_| !state.admin.in_maintenance()) {
+                states.by_address.insert(address, state);
+            }
+        }
+        states
+    }
+
+    /// All of them that have a name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'a ServerState> {
+        self.by_name.values().copied()
+    }
+
+    /// The row of the server with this name.
+    pub(super) fn named(&self, name: &ServerName) -> Option<&'a ServerState> {
+        self.by_name.get(name).copied()
+    }
+
     /// The row of a desired server, if it has one that is not free.
     pub(super) fn of(&self, desired: &DesiredServer) -> Option<&'a ServerState> {
         match self.kind {

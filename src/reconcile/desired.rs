@@ -13,7 +13,7 @@ use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 
 use super::{
     Policy,
-    tags::{self, FixedTags, TagProblem, Tags},
+    tags::{self, FixedTags, LeavingTags, TagProblem, Tags},
 };
 
 /// A server that should be in HAProxy.
@@ -31,10 +31,25 @@ pub struct DesiredServer {
     pub weight: Option<u16>,
     /// The tag `maxconn`.
     pub maxconn: Option<u32>,
+    /// The tag `canary`: it replaces nothing that is stable.
+    pub canary: bool,
     /// The tags that cannot be changed on a server that exists.
     pub fixed: FixedTags,
+    /// The tags that say how it leaves.
+    pub leaving: LeavingTags,
     /// The registration's `CreateIndex`: of two with one address, the younger is served.
     pub create_index: u64,
+}
+
+/// What a server is known by: a slot by its address, a dynamic server by its name.
+pub type Identity = (Address, ServerName);
+
+impl DesiredServer {
+    /// What its server is known by.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        (self.address, self.name.clone())
+    }
 }
 
 /// A registration that is not served, or not as its tags ask.
@@ -200,7 +215,9 @@ fn server(
         name: dynamic_name(registration, address, &tags.fixed),
         weight: tags.weight,
         maxconn: tags.maxconn,
+        canary: tags.canary,
         fixed: tags.fixed.clone(),
+        leaving: tags.leaving,
         create_index: registration.create_index,
     };
     Ok((backend, server))
@@ -331,6 +348,12 @@ fn dynamic_name(registration: &Registration, address: Address, fixed: &FixedTags
         .collect();
     let name = format!("nomad-{alloc}-{:08x}", fnv1a(&text));
     ServerName::new(&name).expect("letters, digits and dashes, 23 bytes")
+}
+
+/// Whether both are names of servers of one allocation.
+pub(super) fn is_same_allocation(one: &ServerName, other: &ServerName) -> bool {
+    let allocation = |name: &ServerName| name.as_str().get(..15).map(str::to_owned);
+    is_dynamic_name(one) && is_dynamic_name(other) && allocation(one) == allocation(other)
 }
 
 /// Whether `name` is one that `dynamic_name` makes.

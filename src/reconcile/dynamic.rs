@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Capability, Command, Defect, Keyword, ServerName, ServerRef, ServerState};
+use crate::model::{
+    Address, Capability, Command, Defect, Keyword, ServerName, ServerRef, ServerState,
+};
 
 use super::{
-    desired::DesiredServer,
+    desired::{DesiredServer, is_same_allocation},
     plan::{
-        ADMISSION_POLL, Admission, Kind, Obstacle, Plan, Situation, Why, admit, is_owned,
-        watch_admissions,
+        ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
+        is_owned, watch_admissions,
     },
     removal,
 };
@@ -30,6 +32,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     for server in desired {
         wanted.insert(&server.name, server);
     }
+    let mut replacements = Replacements::new(&wanted, &owned, situation);
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
         if let Some((_, text)) = situation.memory.suspended.get(*name) {
@@ -60,6 +63,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             {
                 plan.hinder(server.registration.clone(), Obstacle::DisabledBackend);
             }
+            None if !replacements.allow(server) => {}
             None => add(server, situation, plan),
             // The name holds the address: whoever changed it, what is there is another server.
             Some(state) if state.address() != Some(server.address) => {
@@ -82,6 +86,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         .map(|(_, server)| server.address)
         .collect();
     watch_admissions(!on_the_way.is_empty(), situation, plan);
+    replacements.report(situation, plan);
     for (name, state) in owned {
         if wanted.contains_key(name) {
             continue;
@@ -90,11 +95,108 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         let successor = state
             .address()
             .is_some_and(|address| on_the_way.contains(&address));
-        if successor && state.in_rotation() {
+        if successor && state.in_rotation() && replacements.replaces(state) {
             plan.look_within(ADMISSION_POLL);
         } else {
             removal::plan(state, situation, plan);
         }
+    }
+}
+
+/// Instances whose tags have changed, and with them the name of their server: only some are replaced at a time.
+struct Replacements<'a> {
+    /// The servers that are wanted in the place of others, by address.
+    successors: BTreeMap<Address, &'a DesiredServer>,
+    /// Those that are in HAProxy and not UP yet.
+    coming: Vec<&'a DesiredServer>,
+    allowed: usize,
+    waiting: usize,
+}
+
+impl<'a> Replacements<'a> {
+    fn new(
+        wanted: &BTreeMap<&'a ServerName, &'a DesiredServer>,
+        owned: &BTreeMap<&ServerName, &ServerState>,
+        situation: &Situation<'_>,
+    ) -> Self {
+        let by_address: BTreeMap<Address, &DesiredServer> = wanted
+            .values()
+            .map(|server| (server.address, *server))
+            .collect();
+        let mut successors = BTreeMap::new();
+        for (name, state) in owned.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
+            let Some(address) = state.address().filter(|_| state.in_rotation()) else {
+                continue;
+            };
+            if let Some(successor) = by_address.get(&address)
+                && is_same_instance(name, successor, situation)
+            {
+                successors.insert(address, *successor);
+            }
+        }
+        let is_coming = |server: &&&DesiredServer| {
+            owned
+                .get(&server.name)
+                .is_some_and(|state| !state.admin.in_maintenance() && !state.in_rotation())
+        };
+        let coming: Vec<_> = successors.values().filter(is_coming).copied().collect();
+        let at_a_time = (wanted.len() / 10).max(1);
+        Self {
+            allowed: at_a_time.saturating_sub(coming.len()),
+            successors,
+            coming,
+            waiting: 0,
+        }
+    }
+
+    /// Whether a server that is not there may be brought in now.
+    fn allow(&mut self, server: &DesiredServer) -> bool {
+        if !self.successors.contains_key(&server.address) {
+            return true;
+        }
+        if self.allowed == 0 {
+            self.waiting += 1;
+            return false;
+        }
+        self.allowed -= 1;
+        true
+    }
+
+    /// Whether `elder` has a successor.
+    fn replaces(&self, elder: &ServerState) -> bool {
+        elder
+            .address()
+            .is_some_and(|address| self.successors.contains_key(&address))
+    }
+
+    /// Says which of those that come hold up the others.
+    fn report(&self, situation: &Situation<'_>, plan: &mut Plan) {
+        let since = situation.memory.changed_at.unwrap_or(situation.now);
+        if self.waiting == 0 || situation.now.saturating_sub(since) < ADMISSION_WATCH {
+            return;
+        }
+        for server in &self.coming {
+            plan.hinder(
+                server.registration.clone(),
+                Obstacle::ReplacementDown(server.name.clone(), self.waiting),
+            );
+        }
+    }
+}
+
+/// Whether the server `elder` was brought in for the registration that `successor` is for. When nobody remembers, its name
+/// tells the allocation.
+fn is_same_instance(
+    elder: &ServerName,
+    successor: &DesiredServer,
+    situation: &Situation<'_>,
+) -> bool {
+    match situation
+        .memory
+        .departed_of(successor.address, elder, Kind::Dynamic)
+    {
+        Some(former) => former.registration == successor.registration,
+        None => is_same_allocation(elder, &successor.name),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::model::{BackendName, ProcessInfo, ServiceKey};
 
 use super::{
     desired::Rejection,
+    hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
 };
 
@@ -51,6 +52,10 @@ pub enum Fact {
     Hindered(BackendName, Hindrance),
     /// It no longer is.
     Unhindered(BackendName, Hindrance),
+    /// A server stays in rotation although its registration is gone.
+    Held(BackendName, HoldBegun),
+    /// It no longer does for that reason.
+    HoldEnded(BackendName, HoldEnded),
     /// A registration is not served, or not as its tags ask.
     Rejected(ServiceKey, Rejection),
     /// It is now, or it is gone.
@@ -119,6 +124,8 @@ pub struct Overview {
     pub blocked: usize,
     /// Registrations that are not served.
     pub rejected: usize,
+    /// Servers that stay in rotation although their registration is gone.
+    pub held: usize,
     /// Servers of followed backends that are the sidecar's.
     pub owned: Owned,
 }

@@ -8,6 +8,7 @@ mod backend;
 pub mod desired;
 mod dynamic;
 mod facts;
+mod hold;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
@@ -20,6 +21,7 @@ pub mod tags;
 use std::{sync::Arc, time::Duration};
 
 pub use facts::{Fact, Found, Overview, Owned};
+pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
 
 /// What the operator decided.
@@ -33,6 +35,8 @@ pub struct Policy {
     pub expose_by_default: bool,
     /// The prefix of the slots' names in `server-template` lines.
     pub slot_prefix: String,
+    /// How long a server is kept in rotation after its registration is gone, for want of a replacement.
+    pub hold: Duration,
     /// How long a server may drain before it goes into maintenance with sessions left.
     pub drain_timeout: Duration,
 }
@@ -44,6 +48,7 @@ impl Default for Policy {
             tag_prefix: "haproxy".to_owned(),
             expose_by_default: false,
             slot_prefix: "nomad".to_owned(),
+            hold: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }
     }

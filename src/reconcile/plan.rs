@@ -18,8 +18,9 @@ use crate::model::{
 
 use super::{
     Policy,
-    desired::{DesiredServer, Reason, Rejection, is_dynamic_name},
+    desired::{DesiredServer, Identity, Reason, Rejection, is_dynamic_name},
     dynamic,
+    hold::Hold,
     removal::PLACEHOLDER,
     slots,
 };
@@ -50,11 +51,12 @@ impl ObservedBackend {
 }
 
 /// Which servers of a backend can be the sidecar's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// There are `server-template` slots: only they are used.
     Slots,
     /// There are none: servers are added and deleted.
+    #[default]
     Dynamic,
 }
 
@@ -96,11 +98,20 @@ pub struct Memory {
     pub put_back: BTreeSet<(Arc<str>, Address)>,
     /// Servers left alone until then, and HAProxy's words for why.
     pub suspended: BTreeMap<ServerName, (Duration, String)>,
-    /// Registrations that were known since the start, by what their server is known by: a slot by its address, a
-    /// dynamic server by its name.
-    pub known: BTreeSet<(Address, ServerName)>,
+    /// What registrations asked for that are gone, while their server is there.
+    pub departed: BTreeMap<Identity, DesiredServer>,
+    /// Those of them that stay in rotation for now.
+    pub holds: BTreeMap<Identity, Hold>,
+    /// Servers whose hold has ended, until they are out of rotation.
+    pub let_go: BTreeSet<ServerName>,
+    /// Slots by the registration that was admitted to them.
+    pub tenants: BTreeMap<ServerName, Arc<str>>,
+    /// When sessions were last closed.
+    pub closed_at: Option<Duration>,
     /// Parts of the catalog were never read: what has no registration may have one there, and stays unless it was known.
     pub strangers_stay: bool,
+    /// Clients stay with a server by a cookie.
+    pub cookies: bool,
     /// The balance method takes no weights: HAProxy said so.
     pub static_weights: bool,
     /// When the last change was sent.
@@ -137,7 +148,34 @@ impl Memory {
             .collect();
         self.seen_ready.retain(|name| present.contains(name));
         self.sent.retain(|name, _| present.contains(name));
+        self.tenants.retain(|name, _| present.contains(name));
         self.suspended.retain(|_, (until, _)| *until > now);
+        let addresses: BTreeSet<_> = observed
+            .servers
+            .iter()
+            .filter_map(ServerState::address)
+            .collect();
+        self.departed
+            .retain(|(address, name), _| present.contains(name) || addresses.contains(address));
+    }
+
+    /// What the registration asked for that a server of this kind of backend was brought in for, if it is gone.
+    #[must_use]
+    pub fn departed_of(
+        &self,
+        address: Address,
+        name: &ServerName,
+        kind: Kind,
+    ) -> Option<&DesiredServer> {
+        match kind {
+            Kind::Slots => {
+                let of_address = self.departed.values();
+                of_address
+                    .filter(|server| server.address == address)
+                    .max_by_key(|server| server.create_index)
+            }
+            Kind::Dynamic => self.departed.values().find(|server| server.name == *name),
+        }
     }
 }
 
@@ -158,6 +196,10 @@ pub enum Why {
     Idle,
     /// The drained server still has sessions, but its time is over.
     Deadline,
+    /// Another registration has the address now.
+    OtherRegistration,
+    /// Sessions last on in a slot that a registration waits for.
+    SlotNeeded,
     /// The weight is another.
     Weight,
     /// The limit of connections is another.
@@ -174,6 +216,8 @@ impl fmt::Display for Why {
             Self::Deregistered => "no longer registered in Nomad",
             Self::Idle => "drained, nothing left on it",
             Self::Deadline => "drain timeout",
+            Self::OtherRegistration => "another registration has its address",
+            Self::SlotNeeded => "its slot is needed, and no other is free",
             Self::Weight => "its weight changed",
             Self::Maxconn => "its maxconn changed",
         })
@@ -203,8 +247,12 @@ pub struct Hindrance {
 pub enum Obstacle {
     /// Somebody put its server into maintenance: it stays there.
     OperatorMaintenance(ServerName),
-    /// Every slot of the template is taken or not quiet yet.
+    /// Every slot of the template is taken.
     NoFreeSlot,
+    /// So many slots are free but for sessions of those who had them.
+    SlotsNotQuiet(usize),
+    /// Its replacement, by changed tags, does not come UP, and so many others wait for that.
+    ReplacementDown(ServerName, usize),
     /// The backend is `disabled` in the configuration.
     DisabledBackend,
     /// Below 2.6 there are no dynamic servers, and the backend has no slots.
@@ -220,6 +268,8 @@ impl Hindrance {
         match &self.obstacle {
             Obstacle::OperatorMaintenance(server) => Some(server),
             Obstacle::NoFreeSlot
+            | Obstacle::SlotsNotQuiet(_)
+            | Obstacle::ReplacementDown(..)
             | Obstacle::DisabledBackend
             | Obstacle::NoDynamicServers(_)
             | Obstacle::Refused(..) => None,
@@ -241,6 +291,16 @@ impl fmt::Display for Obstacle {
             Self::NoFreeSlot => {
                 f.write_str("no free slot: raise the number in the backend's server-template line")
             }
+            Self::SlotsNotQuiet(slots) => write!(
+                f,
+                "no free slot: {slots} slots still have sessions of instances that are gone, which are closed one after \
+                 the other; raise the number in the backend's server-template line"
+            ),
+            Self::ReplacementDown(server, waiting) => write!(
+                f,
+                "server {server}, with its changed tags, does not pass its check; the former one goes on serving, and \
+                 {waiting} other instances keep their former tags until then"
+            ),
             Self::NoDynamicServers(version) => write!(
                 f,
                 "HAProxy {version} cannot add servers: declare slots with `server-template nomad 1-32 slot.invalid:1 \
@@ -319,6 +379,14 @@ impl Situation<'_> {
         }
     }
 
+    /// Whether sessions may be closed now: those of one server at a time, with pauses, so that clients do not all come
+    /// back at once.
+    pub(super) fn may_close(&self, plan: &Plan) -> bool {
+        let is_time = |at: Duration| self.now.saturating_sub(at) >= CLOSE_EVERY;
+        let closes = |step: &Step| matches!(step.command, Command::ShutdownSessions(_));
+        self.memory.closed_at.is_none_or(is_time) && !plan.steps.iter().any(closes)
+    }
+
     pub(super) fn was_in_rotation(&self, server: &DesiredServer) -> bool {
         self.memory
             .put_back
@@ -326,10 +394,12 @@ impl Situation<'_> {
     }
 }
 
+/// The pause between two servers whose sessions are closed.
+pub(super) const CLOSE_EVERY: Duration = Duration::from_secs(1);
 /// How often admissions are looked at: as often as HAProxy checks by our defaults.
 pub(super) const ADMISSION_POLL: Duration = Duration::from_millis(250);
 /// For how long after a change they are. Then the reading of everything is enough.
-const ADMISSION_WATCH: Duration = Duration::from_secs(10);
+pub(super) const ADMISSION_WATCH: Duration = Duration::from_secs(10);
 
 /// What to do next in one backend. `desired` has each address once.
 pub fn plan(desired: &[&DesiredServer], situation: &Situation<'_>) -> Plan {

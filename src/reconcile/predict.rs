@@ -16,7 +16,8 @@ use super::{
 /// time.
 #[must_use]
 pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> Vec<Step> {
-    const ENOUGH: usize = 20;
+    // A tenth of a backend at a time, a few rounds each.
+    const ENOUGH: usize = 100;
     let mut observed = situation.observed.clone();
     let mut memory = situation.memory.clone();
     let mut steps = Vec::new();
@@ -90,6 +91,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 admin: AdminState(1),
                 weight: weight.unwrap_or(1),
                 initial_weight: weight.unwrap_or(1),
+                since_change: 0,
                 check_health: 0,
                 check: CheckState(if keywords.contains(&Keyword::Check) {
                     2
@@ -143,6 +145,6 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 row.maxconn = (*maxconn > 0).then_some((*maxconn).into());
             }
         }
-        Command::AddServer(..) => {}
+        Command::AddServer(..) | Command::ShutdownSessions(_) => {}
     }
 }

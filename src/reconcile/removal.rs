@@ -1,12 +1,13 @@
 //! Takes a server out: drain, until nothing is left on it or the time is over, then maintenance, then it is deleted, or
-//! freed when it is a slot. Nothing is cut that could finish: with sessions left it waits in maintenance.
+//! freed when it is a slot. Nothing is cut that could finish: with sessions left it waits in maintenance, unless its tags
+//! say that they are to be closed then.
 
 use std::{net::Ipv4Addr, num::NonZeroU16, time::Duration};
 
-use crate::model::{Address, Command, Defect, ServerName, ServerState};
+use crate::model::{Address, Command, Defect, ServerState};
 
 use super::{
-    plan::{Plan, Situation, Why},
+    plan::{CLOSE_EVERY, Kind, Plan, Situation, Why},
     slots,
 };
 
@@ -29,16 +30,14 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         return;
     }
     let is_slot = slots::number(state, situation.policy).is_some();
-    let is_its = |(address, dynamic_name): &(Address, ServerName)| {
-        if is_slot {
-            state.address() == Some(*address)
-        } else {
-            name == dynamic_name
-        }
-    };
-    if situation.memory.strangers_stay && !situation.memory.known.iter().any(is_its) {
+    let kind = if is_slot { Kind::Slots } else { Kind::Dynamic };
+    let departed = state
+        .address()
+        .and_then(|address| situation.memory.departed_of(address, name, kind));
+    if situation.memory.strangers_stay && departed.is_none() {
         return;
     }
+    let leaving = departed.map(|server| server.leaving).unwrap_or_default();
     let target = situation.server(name);
     if state.admin.is_ready() {
         plan.step(Command::Drain(target), Why::Deregistered);
@@ -59,7 +58,10 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
             .get(name)
             .copied()
             .unwrap_or(situation.now);
-        let over = situation.now.saturating_sub(since) >= situation.policy.drain_timeout;
+        let timeout = leaving
+            .drain_timeout
+            .unwrap_or(situation.policy.drain_timeout);
+        let over = situation.now.saturating_sub(since) >= timeout;
         if !idle && !over {
             plan.wants_stat = true;
             plan.look_within(DRAIN_POLL);
@@ -70,11 +72,21 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         if state.weight != 0 {
             plan.step(Command::SetWeight(target.clone(), 0), why);
         }
-        plan.step(Command::Maintenance(target.clone()), why);
+        plan.step(Command::Maintenance(target), why);
+        // Until then a client with the server's cookie could come: only now what is on it is all that will be.
+        plan.wants_stat = true;
+        return;
     }
     if !idle {
         plan.wants_stat = true;
         plan.look_within(LEFTOVER_POLL);
+        if leaving.close_sessions {
+            plan.look_within(CLOSE_EVERY);
+            if situation.may_close(plan) {
+                plan.step(Command::ShutdownSessions(target), Why::Deadline);
+                plan.look_within(DRAIN_POLL);
+            }
+        }
         return;
     }
     // Re-addressing closes the idle connection that would block the deletion for ever.

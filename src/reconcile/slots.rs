@@ -5,7 +5,9 @@
 //! ready. In maintenance with another weight, an operator did that.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +16,10 @@ use crate::model::{Address, Command, ServerName, ServerState};
 use super::{
     Policy,
     desired::{DesiredServer, Reason},
-    plan::{Admission, Obstacle, Plan, Situation, Why, admit, watch_admissions},
+    plan::{
+        Admission, CLOSE_EVERY, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
+        watch_admissions,
+    },
     removal::{self, PLACEHOLDER},
 };
 
@@ -125,19 +130,25 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         .filter(|address| !taken.contains_key(address))
         .count();
     let mut free = free_slots(missing, &slots, &used, situation, plan).into_iter();
-    for (address, server) in &wanted {
+    // What is registered comes before what is only held.
+    let is_held = |server: &DesiredServer| situation.memory.holds.contains_key(&server.identity());
+    let (held, registered): (Vec<_>, Vec<_>) =
+        wanted.iter().partition(|(_, server)| is_held(server));
+    let mut blocked = Vec::new();
+    for (address, server) in registered.into_iter().chain(held) {
         note_tags(server, plan);
         if taken.contains_key(address) {
             continue;
         }
         let Some(slot) = free.next() else {
-            if !plan.wants_stat {
-                plan.hinder(server.registration.clone(), Obstacle::NoFreeSlot);
-            }
+            blocked.push(*server);
             continue;
         };
         used.insert(slot.name);
-        fill(*address, slot, situation, plan);
+        fill(server, slot, situation, plan);
+    }
+    if !blocked.is_empty() && !plan.wants_stat {
+        make_room(&blocked, &slots, &used, situation, plan);
     }
 
     for slot in slots.iter().filter(|slot| !used.contains(slot.name)) {
@@ -179,16 +190,65 @@ fn free_slots<'a, 'b>(
             .stat_of(slot.name)
             .is_some_and(|stat| stat.is_quiet())
     };
-    fresh.extend(used_before.into_iter().filter(quiet));
+    let mut quiet: Vec<_> = used_before.into_iter().filter(quiet).collect();
+    // The least recently used first: whatever outside still remembers a former owner has had the most time to forget it.
+    quiet.sort_by_key(|slot| (Reverse(slot.state.since_change), slot.number));
+    fresh.extend(quiet);
     fresh
 }
 
-fn fill(address: Address, slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
+/// No slot is free. Long sessions of instances that are gone must not keep new ones out: of the slots whose drain is over,
+/// the one that has waited longest is closed.
+fn make_room(
+    blocked: &[&DesiredServer],
+    slots: &[Slot<'_>],
+    used: &BTreeSet<&ServerName>,
+    situation: &Situation<'_>,
+    plan: &mut Plan,
+) {
+    let has_sessions = |slot: &&Slot<'_>| {
+        situation
+            .observed
+            .stat_of(slot.name)
+            .is_some_and(|stat| stat.sessions > 0 || stat.queued > 0)
+    };
+    let leaving = |slot: &&Slot<'_>| {
+        slot.state.admin.in_maintenance() && slot.state.weight == 0 && !used.contains(slot.name)
+    };
+    let quarantined: Vec<_> = slots.iter().filter(leaving).filter(has_sessions).collect();
+    for server in blocked {
+        let obstacle = match quarantined.len() {
+            0 => Obstacle::NoFreeSlot,
+            slots => Obstacle::SlotsNotQuiet(slots),
+        };
+        plan.hinder(server.registration.clone(), obstacle);
+    }
+    let longest = quarantined
+        .into_iter()
+        .max_by_key(|slot| (slot.state.since_change, Reverse(slot.number)));
+    if let Some(slot) = longest {
+        plan.look_within(CLOSE_EVERY);
+        if situation.may_close(plan) {
+            let target = situation.server(slot.name);
+            plan.step(Command::ShutdownSessions(target), Why::SlotNeeded);
+        }
+    }
+}
+
+fn fill(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
     let target = situation.server(slot.name);
     if slot.state.weight != 0 {
         plan.step(Command::SetWeight(target.clone(), 0), Why::Registered);
     }
-    plan.step(Command::SetAddress(target, address), Why::Registered);
+    let has_check = slot.state.check.is_enabled();
+    if situation.memory.cookies && has_check && !situation.was_in_rotation(server) {
+        // Clients that still have the cookie of this slot come as soon as it is in drain, before it is down. Where it
+        // points now, nobody is; and a server that is ready and down stays down when it gets another address.
+        for command in [Command::Drain, Command::HealthDown, Command::Ready] {
+            plan.step(command(target.clone()), Why::Registered);
+        }
+    }
+    plan.step(Command::SetAddress(target, server.address), Why::Registered);
     plan.look_within(Duration::ZERO);
 }
 
@@ -248,6 +308,9 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
                 Obstacle::OperatorMaintenance(slot.name.clone()),
             );
         }
+    } else if is_let_to_another(server, slot, situation) {
+        // Where one instance was, another listens now: HAProxy's verdict was about the former.
+        admit(&target, &admission, Why::OtherRegistration, plan);
     } else if state.admin.in_drain() && state.weight == 0 && weight != 0 {
         // Its weight is the last thing that it gets on its way in: it had not come that far.
         admit(&target, &admission, Why::Resumed, plan);
@@ -258,6 +321,40 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
         plan.step(Command::Ready(target), Why::Returned);
     } else if state.weight != weight {
         plan.step(Command::SetWeight(target, weight), Why::Weight);
+    }
+}
+
+/// Whether another registration than this one was admitted to the slot, so that its own check has to pass first.
+fn is_let_to_another(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>) -> bool {
+    let tenant = situation.memory.tenants.get(slot.name);
+    slot.state.check.is_enabled() && tenant.is_some_and(|tenant| *tenant != server.registration)
+}
+
+/// Whose slots are, as far as that is seen: who is found in a slot, and who was brought in, which shows by its being down.
+pub(super) fn settle_tenants(
+    desired: &[DesiredServer],
+    observed: &ObservedBackend,
+    policy: &Policy,
+    tenants: &mut BTreeMap<ServerName, Arc<str>>,
+) {
+    let by_address: BTreeMap<Address, &DesiredServer> = desired
+        .iter()
+        .map(|server| (server.address, server))
+        .collect();
+    for state in &observed.servers {
+        let (Some(_), Some(name)) = (number(state, policy), &state.name) else {
+            continue;
+        };
+        let Some(server) = state.address().and_then(|address| by_address.get(&address)) else {
+            if state.address() == Some(PLACEHOLDER) {
+                tenants.remove(name);
+            }
+            continue;
+        };
+        let is_admitted = !state.is_up() || !state.check.is_enabled();
+        if is_admitted || !tenants.contains_key(name) {
+            tenants.insert(name.clone(), server.registration.clone());
+        }
     }
 }
 

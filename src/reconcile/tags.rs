@@ -4,7 +4,7 @@
 //! A bad value of a key that is in use rejects its registration; everything else is noted and shown. Source of the
 //! vocabulary: the Go connector's tags, and those that HAProxy ingress controllers made known.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::model::BackendName;
 
@@ -19,8 +19,12 @@ pub struct Tags {
     pub weight: Option<u16>,
     /// `maxconn`; 0 is no limit.
     pub maxconn: Option<u32>,
+    /// `canary`: it replaces nothing that is stable.
+    pub canary: bool,
     /// What cannot be changed on a server that exists.
     pub fixed: FixedTags,
+    /// How its server leaves.
+    pub leaving: LeavingTags,
     /// What was read but is not acted on, in words.
     pub notes: Vec<TagProblem>,
 }
@@ -68,6 +72,19 @@ impl FixedTags {
     }
 }
 
+/// The tags that say how a server leaves once its registration is gone. HAProxy is never told of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeavingTags {
+    /// `hold`: how long it is kept in rotation for want of a replacement.
+    pub hold: Option<Duration>,
+    /// `min-ready`: so many servers that are UP replace it.
+    pub min_ready: Option<u32>,
+    /// `drain.timeout`: how long it may finish its sessions.
+    pub drain_timeout: Option<Duration>,
+    /// `drain.sessions=close`: what lasts longer is closed.
+    pub close_sessions: bool,
+}
+
 /// One tag that is wrong or without effect, and why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TagProblem {
@@ -97,7 +114,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
     ("sni", Grammar::Text),
     ("port", Grammar::Number(1, 65535)),
     ("route.keep", Grammar::Bool),
-    ("canary", Grammar::Bool),
     ("canary.weight", Grammar::Number(0, 100)),
     ("canary.header", Grammar::Text),
     ("canary.cookie", Grammar::Text),
@@ -105,10 +121,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
     ("locality", Grammar::OneOf(&["off", "prefer", "require"])),
     ("slowstart", Grammar::Duration),
     ("cookie", Grammar::Text),
-    ("drain.timeout", Grammar::Duration),
-    ("drain.sessions", Grammar::OneOf(&["keep", "close"])),
-    ("min-ready", Grammar::Number(0, 10_000)),
-    ("hold", Grammar::Duration),
     ("empty", Grammar::OneOf(&["keep", "drop"])),
     ("check.path", Grammar::Text),
     ("check.method", Grammar::Text),
@@ -229,6 +241,17 @@ impl Tags {
             "check.downinter" => fixed.down_inter = Some(milliseconds(value)?),
             "check.rise" => fixed.rise = Some(small(value, 1, 100)?),
             "check.fall" => fixed.fall = Some(small(value, 1, 100)?),
+            "canary" => self.canary = boolean(value)?,
+            "hold" => self.leaving.hold = Some(duration(value)?),
+            "min-ready" => self.leaving.min_ready = Some(number(value, 0, 10_000)?),
+            "drain.timeout" => self.leaving.drain_timeout = Some(duration(value)?),
+            "drain.sessions" => {
+                self.leaving.close_sessions = match value {
+                    "close" => true,
+                    "keep" => false,
+                    _ => return Err("expected keep or close".to_owned()),
+                }
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -262,6 +285,15 @@ fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
 fn small(value: &str, min: u16, max: u16) -> Result<u16, String> {
     let number = number(value, min.into(), max.into())?;
     Ok(u16::try_from(number).expect("the range is one of u16"))
+}
+
+/// As [`milliseconds`], or `0s`.
+fn duration(value: &str) -> Result<Duration, String> {
+    if value == "0s" {
+        return Ok(Duration::ZERO);
+    }
+    let milliseconds = milliseconds(value).map_err(|why| why.replace("from 1ms", "from 0s"))?;
+    Ok(Duration::from_millis(milliseconds.into()))
 }
 
 /// `10s`, `500ms`, `2m`, from 1 ms to one hour.
@@ -312,8 +344,23 @@ mod tests {
             "haproxy.check.port=8081",
             "haproxy.check.interval=1500ms",
             "haproxy.check.rise=3",
+            "haproxy.canary",
+            "haproxy.hold=0s",
+            "haproxy.min-ready=2",
+            "haproxy.drain.timeout=1m",
+            "haproxy.drain.sessions=close",
         ])
         .unwrap();
+        assert_eq!(
+            tags.leaving,
+            LeavingTags {
+                hold: Some(Duration::ZERO),
+                min_ready: Some(2),
+                drain_timeout: Some(Duration::from_mins(1)),
+                close_sessions: true,
+            }
+        );
+        assert!(tags.canary);
         assert_eq!(tags.enable, Some(true));
         assert_eq!(tags.backend.unwrap().as_str(), "web_1");
         assert_eq!((tags.weight, tags.maxconn), (Some(256), Some(50)));
@@ -351,6 +398,14 @@ mod tests {
             (
                 "haproxy.check.interval=10",
                 "tag \"haproxy.check.interval=10\": expected a duration from 1ms to 1h, such as 500ms, 10s, 2m",
+            ),
+            (
+                "haproxy.hold=1d",
+                "tag \"haproxy.hold=1d\": expected a duration from 0s to 1h, such as 500ms, 10s, 2m",
+            ),
+            (
+                "haproxy.drain.sessions=cut",
+                "tag \"haproxy.drain.sessions=cut\": expected keep or close",
             ),
             (
                 "haproxy.weight=1\nshutdown frontend fe",

@@ -170,7 +170,8 @@ impl World {
                 Request::Info
                 | Request::Backends
                 | Request::ServersState(_)
-                | Request::Stat(..) => None,
+                | Request::Stat(..)
+                | Request::Cookies => None,
             })
             .collect();
         if commands.is_empty() {
@@ -197,7 +198,9 @@ impl World {
             let owners: Vec<String> = owners.iter().map(|one| one.id.to_string()).collect();
             let takes_out = match command {
                 Command::Drain(_) => !readied.contains(server),
-                Command::Maintenance(_) | Command::DeleteServer(_) => true,
+                Command::Maintenance(_)
+                | Command::DeleteServer(_)
+                | Command::ShutdownSessions(_) => true,
                 Command::SetAddress(..) => view.admin & MAINTENANCE == 0,
                 Command::Ready(_)
                 | Command::HealthDown(_)

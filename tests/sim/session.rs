@@ -321,7 +321,11 @@ impl World {
 fn next_run(requests: &[Request], wanted_at: Duration) -> Vec<Sent> {
     let server = |request: &Request| match request {
         Request::Change(command) => Some(command.server().clone()),
-        Request::Info | Request::Backends | Request::ServersState(_) | Request::Stat(..) => None,
+        Request::Info
+        | Request::Backends
+        | Request::ServersState(_)
+        | Request::Stat(..)
+        | Request::Cookies => None,
     };
     let first = requests.first().map(server);
     let mut run = Vec::new();

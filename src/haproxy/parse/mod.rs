@@ -20,7 +20,7 @@ use nom::{
 pub use backend::backends;
 pub use info::info;
 pub use servers_state::servers_state;
-pub use stat::stat;
+pub use stat::{cookies, stat};
 
 /// Why an answer cannot be read. Lines count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

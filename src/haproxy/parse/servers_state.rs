@@ -1,14 +1,14 @@
 //! `show servers state`: the format's version, a header, one server a line. Cells are separated by single spaces and hold
 //! none, since names cannot.
 
-use nom::character::complete::{i32, u8, u16, u32};
+use nom::character::complete::{i32, i64, u8, u16, u32};
 
 use super::{ParseError, columns, line, name, number, shown, unfit, value};
 use crate::model::{
     AdminState, BackendName, CheckState, OperState, ServerName, ServerRow, ServerState,
 };
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "be_id",
     "be_name",
     "srv_name",
@@ -17,6 +17,7 @@ const COLUMNS: [&str; 11] = [
     "srv_admin_state",
     "srv_uweight",
     "srv_iweight",
+    "srv_time_since_last_change",
     "srv_check_health",
     "srv_check_state",
     "srv_port",
@@ -76,7 +77,7 @@ fn cells(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b' ')
 }
 
-fn server(cells: [&[u8]; 9], line: usize) -> Result<ServerState, ParseError> {
+fn server(cells: [&[u8]; 10], line: usize) -> Result<ServerState, ParseError> {
     let [
         server,
         ip,
@@ -84,6 +85,7 @@ fn server(cells: [&[u8]; 9], line: usize) -> Result<ServerState, ParseError> {
         admin,
         weight,
         initial_weight,
+        since_change,
         check_health,
         check,
         port,
@@ -105,6 +107,7 @@ fn server(cells: [&[u8]; 9], line: usize) -> Result<ServerState, ParseError> {
         admin: AdminState(number(admin, line, "srv_admin_state", u8)?),
         weight: number(weight, line, "srv_uweight", u16)?,
         initial_weight: number(initial_weight, line, "srv_iweight", u16)?,
+        since_change: number(since_change, line, "srv_time_since_last_change", i64)?,
         check_health: number(check_health, line, "srv_check_health", i32)?,
         check: CheckState(number(check, line, "srv_check_state", u8)?),
     })
@@ -143,6 +146,7 @@ mod tests {
                     admin: AdminState(4),
                     weight: 10,
                     initial_weight: 1,
+                    since_change: 2,
                     check_health: -3,
                     check: CheckState(6),
                 }

@@ -5,7 +5,10 @@
 //! other proxies may come and are told apart by their name. Up to 3.2 a frontend may share a backend's name; if it comes
 //! first in the configuration, it is the one that is shown, and the answer has no rows although the backend has servers.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use nom::{
     IResult, Parser,
@@ -81,6 +84,35 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
         is_running,
     };
     Ok((!others || is_running || !stat.servers.is_empty()).then_some(stat))
+}
+
+/// The backends in which clients stay with a server by a cookie: column `cookie` of a backend's own row has its name.
+pub fn cookies(answer: &[u8]) -> Result<BTreeSet<BackendName>, ParseError> {
+    let (mut rest, header) = line(answer).map_err(|_| ParseError::CutOff(1))?;
+    let Some(header) = header.strip_prefix(b"# ") else {
+        return Err(ParseError::Beginning(shown(answer)));
+    };
+    let header: Vec<&[u8]> = header.split(|byte| *byte == b',').collect();
+    let [proxy, server, cookie] = columns(&header, ["pxname", "svname", "cookie"])?;
+    let mut backends = BTreeSet::new();
+    let mut number = 1;
+    while !rest.is_empty() {
+        number += 1;
+        let (after, cells) = row(rest, header.len()).map_err(|_| ParseError::CutOff(number))?;
+        rest = after;
+        if cells.len() != header.len() {
+            return Err(ParseError::Columns {
+                line: number,
+                columns: cells.len(),
+                expected: header.len(),
+            });
+        }
+        if *cells[server] == *b"BACKEND" && !cells[cookie].is_empty() {
+            let name = name(&cells[proxy]).and_then(|text| BackendName::new(text).ok());
+            backends.extend(name);
+        }
+    }
+    Ok(backends)
 }
 
 /// A line of CSV that likely has `expected` cells, with its line feed.
@@ -190,6 +222,17 @@ mod tests {
     }
 
     #[test]
+    fn backends_with_a_cookie_are_told_from_those_without() {
+        let answer =
+            "# pxname,svname,scur,cookie,\na,BACKEND,0,SRV,\nb,BACKEND,0,,\na,nomad1,0,s1,\n";
+        assert_eq!(cookies(answer.as_bytes()), Ok([backend("a")].into()));
+        assert_eq!(
+            cookies(b"# pxname,svname,\n").unwrap_err().to_string(),
+            "cookie is missing"
+        );
+    }
+
+    #[test]
     fn what_does_not_fit_is_said() {
         for (from, to, error) in [
             (
@@ -224,6 +267,8 @@ mod tests {
         fn no_bytes_make_it_panic(answer: Vec<u8>, at in 0..ANSWER.len(), inserted: Vec<u8>) {
             let web = backend("web");
             let _ = stat(&answer, &web);
+            let _ = cookies(&answer);
+            let _ = cookies(&ANSWER.as_bytes()[..at]);
             let _ = stat(&ANSWER.as_bytes()[..at], &web);
             let _ = stat(&[&ANSWER.as_bytes()[..at], &inserted, &ANSWER.as_bytes()[at..]].concat(), &web);
         }

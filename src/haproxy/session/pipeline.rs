@@ -178,7 +178,7 @@ impl Pipeline {
                 Some(job) if !sent.is_poll => &job.batch.requests[job.responses.len()],
                 _ => &Request::Info,
             };
-            let has_quotes = matches!(request, Request::Stat(..));
+            let has_quotes = matches!(request, Request::Stat(..) | Request::Cookies);
             let Some(end) = find_prompt(
                 &self.input,
                 &mut self.scanned,

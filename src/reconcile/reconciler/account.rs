@@ -137,6 +137,7 @@ impl Reconciler {
             }
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
+            overview.held += backend.memory.holds.len();
             let servers = backend
                 .observed
                 .iter()

@@ -23,11 +23,12 @@ impl Reconciler {
         }
         if !process.reading_everything && process.read_everything_at <= now {
             process.reading_everything = true;
-            self.run(
-                Purpose::Everything,
-                vec![Request::Backends, Request::ServersState(None)],
-                false,
-            );
+            let mut requests = vec![Request::Backends, Request::ServersState(None)];
+            // `cookie` lines stay as they are for the life of a process.
+            if process.backends.is_none() {
+                requests.push(Request::Cookies);
+            }
+            self.run(Purpose::Everything, requests, false);
         }
         if !self.process.as_ref().is_some_and(|process| process.swept) {
             return;
@@ -54,9 +55,10 @@ impl Reconciler {
 
     /// Takes one backend a step further.
     fn step(&mut self, now: Duration, name: &BackendName) {
-        let Some(version) = self.process.as_ref().map(|process| process.info.version) else {
+        let Some(process) = &self.process else {
             return;
         };
+        let version = process.info.version;
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -72,15 +74,29 @@ impl Reconciler {
                 .iter()
                 .any(|service| self.unanswered.contains(service));
         backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
+        backend.memory.cookies = process.cookies.contains(name);
         if std::mem::take(&mut backend.stale) {
             let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
-            backend.memory.known.extend(
-                desired
-                    .iter()
-                    .map(|server| (server.address, server.name.clone())),
-            );
-            backend.desired = desired.into_iter().cloned().collect();
-            backend.doubles = doubles;
+            backend.desire(desired.into_iter().cloned().collect(), doubles);
+        }
+        let contributions = &self.contributions;
+        let claimed_elsewhere = |address| {
+            let others = contributions.values().flat_map(|other| &other.servers);
+            let mut servers = others
+                .filter(|(backend, _)| *backend != name)
+                .flat_map(|(_, servers)| servers);
+            servers
+                .find(|server| server.address == address)
+                .map(|server| server.registration.clone())
+        };
+        let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
+        for hold in ended {
+            let fact = Fact::HoldEnded(name.clone(), hold);
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        for hold in begun {
+            let fact = Fact::Held(name.clone(), hold);
+            self.outputs.push_back(Output::Tell(fact));
         }
         let plan = backend.plan(now, name, version, &self.policy);
         let stat_missing = plan.wants_stat
@@ -142,7 +158,7 @@ impl Reconciler {
         let Some(observed) = &backend.observed else {
             return Vec::new();
         };
-        let desired: Vec<_> = backend.desired.iter().collect();
+        let desired: Vec<_> = backend.wanted().collect();
         let memory = &backend.memory;
         let situation = Situation {
             backend: name,

@@ -101,6 +101,8 @@ struct Process {
     connected_at: Duration,
     /// Its proxies, once read.
     backends: Option<BTreeSet<BackendName>>,
+    /// Those of them in which clients stay with a server by a cookie.
+    cookies: BTreeSet<BackendName>,
     /// Everything was read once with the catalog known: backends may go their own ways.
     swept: bool,
     reading_everything: bool,
@@ -116,6 +118,8 @@ struct Process {
 /// What a reading of everything found.
 struct Everything {
     proxies: BTreeSet<BackendName>,
+    /// The backends with a cookie, when that was asked.
+    cookies: Option<BTreeSet<BackendName>>,
     servers: BTreeMap<BackendName, ObservedBackend>,
     count: usize,
 }
@@ -347,6 +351,7 @@ impl Reconciler {
             info,
             connected_at: now,
             backends: None,
+            cookies: BTreeSet::new(),
             swept: false,
             reading_everything: false,
             read_everything_at: now,
@@ -419,12 +424,14 @@ impl Reconciler {
     fn read_everything(&mut self, now: Duration, responses: Vec<Response>) {
         let mut everything = Everything {
             proxies: BTreeSet::new(),
+            cookies: None,
             servers: BTreeMap::new(),
             count: 0,
         };
         for response in responses {
             match response {
                 Response::Backends(names) => everything.proxies.extend(names),
+                Response::Cookies(backends) => everything.cookies = Some(backends),
                 Response::Servers(servers) => {
                     everything.count = servers.len();
                     // Servers of a backend come together: it is looked up once.
@@ -465,8 +472,9 @@ impl Reconciler {
     fn sweep(&mut self, now: Duration, everything: Everything) {
         let Everything {
             proxies,
+            cookies,
             servers: mut rows,
-            ..
+            count: _,
         } = everything;
         let Some(process) = &mut self.process else {
             return;
@@ -483,6 +491,9 @@ impl Reconciler {
                 .for_each(|backend| backend.memory.put_back.clear());
         }
         process.backends = Some(proxies);
+        if let Some(cookies) = cookies {
+            process.cookies = cookies;
+        }
         if resolve_again {
             // Also those that left the catalog while HAProxy was away.
             let known = self.catalog.iter().flat_map(BTreeMap::keys);
@@ -538,6 +549,7 @@ impl Reconciler {
                     _,
                     Response::Info(_)
                     | Response::Backends(_)
+                    | Response::Cookies(_)
                     | Response::Changed(_)
                     | Response::NoSuchBackend,
                 ) => {}

@@ -23,6 +23,7 @@ impl Model {
             ["show", "backend"] => self.show_backend(),
             ["show", "servers", "state"] => self.show_servers_state(None),
             ["show", "servers", "state", backend] => self.show_servers_state(Some(backend)),
+            ["show", "stat", "-1", "2", "-1"] => self.show_stat_of_backends(),
             ["show", "stat", backend, "6", "-1"] => self.show_stat(backend),
             ["set", "server", rest @ ..] => self.on_server(rest, Self::set_server),
             ["set", "maxconn", "server", rest @ ..] => self.on_server(rest, Self::set_maxconn),

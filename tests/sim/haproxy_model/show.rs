@@ -80,10 +80,21 @@ impl Model {
             }
             text.push('\n');
         }
-        let columns = header.matches(',').count();
-        text += &[&config.name, ",BACKEND", &",".repeat(columns - 1), "\n"].concat();
-        text
+        text + &backend_row(header, &config.name)
     }
+
+    /// No backend of the model has a cookie.
+    pub(super) fn show_stat_of_backends(&self) -> String {
+        let header = self.line.stat_header();
+        let backends = self.backends.iter();
+        let rows = backends.map(|(config, _)| backend_row(header, &config.name));
+        [header.to_owned()].into_iter().chain(rows).collect()
+    }
+}
+
+fn backend_row(header: &str, backend: &str) -> String {
+    let columns = header.matches(',').count();
+    [backend, ",BACKEND", &",".repeat(columns - 1), "\n"].concat()
 }
 
 impl Line {

@@ -1,0 +1,267 @@
+//! Make before break. A server in rotation whose registration is gone keeps its traffic while too few others of its
+//! service are UP in this HAProxy: with `count = 1` Nomad registers the replacement only after the old task has ended,
+//! and that one still serves through its `shutdown_delay`.
+//!
+//! A hold is part of what is desired, so it outlives a reload of HAProxy. A sidecar that has just started has never seen
+//! the registration: it holds what it finds in rotation by what HAProxy tells of it.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use crate::model::{Address, ServerName, ServerState, ServiceKey};
+
+use super::{
+    Policy,
+    backend::States,
+    desired::{DesiredServer, Identity},
+    plan::{self, Memory, ObservedBackend},
+    tags::FixedTags,
+};
+
+/// A server that is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// As it was desired last.
+    pub server: DesiredServer,
+    /// Whose servers replace it; `None`, when nobody remembers, is all of the backend.
+    pub service: Option<ServiceKey>,
+    /// Since when.
+    pub since: Duration,
+}
+
+/// A server is held from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldBegun {
+    /// The server.
+    pub server: ServerName,
+    /// Where it listens.
+    pub address: Address,
+    /// The registration that is gone, as far as it is remembered.
+    pub registration: Arc<str>,
+    /// How many of its service are UP.
+    pub up: u32,
+    /// How many have to be.
+    pub min_ready: u32,
+    /// For how long at most.
+    pub at_most: Duration,
+}
+
+/// It no longer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldEnded {
+    /// Where the server listens.
+    pub address: Address,
+    /// The registration that was gone.
+    pub registration: Arc<str>,
+    /// Why.
+    pub end: HoldEnd,
+    /// How long it lasted.
+    pub lasted: Duration,
+}
+
+/// Why a hold ends.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HoldEnd {
+    /// The registration is back.
+    Returned,
+    /// Another registration has its address: what listens there is somebody else.
+    Claimed(Arc<str>),
+    /// So many of its service are UP.
+    Replaced(u32),
+    /// Its checks fail, or somebody took it out of rotation.
+    OutOfRotation,
+    /// It is no longer in HAProxy.
+    Gone,
+    /// Its time is over.
+    Over,
+}
+
+impl HoldEnd {
+    /// The label that metrics have for it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Returned => "returned",
+            Self::Claimed(_) => "claimed",
+            Self::Replaced(_) => "replaced",
+            Self::OutOfRotation => "out_of_rotation",
+            Self::Gone => "gone",
+            Self::Over => "over",
+        }
+    }
+}
+
+impl fmt::Display for HoldEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Returned => f.write_str("its registration is back"),
+            Self::Claimed(other) => {
+                write!(f, "its address belongs to the registration {other} now")
+            }
+            Self::Replaced(up) => write!(f, "{up} of its service are UP"),
+            Self::OutOfRotation => f.write_str("it is no longer UP and ready"),
+            Self::Gone => f.write_str("it is no longer in HAProxy"),
+            Self::Over => f.write_str("its time is over"),
+        }
+    }
+}
+
+/// Everything that holds depend on besides the memory.
+pub(super) struct Review<'a> {
+    /// What the registrations ask for.
+    pub(super) desired: &'a [DesiredServer],
+    pub(super) observed: &'a ObservedBackend,
+    pub(super) policy: &'a Policy,
+    pub(super) now: Duration,
+    /// The registration of another backend that has an address.
+    pub(super) claimed_elsewhere: &'a dyn Fn(Address) -> Option<Arc<str>>,
+}
+
+impl Review<'_> {
+    /// Begins and ends holds by what was just observed.
+    pub(super) fn of(&self, memory: &mut Memory) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
+        let kind = plan::kind(&self.observed.servers, self.policy);
+        let states = States::new(self.observed, kind, self.policy);
+        let wanted: BTreeMap<Address, &DesiredServer> = self
+            .desired
+            .iter()
+            .map(|server| (server.address, server))
+            .collect();
+
+        let mut ended = Vec::new();
+        let mut let_go = Vec::new();
+        memory.holds.retain(|_, hold| {
+            let put_back = (hold.server.registration.clone(), hold.server.address);
+            let state = states.of(&hold.server);
+            let end = match wanted.get(&hold.server.address) {
+                Some(server) if server.registration == hold.server.registration => {
+                    Some(HoldEnd::Returned)
+                }
+                Some(server) => Some(HoldEnd::Claimed(server.registration.clone())),
+                None if state.is_none() && !memory.put_back.contains(&put_back) => {
+                    Some(HoldEnd::Gone)
+                }
+                None if state.is_some_and(|state| !state.in_rotation())
+                    && !memory.put_back.contains(&put_back) =>
+                {
+                    Some(HoldEnd::OutOfRotation)
+                }
+                None => self.end(hold, &states),
+            };
+            let Some(end) = end else { return true };
+            if end != HoldEnd::Returned {
+                let_go.extend(state.and_then(|state| state.name.clone()));
+            }
+            ended.push(HoldEnded {
+                address: hold.server.address,
+                registration: hold.server.registration.clone(),
+                end,
+                lasted: self.now.saturating_sub(hold.since),
+            });
+            false
+        });
+
+        // What was let go is on its way out, and not held again before it was out of rotation once.
+        memory.let_go.extend(let_go);
+        memory
+            .let_go
+            .retain(|name| states.named(name).is_some_and(ServerState::in_rotation));
+
+        let mut begun = Vec::new();
+        for state in states.iter().filter(|state| state.in_rotation()) {
+            let (Some(name), Some(address)) = (&state.name, state.address()) else {
+                continue;
+            };
+            if wanted.contains_key(&address) || memory.let_go.contains(name) {
+                continue;
+            }
+            let former = memory.departed_of(address, name, kind);
+            if former.is_none() && memory.strangers_stay {
+                continue;
+            }
+            let server = former
+                .cloned()
+                .unwrap_or_else(|| derived(state, name, address));
+            let identity: Identity = server.identity();
+            if state.weight == 0 || memory.holds.contains_key(&identity) {
+                continue;
+            }
+            let hold = Hold {
+                service: former.map(|former| former.service.clone()),
+                server,
+                since: self.now,
+            };
+            if self.end(&hold, &states).is_some() {
+                continue;
+            }
+            begun.push(HoldBegun {
+                server: name.clone(),
+                address,
+                registration: hold.server.registration.clone(),
+                up: self.up(&hold, &states),
+                min_ready: min_ready(&hold),
+                at_most: self.at_most(&hold),
+            });
+            memory.holds.insert(identity, hold);
+        }
+        (begun, ended)
+    }
+
+    /// Why a server that is UP, and that nobody wants, need not be held.
+    fn end(&self, hold: &Hold, states: &States<'_>) -> Option<HoldEnd> {
+        if let Some(other) = (self.claimed_elsewhere)(hold.server.address) {
+            return Some(HoldEnd::Claimed(other));
+        }
+        let up = self.up(hold, states);
+        if up >= min_ready(hold) {
+            return Some(HoldEnd::Replaced(up));
+        }
+        (self.now.saturating_sub(hold.since) >= self.at_most(hold)).then_some(HoldEnd::Over)
+    }
+
+    /// How many registered servers of its service are given traffic. A canary replaces only a canary, and a backup only a
+    /// backup.
+    fn up(&self, hold: &Hold, states: &States<'_>) -> u32 {
+        let elder = &hold.server;
+        let replaces = |server: &&DesiredServer| {
+            hold.service
+                .as_ref()
+                .is_none_or(|service| *service == server.service)
+                && (elder.canary || !server.canary)
+                && (elder.fixed.backup || !server.fixed.backup)
+        };
+        let serves = |server: &&DesiredServer| {
+            states
+                .of(server)
+                .is_some_and(|state| state.in_rotation() && state.weight > 0)
+        };
+        let count = self.desired.iter().filter(replaces).filter(serves).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn at_most(&self, hold: &Hold) -> Duration {
+        hold.server.leaving.hold.unwrap_or(self.policy.hold)
+    }
+}
+
+fn min_ready(hold: &Hold) -> u32 {
+    hold.server.leaving.min_ready.unwrap_or(1)
+}
+
+/// A server that a former sidecar brought in, by what HAProxy tells of it.
+fn derived(state: &ServerState, name: &ServerName, address: Address) -> DesiredServer {
+    DesiredServer {
+        registration: name.as_str().into(),
+        service: ServiceKey::new("", ""),
+        address,
+        name: name.clone(),
+        weight: (state.weight != state.initial_weight).then_some(state.weight),
+        maxconn: None,
+        canary: false,
+        fixed: FixedTags {
+            check_disabled: !state.check.is_configured(),
+            ..FixedTags::default()
+        },
+        leaving: super::tags::LeavingTags::default(),
+        create_index: 0,
+    }
+}
