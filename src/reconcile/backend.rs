@@ -184,7 +184,7 @@ impl Backend {
         &mut self,
         now: Duration,
         policy: &Policy,
-        claimed_elsewhere: &dyn Fn(Address) -> Option<Arc<str>>,
+        claimed_elsewhere: &dyn Fn(&DesiredServer) -> Option<Arc<str>>,
     ) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let Some(observed) = &self.observed else {
             return (Vec::new(), Vec::new());

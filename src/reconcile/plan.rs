@@ -104,8 +104,10 @@ pub struct Memory {
     pub holds: BTreeMap<Identity, Hold>,
     /// Servers whose hold has ended, until they are out of rotation.
     pub let_go: BTreeSet<ServerName>,
-    /// Slots by the registration that was admitted to them.
-    pub tenants: BTreeMap<ServerName, Arc<str>>,
+    /// Servers whose address belongs to another allocation now.
+    pub claimed: BTreeSet<ServerName>,
+    /// Slots, by the name that the server which was admitted to them would have as a dynamic one.
+    pub tenants: BTreeMap<ServerName, ServerName>,
     /// When sessions were last closed.
     pub closed_at: Option<Duration>,
     /// Parts of the catalog were never read: what has no registration may have one there, and stays unless it was known.

@@ -7,7 +7,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +14,7 @@ use crate::model::{Address, Command, ServerName, ServerState};
 
 use super::{
     Policy,
-    desired::{DesiredServer, Reason},
+    desired::{DesiredServer, Reason, is_same_allocation},
     plan::{
         Admission, CLOSE_EVERY, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
         watch_admissions,
@@ -108,7 +107,10 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         else {
             continue;
         };
-        if slot.address == Some(PLACEHOLDER) || taken.contains_key(&address) {
+        if slot.address == Some(PLACEHOLDER)
+            || taken.contains_key(&address)
+            || must_begin_anew(server, slot, situation)
+        {
             continue;
         }
         taken.insert(address, slot.name);
@@ -324,10 +326,22 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     }
 }
 
-/// Whether another registration than this one was admitted to the slot, so that its own check has to pass first.
+/// Whether another instance than this one was admitted to the slot, so that its own check has to pass first.
 fn is_let_to_another(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>) -> bool {
     let tenant = situation.memory.tenants.get(slot.name);
-    slot.state.check.is_enabled() && tenant.is_some_and(|tenant| *tenant != server.registration)
+    slot.state.check.is_enabled()
+        && tenant.is_some_and(|tenant| !is_same_allocation(tenant, &server.name))
+}
+
+/// Whether clients with the slot's cookie would reach the instance before its check has passed: then it gets another slot,
+/// or this one once it was freed.
+fn must_begin_anew(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>) -> bool {
+    let state = slot.state;
+    let is_half_in = state.admin.in_maintenance() && state.weight == 0 && !slot.awaited;
+    situation.memory.cookies
+        && state.check.is_enabled()
+        && !situation.was_in_rotation(server)
+        && (is_half_in || is_let_to_another(server, slot, situation))
 }
 
 /// Whose slots are, as far as that is seen: who is found in a slot, and who was brought in, which shows by its being down.
@@ -335,7 +349,7 @@ pub(super) fn settle_tenants(
     desired: &[DesiredServer],
     observed: &ObservedBackend,
     policy: &Policy,
-    tenants: &mut BTreeMap<ServerName, Arc<str>>,
+    tenants: &mut BTreeMap<ServerName, ServerName>,
 ) {
     let by_address: BTreeMap<Address, &DesiredServer> = desired
         .iter()
@@ -353,7 +367,7 @@ pub(super) fn settle_tenants(
         };
         let is_admitted = !state.is_up() || !state.check.is_enabled();
         if is_admitted || !tenants.contains_key(name) {
-            tenants.insert(name.clone(), server.registration.clone());
+            tenants.insert(name.clone(), server.name.clone());
         }
     }
 }
