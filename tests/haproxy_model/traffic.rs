@@ -225,6 +225,26 @@ fn a_request_counts_as_long_as_it_lasts_and_its_connection_stays() {
 }
 
 #[test]
+fn backends_with_a_cookie_are_told() {
+    for bin in binaries() {
+        let mut stage = Stage::new(&bin);
+        let line = "show stat -1 2 -1";
+        let theirs = stage.pair.prompt.send(&[line]).remove(0);
+        let ours = stage.pair.model.execute(Duration::ZERO, line);
+        let named = |text: &str| -> Vec<String> {
+            let mut lines = text.lines();
+            let columns = lines.next().unwrap().trim_start_matches("# ").split(',');
+            let at = columns.clone().position(|one| one == "cookie").unwrap();
+            let rows = lines.map(|line| line.split(',').collect::<Vec<_>>());
+            rows.map(|cells| [cells[0], cells[1], cells[at]].join(" "))
+                .collect()
+        };
+        assert_eq!(named(&theirs), named(&ours), "{}", bin.version);
+        assert_eq!(named(&ours), ["web BACKEND id"]);
+    }
+}
+
+#[test]
 fn a_drained_server_keeps_its_cookies_and_one_in_maintenance_does_not() {
     for bin in binaries() {
         for leave in ["state drain", "weight 0"] {

@@ -44,7 +44,7 @@ const SERVICES: [(&str, &str, &[&str]); 8] = [
     ("team", "web", &[]),
 ];
 
-const TAGS: [&[&str]; 9] = [
+const TAGS: [&[&str]; 14] = [
     &[],
     &[],
     &[],
@@ -54,6 +54,11 @@ const TAGS: [&[&str]; 9] = [
     &["haproxy.maxconn=50"],
     &["haproxy.check.rise=3", "haproxy.weight=20"],
     &["haproxy.weight=banana"],
+    &["haproxy.canary=true"],
+    &["haproxy.hold=3s"],
+    &["haproxy.min-ready=2"],
+    &["haproxy.drain.timeout=2s"],
+    &["haproxy.drain.timeout=1s", "haproxy.drain.sessions=close"],
 ];
 
 /// How long things go wrong.
@@ -81,6 +86,7 @@ pub(crate) fn config() -> Config {
         backends: vec![
             Backend::new("web")
                 .template("nomad", 4, placeholder, Some(fast))
+                .sticky()
                 .server(checked(operators("static1", 81)))
                 .server(operators("nomad99", 82)),
             Backend::new("api").template("nomad", 20, placeholder, None),

@@ -195,13 +195,19 @@ impl World {
             let owners = self
                 .ledger
                 .owners(backend, view.address, view.dynamic.then_some(name));
-            let owners: Vec<String> = owners.iter().map(|one| one.id.to_string()).collect();
+            // Where another registration was admitted, it is not the owner's server, though it has its address.
+            let admitted = self.admitted(view);
+            let is_its = |id: &str| view.dynamic || admitted.is_none_or(|one| *one.id == *id);
+            let owners = owners.iter().map(|one| one.id.to_string());
+            let owners: Vec<String> = owners.filter(|id| is_its(id)).collect();
             let takes_out = match command {
                 Command::Drain(_) => !readied.contains(server),
                 Command::Maintenance(_)
                 | Command::DeleteServer(_)
                 | Command::ShutdownSessions(_) => true,
-                Command::SetAddress(..) => view.admin & MAINTENANCE == 0,
+                Command::SetAddress(_, address) => {
+                    view.admin & MAINTENANCE == 0 && address.to_string() != view.address.to_string()
+                }
                 Command::Ready(_)
                 | Command::HealthDown(_)
                 | Command::EnableHealth(_)
@@ -335,7 +341,7 @@ impl World {
             })
     }
 
-    fn is_held(&self, view: &View) -> bool {
+    pub(crate) fn is_held(&self, view: &View) -> bool {
         self.operator
             .maintenance
             .contains_key(&(view.backend.clone(), view.name.clone()))

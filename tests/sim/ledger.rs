@@ -13,8 +13,8 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    catalog::{Heard, Reading, Tell, Wanted},
-    model::{BackendName, NomadEvent, Registration, ServiceKey},
+    catalog::{Heard, Reading, Scope, Tell, Wanted},
+    model::{Address, BackendName, NomadEvent, Registration, ServerName, ServiceKey},
     reconcile::{
         Policy,
         desired::{DesiredServer, contribution},
@@ -42,7 +42,8 @@ struct Claim {
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
     pub(crate) service: ServiceKey,
-    id: Arc<str>,
+    pub(crate) id: Arc<str>,
+    address: Address,
     /// The mirror says that it is there, since then.
     pub(crate) told_since: Option<Duration>,
     /// The mirror said so, and ceased to at that time.
@@ -51,6 +52,7 @@ pub(crate) struct Tenant {
     pub(crate) generation: u32,
     pub(crate) is_canary: bool,
     pub(crate) hold: Option<Duration>,
+    pub(crate) min_ready: usize,
     pub(crate) drain_timeout: Option<Duration>,
 }
 
@@ -64,7 +66,6 @@ impl Tenant {
 pub(crate) struct Ledger {
     backends: BTreeSet<BackendName>,
     policy: Policy,
-    hold: Duration,
     claims: BTreeMap<(ServiceKey, Arc<str>), Vec<Claim>>,
 }
 
@@ -73,7 +74,6 @@ impl Ledger {
         Self {
             backends,
             policy,
-            hold: Duration::ZERO,
             claims: BTreeMap::new(),
         }
     }
@@ -214,6 +214,19 @@ impl Ledger {
                     let none = Vec::new();
                     self.replaced(service, synced.services.get(service).unwrap_or(&none), by)?;
                 }
+                // What could not be read is not there, and not gone either.
+                for ((service, _), claims) in &mut self.claims {
+                    let is_its = |scope: &Scope| match scope {
+                        Scope::Namespace(namespace) => {
+                            **namespace == *"*" || *namespace == service.namespace
+                        }
+                        Scope::Service(one) => one == service,
+                    };
+                    if synced.unproven.iter().any(is_its) {
+                        let unread = claims.iter_mut().filter(|claim| !claim.told);
+                        unread.for_each(|claim| claim.gone_since = None);
+                    }
+                }
                 Ok(())
             }
             Tell::Current { .. }
@@ -307,7 +320,7 @@ impl Ledger {
 
     /// How long a server is held without a tag.
     pub(crate) fn hold(&self) -> Duration {
-        self.hold
+        self.policy.hold
     }
 
     /// All whose server this was or is. `name` only of a dynamic server.
@@ -325,14 +338,34 @@ impl Ledger {
                     && name.is_none_or(|name| server.name.as_str() == name)
             })
         });
-        here.map(Claim::tenant).collect()
+        here.filter_map(Claim::tenant).collect()
+    }
+
+    /// The server that a registration asks for here now, at the same address with other tags.
+    pub(crate) fn successor(&self, backend: &str, tenant: &Tenant) -> Option<ServerName> {
+        let mut claims = self.claims.values().flatten();
+        claims.find_map(|claim| {
+            let (of, server) = claim.server.as_ref()?;
+            let is_here = of.as_str() == backend && server.address == tenant.address;
+            (claim.told && is_here && claim.tenant().is_some_and(|one| one.is(tenant)))
+                .then(|| server.name.clone())
+        })
     }
 
     /// Whether an address was another's too, in any backend, since then.
     pub(crate) fn others_at(&self, address: SocketAddr, tenant: &Tenant, since: Duration) -> bool {
         self.at(address)
             .filter(|claim| claim.told || claim.gone_since.is_some_and(|gone| gone >= since))
-            .any(|claim| !claim.tenant().is(tenant))
+            .filter_map(Claim::tenant)
+            .any(|one| !one.is(tenant))
+    }
+
+    /// Whether an address is somebody else's now.
+    pub(crate) fn is_anothers(&self, address: SocketAddr, tenant: Option<&Tenant>) -> bool {
+        self.at(address)
+            .filter(|claim| claim.told)
+            .filter_map(Claim::tenant)
+            .any(|one| tenant.is_none_or(|tenant| !one.is(tenant)))
     }
 
     /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said.
@@ -347,10 +380,17 @@ impl Ledger {
             server.is_some_and(|(of, _)| of.as_str() == backend)
         };
         let (here, elsewhere): (Vec<_>, Vec<_>) = self.at(address).partition(is_here);
-        let is_gone = |claim: &&Claim| !claim.told && claim.gone_since.is_none_or(|at| at <= since);
+        let is_gone =
+            |claim: &&Claim| !claim.told && claim.gone_since.is_some_and(|at| at <= since);
+        // Two services of one allocation may have one port.
+        let is_same_task = |one: &&Claim| {
+            let alloc_id = &one.registration.alloc_id;
+            here.iter()
+                .any(|two| two.registration.alloc_id == *alloc_id)
+        };
         let stranger = elsewhere
             .into_iter()
-            .find(|claim| claim.told && claim.told_since <= since)?;
+            .find(|claim| claim.told && claim.told_since <= since && !is_same_task(claim))?;
         here.iter()
             .all(is_gone)
             .then(|| stranger.registration.id.to_string())
@@ -366,7 +406,9 @@ impl Ledger {
 }
 
 impl Claim {
-    fn tenant(&self) -> Tenant {
+    /// None if it asks for no server.
+    fn tenant(&self) -> Option<Tenant> {
+        let (_, server) = self.server.as_ref()?;
         let tag = |key: &str| {
             let mut tags = self.registration.tags.iter();
             tags.find_map(|tag| {
@@ -379,7 +421,8 @@ impl Claim {
             let number = tag(key)?.strip_suffix('s')?.parse().ok()?;
             Some(Duration::from_secs(number))
         };
-        Tenant {
+        Some(Tenant {
+            address: server.address,
             service: self.registration.service.clone(),
             id: self.registration.id.clone(),
             told_since: self.told.then_some(self.told_since),
@@ -387,8 +430,9 @@ impl Claim {
             generation: self.generation,
             is_canary: tag("canary") == Some("true"),
             hold: seconds("hold"),
+            min_ready: tag("min-ready").map_or(1, |text| text.parse().unwrap()),
             drain_timeout: seconds("drain.timeout"),
-        }
+        })
     }
 }
 

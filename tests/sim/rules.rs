@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use haproxy_nomad_sidecar::model::Command;
+use haproxy_nomad_sidecar::model::{Command, ServerName};
 
 use crate::{
     haproxy_model::{Cut, Dispatch, Rotation, View},
@@ -21,6 +21,7 @@ pub(crate) const HAPROXY_ADMITS: &str = "(9) HAProxy admits";
 pub(crate) const VERDICTS: &str = "(10) a verdict of HAProxy is never overridden";
 
 const MAINTENANCE: u8 = 1;
+const DRAIN: u8 = 8;
 const UP: u8 = 2;
 /// What a reading told may be so old when the core answers to it.
 const SEEN_LATE: Duration = Duration::from_millis(20);
@@ -93,20 +94,32 @@ impl World {
         if let Some(after) = after {
             self.judge_verdict(before, after);
         }
-        if matches!(command, Command::Ready(_)) {
-            self.note_tenant(before);
+        // With cookies a slot gets its address when it is ready already.
+        if let Command::SetAddress(_, address) = command
+            && before.admin & (MAINTENANCE | DRAIN) == 0
+        {
+            let address: SocketAddr = address.to_string().parse().unwrap();
+            self.note_tenant(before, address);
+        } else if matches!(command, Command::Ready(_)) {
+            self.note_tenant(before, before.address);
         }
     }
 
-    fn note_tenant(&mut self, view: &View) {
+    fn note_tenant(&mut self, view: &View, address: SocketAddr) {
         let name = (view.backend.clone(), view.name.clone());
         let tenants = self
             .ledger
-            .tenants(&view.backend, view.address, dynamic_name(view));
+            .tenants(&view.backend, address, dynamic_name(view));
         if let Some(tenant) = tenants.into_iter().find(|one| one.told_since.is_some()) {
             let entry = (tenant, self.now, self.generation);
             self.book.tenants.insert(name, entry);
         }
+    }
+
+    /// Who was made ready there last, if that is known.
+    pub(crate) fn admitted(&self, view: &View) -> Option<&Tenant> {
+        let name = (view.backend.clone(), view.name.clone());
+        self.book.tenants.get(&name).map(|(tenant, ..)| tenant)
     }
 
     // === 6 ===
@@ -130,23 +143,31 @@ impl World {
         else {
             return;
         };
-        let held_until = gone + tenant.hold.unwrap_or(self.ledger.hold());
+        let held_until = gone + tenant.hold.unwrap_or(Duration::MAX).min(self.ledger.hold());
         let was_down = since > gone;
         let is_claimed = self.ledger.others_at(view.address, &tenant, gone);
-        if self.now >= held_until || was_down || is_claimed || tenant.is_canary {
+        if let Some(successor) = self.ledger.successor(&view.backend, &tenant)
+            && !is_claimed
+        {
+            return self.judge_successor(view, &successor, line);
+        }
+        if self.now >= held_until || was_down || is_claimed {
             return;
         }
         // A sidecar that never knew the service takes any of the backend for a replacement.
-        let knows_service = tenant.generation == self.generation;
+        let knows_service = tenant.generation == self.generation
+            && self.knows_since.is_some_and(|since| since < gone);
         let seen_since = gone.min(line.wanted_at.saturating_sub(UP_LATELY));
-        let mut replacements = self.servers().into_iter().filter(|other| {
+        let replacements = self.servers().into_iter().filter(|other| {
             let was_seen_up = match other.rotation {
                 Rotation::In { .. } => true,
                 Rotation::Out { since } => since.is_some_and(|at| at >= seen_since),
             };
             let replaces = |one: &Tenant| {
                 let is_there = one.told_since.is_some() || one.gone_since > Some(gone);
-                is_there && !one.is_canary && (one.service == tenant.service || !knows_service)
+                is_there
+                    && (tenant.is_canary || !one.is_canary)
+                    && (one.service == tenant.service || !knows_service)
             };
             other.backend == view.backend
                 && other.name != view.name
@@ -157,15 +178,41 @@ impl World {
                     .iter()
                     .any(replaces)
         });
-        if replacements.next().is_none() {
+        let replacements = replacements.count();
+        let min_ready = if knows_service { tenant.min_ready } else { 1 };
+        if replacements < min_ready {
             let ago = self.now.saturating_sub(gone);
             let how = format!(
-                "{:?} takes out {}/{} at {}, the last one UP of {}, gone for {ago:?}",
+                "{:?} takes out {}/{} at {}, gone for {ago:?}, with {replacements} of {} others of {} UP",
                 line.text.trim_end(),
                 view.backend,
                 view.name,
                 view.address,
+                min_ready,
                 tenant.service,
+            );
+            self.violated(MAKE_BEFORE_BREAK, &how);
+        }
+    }
+
+    /// The registration is still there, with other tags, and asks for another server.
+    fn judge_successor(&mut self, view: &View, successor: &ServerName, line: &Sent) {
+        let other = self.current_pid.and_then(|pid| {
+            let process = &self.processes[&pid];
+            process.server(&view.backend, successor.as_str())
+        });
+        // An operator may hold it, and then nothing else shall serve there.
+        let is_in = other.is_some_and(|other| {
+            other.address == view.address
+                && (other.has_passed || other.oper == UP || self.is_held(&other))
+        });
+        if !is_in {
+            let how = format!(
+                "{:?} takes out {}/{} at {}, whose successor {successor} is not UP",
+                line.text.trim_end(),
+                view.backend,
+                view.name,
+                view.address
             );
             self.violated(MAKE_BEFORE_BREAK, &how);
         }
@@ -180,7 +227,7 @@ impl World {
         let timeouts = tenants.iter().filter_map(|one| one.drain_timeout);
         let timeout = timeouts.chain([self.policy.drain_timeout]).min();
         let timeout = timeout.unwrap_or_default();
-        let is_ready = view.admin & MAINTENANCE == 0 && view.admin & 8 == 0;
+        let is_ready = view.admin & (MAINTENANCE | DRAIN) == 0;
         let drained = if is_ready {
             Duration::ZERO
         } else {
@@ -191,12 +238,14 @@ impl World {
             Command::Maintenance(_) if view.admin & MAINTENANCE == 0 => {
                 let seen = line.wanted_at.saturating_sub(SEEN_LATE);
                 let oldest = view.oldest_session.filter(|since| *since < seen);
-                oldest.filter(|_| drained < timeout).map(|since| {
+                // Where another one listens by now, nobody shall come any more; what is under way goes on.
+                let is_claimed = || self.ledger.is_anothers(view.address, self.admitted(view));
+                oldest.filter(|_| drained < timeout && !is_claimed()).map(|since| {
                     let lasts = self.now.saturating_sub(since);
                     format!("{server} is put into maintenance {drained:?} after it was ready, under a session of {lasts:?}")
                 })
             }
-            _ if !cuts.is_empty() => {
+            Command::ShutdownSessions(_) if !cuts.is_empty() => {
                 let closed = self.book.closed.insert(view.backend.clone(), self.now);
                 let pause = closed.map(|at| self.now.saturating_sub(at));
                 if drained < timeout {
@@ -229,6 +278,7 @@ impl World {
                 })
             }
             Command::Maintenance(_)
+            | Command::ShutdownSessions(_)
             | Command::HealthDown(_)
             | Command::Drain(_)
             | Command::Ready(_)
@@ -283,7 +333,8 @@ impl World {
             | Command::SetWeight(..)
             | Command::SetMaxconn(..)
             | Command::AddServer(..)
-            | Command::DeleteServer(_) => None,
+            | Command::DeleteServer(_)
+            | Command::ShutdownSessions(_) => None,
         };
         if let Some(how) = how {
             self.violated(QUIET_SLOTS, &how);

@@ -239,6 +239,7 @@ impl World {
                 let job = self.session.jobs.pop_front().unwrap();
                 self.session.written_jobs = self.session.written_jobs.saturating_sub(1);
                 self.input(Input::Answered(job.batch.id, job.responses));
+                self.knows_since.get_or_insert(self.now);
                 if self.session.number != number || self.session.process.is_none() {
                     return;
                 }

@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) sidecar: Option<Sidecar>,
     /// Counts sidecars.
     pub(crate) generation: u32,
+    /// Since when this one has seen what HAProxy has.
+    pub(crate) knows_since: Option<Duration>,
     pub(crate) policy: Policy,
 
     pub(crate) faults: Faults,
@@ -134,6 +136,7 @@ impl World {
             session: Session::default(),
             sidecar: None,
             generation: 0,
+            knows_since: None,
             policy,
             faults: Faults::default(),
             kill_after_changes: None,
@@ -275,6 +278,7 @@ impl World {
             return;
         }
         self.generation += 1;
+        self.knows_since = None;
         self.book.trouble = self.now;
         self.ledger.forget_indexes(true);
         self.trace(|| "the sidecar starts".to_owned());

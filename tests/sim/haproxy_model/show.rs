@@ -80,21 +80,28 @@ impl Model {
             }
             text.push('\n');
         }
-        text + &backend_row(header, &config.name)
+        text + &backend_row(header, config)
     }
 
-    /// No backend of the model has a cookie.
     pub(super) fn show_stat_of_backends(&self) -> String {
         let header = self.line.stat_header();
         let backends = self.backends.iter();
-        let rows = backends.map(|(config, _)| backend_row(header, &config.name));
+        let rows = backends.map(|(config, _)| backend_row(header, config));
         [header.to_owned()].into_iter().chain(rows).collect()
     }
 }
 
-fn backend_row(header: &str, backend: &str) -> String {
-    let columns = header.matches(',').count();
-    [backend, ",BACKEND", &",".repeat(columns - 1), "\n"].concat()
+/// Of a backend itself only its name and its cookie's are of interest.
+fn backend_row(header: &str, backend: &Backend) -> String {
+    let columns = header.trim_start_matches("# ").trim_end();
+    let cells = columns.split_terminator(',').map(|column| match column {
+        "pxname" => backend.name.as_str(),
+        "svname" => "BACKEND",
+        "cookie" if backend.is_sticky => "id",
+        _ => "",
+    });
+    let cells: Vec<&str> = cells.collect();
+    cells.join(",") + ",\n"
 }
 
 impl Line {
