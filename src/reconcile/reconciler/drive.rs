@@ -110,7 +110,7 @@ impl Reconciler {
                 .observed
                 .as_ref()
                 .is_some_and(|observed| observed.stat.is_none());
-        if stat_missing {
+        if stat_missing || backend.must_look_again(now, &plan) {
             // Half of a plan tells nothing.
             backend.busy = true;
             let requests = backend.readings(name);

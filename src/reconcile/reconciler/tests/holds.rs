@@ -239,3 +239,23 @@ fn another_service_of_the_same_task_claims_nothing() {
     world.wait(SECOND);
     assert_eq!((world.core.overview().held, world.drains()), (1, 0));
 }
+
+#[test]
+fn a_server_that_came_up_after_it_was_read_is_seen_before_it_is_taken_out() {
+    let former = World::with_a_held_server(&[]);
+    let mut world = World::new(&[]);
+    world.haproxy = former.haproxy;
+    for server in world
+        .haproxy
+        .values_mut()
+        .flat_map(|backend| &mut backend.servers)
+    {
+        server.oper = crate::model::OperState::Stopped;
+    }
+    world.input(Input::Connected(world.info.clone()));
+    world.up();
+    world.wait(SECOND / 2);
+    world.input(synced(catalog(&[("web", 1..1)])));
+    world.wait(SECOND);
+    assert_eq!((world.core.overview().held, world.drains()), (1, 0));
+}
