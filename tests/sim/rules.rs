@@ -365,7 +365,11 @@ impl World {
             );
             self.violated(QUIET_SLOTS, &how);
         }
-        if !dispatch.is_admitted && !self.may_be_put_back(backend, dispatch.address) {
+        // At the placeholder, where a slot comes in, nobody is.
+        if !dispatch.is_admitted
+            && dispatch.address != placeholder()
+            && !self.may_be_put_back(backend, dispatch.address)
+        {
             let how = format!(
                 "a request goes to {server} at {} unchecked",
                 dispatch.address
