@@ -160,11 +160,15 @@ impl Review<'_> {
             false
         });
 
-        // What was let go is on its way out, and not held again before it was out of rotation once.
+        // What was let go is on its way out, and not held again before it was out of rotation once, or is wanted again.
         memory.let_go.extend(let_go);
+        let is_leaving = |state: &ServerState| {
+            let address = state.address();
+            state.in_rotation() && address.is_none_or(|address| !wanted.contains_key(&address))
+        };
         memory
             .let_go
-            .retain(|name| states.named(name).is_some_and(ServerState::in_rotation));
+            .retain(|name| states.named(name).is_some_and(is_leaving));
 
         let mut begun = Vec::new();
         memory.claimed.clear();
