@@ -9,7 +9,7 @@ COMPILER := cc=gcc,libc6-dev
 # pip brings HAProxy 2.8.
 HAPROXY := pip3=python3-pip
 
-.PHONY: help demo test check bench sim dist
+.PHONY: help demo test check bench sim soak dist
 
 help:
 	@echo 'make demo    the story of the README on a real HAProxy; ONCE=1: end after it; SLOTS=1: with slots'
@@ -17,6 +17,7 @@ help:
 	@echo 'make check   formatting, lints, documentation, dependencies'
 	@echo 'make bench   the measurements'
 	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=… and SIM_FAULTS=… say how much'
+	@echo 'make soak    services live their ordinary life under load, on each HAProxy line, for SOAK_MINUTES=60'
 	@echo 'make dist    the static binary'
 
 demo:
@@ -48,6 +49,12 @@ sim: export SIM_FAULTS ?= 200000
 sim:
 	@scripts/need $(COMPILER)
 	$(CARGO) test --locked --release --test sim -- --nocapture
+
+# The days that `make test` plays once, again and again with other seeds.
+soak: export SOAK_MINUTES ?= 60
+soak:
+	@scripts/need $(COMPILER) $(HAPROXY)
+	scripts/with-haproxy $(CARGO) test --locked --test load costs_no_request -- --nocapture
 
 dist:
 	@scripts/need $(COMPILER)

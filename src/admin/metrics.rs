@@ -40,8 +40,7 @@ pub struct Metrics {
     servers_owned: Family<ByState, Gauge>,
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
-    servers_held: Gauge,
-    holds: Family<ByEnd, Counter>,
+    leaving: Leaving,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -60,6 +59,39 @@ struct ByOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByState {
     state: &'static str,
+}
+
+/// What becomes of instances that leave.
+#[derive(Debug)]
+struct Leaving {
+    servers_held: Gauge,
+    holds: Family<ByEnd, Counter>,
+    jobs_short: Gauge,
+}
+
+impl Leaving {
+    fn new(to: &mut Registry) -> Self {
+        Self {
+            servers_held: register(
+                to,
+                "servers_held",
+                "Servers kept in rotation without a registration, for want of a replacement",
+                Gauge::default(),
+            ),
+            holds: register(
+                to,
+                "holds",
+                "Times that a server was kept so, by why that ended",
+                Family::default(),
+            ),
+            jobs_short: register(
+                to,
+                "jobs_with_short_shutdown_delay",
+                "Jobs whose instances stop too soon after their deregistration, of those that may be read",
+                Gauge::default(),
+            ),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -174,18 +206,7 @@ impl Metrics {
                 "Registrations in the catalog that cannot be used",
                 Gauge::default(),
             ),
-            servers_held: register(
-                to,
-                "servers_held",
-                "Servers kept in rotation without a registration, for want of a replacement",
-                Gauge::default(),
-            ),
-            holds: register(
-                to,
-                "holds",
-                "Times that a server was kept so, by why that ended",
-                Family::default(),
-            ),
+            leaving: Leaving::new(to),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -262,12 +283,17 @@ impl Metrics {
 
     /// How many servers are held now.
     pub fn servers_held(&self, servers: usize) {
-        self.servers_held.set(count(servers));
+        self.leaving.servers_held.set(count(servers));
     }
 
     /// A server is no longer held, for this reason.
     pub fn hold_ended(&self, end: &'static str) {
-        self.holds.get_or_create(&ByEnd { end }).inc();
+        self.leaving.holds.get_or_create(&ByEnd { end }).inc();
+    }
+
+    /// How many jobs have a `shutdown_delay` that is too short.
+    pub fn jobs_short(&self, jobs: usize) {
+        self.leaving.jobs_short.set(count(jobs));
     }
 
     /// How many servers the sidecar owns now.
@@ -423,6 +449,7 @@ mod tests {
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
+                "jobs_with_short_shutdown_delay 0",
                 "ready 0",
                 "registrations_rejected 0",
                 "servers_held 0",

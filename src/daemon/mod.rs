@@ -4,6 +4,7 @@
 //! task group a task that fails for good takes its siblings down, HAProxy included.
 
 mod following;
+mod jobs;
 mod plan;
 mod report;
 
@@ -86,7 +87,13 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         );
         let mut parts = JoinSet::new();
         let (to_core, signals_seen) = mpsc::channel(4);
-        parts.spawn(core(config.clone(), route, report, signals_seen));
+        parts.spawn(core(
+            config.clone(),
+            route,
+            report,
+            signals_seen,
+            Arc::clone(&metrics),
+        ));
         let ended = loop {
             tokio::select! {
                 biased;
@@ -137,7 +144,13 @@ fn reread(config: &Config) -> Option<Config> {
 }
 
 /// The core with its two sessions. Ends by being dropped, or by the panic of a part.
-async fn core(config: Config, route: Arc<Route>, report: Report, mut resyncs: mpsc::Receiver<()>) {
+async fn core(
+    config: Config,
+    route: Arc<Route>,
+    report: Report,
+    mut resyncs: mpsc::Receiver<()>,
+    metrics: Arc<Metrics>,
+) {
     let mut parts = JoinSet::new();
     let (batches, batches_seen) = mpsc::channel(64);
     let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
@@ -145,6 +158,13 @@ async fn core(config: Config, route: Arc<Route>, report: Report, mut resyncs: mp
     let (catalog_events, mut from_catalog) = mpsc::channel(256);
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
+    let (services, services_seen) = mpsc::channel(256);
+    parts.spawn(jobs::run(
+        Arc::clone(&route),
+        policy(&config),
+        services_seen,
+        metrics,
+    ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
 
     let mode = if config.observe {
@@ -158,6 +178,7 @@ async fn core(config: Config, route: Arc<Route>, report: Report, mut resyncs: mp
         started,
         batches,
         control,
+        services,
         under_way: BTreeMap::new(),
         report,
     };
@@ -188,6 +209,7 @@ struct Shell {
     started: Instant,
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
+    services: mpsc::Sender<Vec<jobs::Seen>>,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
 }
@@ -234,6 +256,10 @@ impl Shell {
         match event {
             catalog::Event::Synced(synced) => {
                 let (services, unproven) = (synced.services, synced.unproven);
+                let seen = services
+                    .iter()
+                    .map(|(key, registrations)| jobs::Seen::new(key, registrations));
+                self.look_at_jobs(seen.collect());
                 self.input(Input::Synced { services, unproven }).await;
             }
             catalog::Event::Changed {
@@ -243,6 +269,7 @@ impl Shell {
                 ..
             } => {
                 self.report.changed_at(received_at);
+                self.look_at_jobs(vec![jobs::Seen::new(&key, &registrations)]);
                 self.input(Input::Changed(key, registrations)).await;
             }
             catalog::Event::Following { .. }
@@ -279,6 +306,11 @@ impl Shell {
         if stands_otherwise {
             self.report.tick(&self.core.overview());
         }
+    }
+
+    /// What is lost here only leaves a job unread until the next change or sync.
+    fn look_at_jobs(&self, seen: Vec<jobs::Seen>) {
+        let _ = self.services.try_send(seen);
     }
 
     async fn ask(&self, control: catalog::Control) {

@@ -21,7 +21,7 @@ use crate::{
         stream::{EventStream, StreamError},
         traffic::{Kind, Outcome, Traffic},
         transport::Connection,
-        types,
+        types::{self, JobService},
     },
 };
 
@@ -104,6 +104,22 @@ impl Client {
         );
         let kinds = (Kind::Read, Kind::BlockingRead);
         self.get(Query::new(kinds, path, after, types::parse_registrations))
+            .await
+    }
+
+    /// How long the services of a job go on being served after their deregistration. Needs the capability `read-job`.
+    pub async fn job(
+        &mut self,
+        namespace: &str,
+        job: &str,
+    ) -> Result<Answer<Vec<JobService>>, Failed<Error>> {
+        let path = format!(
+            "/v1/job/{}?namespace={}",
+            percent_encoded(job),
+            percent_encoded(namespace)
+        );
+        let kinds = (Kind::Job, Kind::Job);
+        self.get(Query::new(kinds, path, None, types::parse_job))
             .await
     }
 

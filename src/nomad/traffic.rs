@@ -19,6 +19,8 @@ pub enum Kind {
     BlockingRead,
     /// An event stream.
     Stream,
+    /// What a job's author wrote.
+    Job,
 }
 
 /// What comes of it.
@@ -53,12 +55,13 @@ pub struct Traffic {
 
 impl Kind {
     /// Each of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::List,
         Self::Read,
         Self::BlockingList,
         Self::BlockingRead,
         Self::Stream,
+        Self::Job,
     ];
 
     /// Its name in metrics.
@@ -70,6 +73,7 @@ impl Kind {
             Self::BlockingList => "blocking_list",
             Self::BlockingRead => "blocking_read",
             Self::Stream => "stream",
+            Self::Job => "job",
         }
     }
 }

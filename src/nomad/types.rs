@@ -2,6 +2,8 @@
 //!
 //! No I/O. Sources: `nomad/structs/service_registration.go` (the same fields from 1.3 to 2.0) and `nomad/structs/event.go`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::{
@@ -72,6 +74,85 @@ pub fn parse_line(line: &str) -> Result<Line, serde_json::Error> {
         index: wire.index,
         events,
     })
+}
+
+/// A service in a job, and for how long its task runs on after the service was deregistered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobService {
+    /// The task group.
+    pub group: String,
+    /// The service's name.
+    pub service: String,
+    /// `shutdown_delay` of the group and the task together, as far as both come after the deregistration.
+    pub delay: Duration,
+}
+
+/// The services of a job (`/v1/job/:id`). Those of a group are deregistered before the group's delay and its tasks'
+/// (`client/allocrunner/group_service_hook.go`), those of a task before the task's.
+///
+/// # Errors
+///
+/// When `body` is not a job.
+pub fn parse_job(body: &[u8]) -> Result<Vec<JobService>, serde_json::Error> {
+    let job: JobWire = serde_json::from_slice(body)?;
+    let mut services = Vec::new();
+    for group in job.task_groups.unwrap_or_default() {
+        let tasks = group.tasks.unwrap_or_default();
+        let mains = tasks.iter().filter(|task| task.lifecycle.is_none());
+        let shortest = mains.map(|task| task.shutdown_delay).min().unwrap_or(0);
+        let of_group = group.shutdown_delay.unwrap_or(0).saturating_add(shortest);
+        let group_services = group.services.into_iter().flatten();
+        let by_task = tasks.into_iter().flat_map(|task| {
+            let services = task.services.into_iter().flatten();
+            services.map(move |service| (service, task.shutdown_delay))
+        });
+        let all = group_services
+            .map(|service| (service, of_group))
+            .chain(by_task);
+        services.extend(all.map(|(service, nanoseconds)| JobService {
+            group: group.name.clone(),
+            service: service.name,
+            delay: Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0)),
+        }));
+    }
+    Ok(services)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct JobWire {
+    task_groups: Option<Vec<GroupWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GroupWire {
+    name: String,
+    /// Nanoseconds.
+    #[serde(default)]
+    shutdown_delay: Option<i64>,
+    #[serde(default)]
+    services: Option<Vec<JobServiceWire>>,
+    #[serde(default)]
+    tasks: Option<Vec<TaskWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskWire {
+    /// Nanoseconds.
+    #[serde(default)]
+    shutdown_delay: i64,
+    #[serde(default)]
+    lifecycle: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    services: Option<Vec<JobServiceWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct JobServiceWire {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -187,6 +268,25 @@ mod tests {
                 NomadEvent::Deregistered(_)
             ] if one.tags.is_empty() && one.service == ServiceKey::new("default", "web")
         ));
+    }
+
+    #[test]
+    fn a_jobs_services_have_the_delays_that_follow_their_deregistration() {
+        let job = r#"{"ID": "web", "TaskGroups": [
+            {"Name": "a", "ShutdownDelay": 5000000000, "Services": [{"Name": "web", "PortLabel": "http"}], "Tasks": [
+                {"Name": "init", "Lifecycle": {"Hook": "prestart"}, "ShutdownDelay": 0, "Services": null},
+                {"Name": "web", "ShutdownDelay": 1000000000, "Lifecycle": null, "Services": [{"Name": "admin"}]}]},
+            {"Name": "b", "ShutdownDelay": null, "Services": [{"Name": "db"}], "Tasks": null}]}"#;
+        let services = parse_job(job.as_bytes()).unwrap();
+        let seconds: Vec<_> = services
+            .iter()
+            .map(|one| (&*one.group, &*one.service, one.delay.as_secs()))
+            .collect();
+        assert_eq!(
+            seconds,
+            [("a", "web", 6), ("a", "admin", 1), ("b", "db", 0)]
+        );
+        assert!(parse_job(b"[]").is_err());
     }
 
     #[test]

@@ -21,6 +21,8 @@ use super::{
 
 /// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
 const MAX_STEPS: usize = 2_000;
+/// After this time a server may be in another state than it was seen in.
+const OLD: Duration = Duration::from_millis(20);
 /// From so many servers on `add server` keeps HAProxy busy for long: one command at a time.
 const BIG_BACKEND: usize = 1_000;
 
@@ -41,6 +43,10 @@ pub(super) struct Backend {
     pub(super) memory: Memory,
     /// What was seen last.
     pub(super) observed: Option<ObservedBackend>,
+    /// When that was.
+    observed_at: Duration,
+    /// It was seen once more for what is to be taken out.
+    looked_again: bool,
     /// `observed` was not planned on yet.
     pub(super) fresh: bool,
     /// Has to be observed as soon as possible.
@@ -85,6 +91,8 @@ impl Backend {
             stale: true,
             memory: Memory::default(),
             observed: None,
+            observed_at: Duration::ZERO,
+            looked_again: false,
             fresh: false,
             dirty: true,
             due: None,
@@ -184,7 +192,7 @@ impl Backend {
         &mut self,
         now: Duration,
         policy: &Policy,
-        claimed_elsewhere: &dyn Fn(Address) -> Option<Arc<str>>,
+        claimed_elsewhere: &dyn Fn(&DesiredServer) -> Option<Arc<str>>,
     ) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let Some(observed) = &self.observed else {
             return (Vec::new(), Vec::new());
@@ -200,8 +208,9 @@ impl Backend {
     }
 
     /// Takes in what was read.
-    pub(super) fn observe(&mut self, now: Duration, observed: ObservedBackend) {
+    pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
         self.memory.observe(now, &observed);
+        self.observed_at = read_at;
         self.observed = Some(observed);
         self.fresh = true;
         self.dirty = false;
@@ -279,6 +288,16 @@ impl Backend {
         plan
     }
 
+    /// Whether `plan` takes out what may have come UP since it was seen, as the last one of its service: then it is looked
+    /// at once more.
+    pub(super) fn must_look_again(&mut self, now: Duration, plan: &Plan) -> bool {
+        let takes_out = plan.steps.iter().any(|step| step.why == Why::Deregistered);
+        let is_old = now.saturating_sub(self.observed_at) > OLD;
+        let must = takes_out && is_old && !self.looked_again;
+        self.looked_again = must;
+        must
+    }
+
     /// Remembers that the steps of `plan` are being sent, and gives the requests of their batch.
     pub(super) fn send(&mut self, now: Duration, name: &BackendName, plan: &Plan) -> Vec<Request> {
         self.rounds += 1;
@@ -287,6 +306,7 @@ impl Backend {
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
         for step in &plan.steps {
             if let Command::SetAddress(server, address) = &step.command {
+                self.memory.tenants.remove(&server.server);
                 self.memory
                     .sent
                     .insert(server.server.clone(), (*address, now));

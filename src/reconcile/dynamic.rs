@@ -32,7 +32,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     for server in desired {
         wanted.insert(&server.name, server);
     }
-    let mut replacements = Replacements::new(&wanted, &owned, situation);
+    let mut replacements = Replacements::new(&wanted, &owned);
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
         if let Some((_, text)) = situation.memory.suspended.get(*name) {
@@ -117,7 +117,6 @@ impl<'a> Replacements<'a> {
     fn new(
         wanted: &BTreeMap<&'a ServerName, &'a DesiredServer>,
         owned: &BTreeMap<&ServerName, &ServerState>,
-        situation: &Situation<'_>,
     ) -> Self {
         let by_address: BTreeMap<Address, &DesiredServer> = wanted
             .values()
@@ -129,7 +128,7 @@ impl<'a> Replacements<'a> {
                 continue;
             };
             if let Some(successor) = by_address.get(&address)
-                && is_same_instance(name, successor, situation)
+                && is_same_allocation(name, &successor.name)
             {
                 successors.insert(address, *successor);
             }
@@ -181,22 +180,6 @@ impl<'a> Replacements<'a> {
                 Obstacle::ReplacementDown(server.name.clone(), self.waiting),
             );
         }
-    }
-}
-
-/// Whether the server `elder` was brought in for the registration that `successor` is for. When nobody remembers, its name
-/// tells the allocation.
-fn is_same_instance(
-    elder: &ServerName,
-    successor: &DesiredServer,
-    situation: &Situation<'_>,
-) -> bool {
-    match situation
-        .memory
-        .departed_of(successor.address, elder, Kind::Dynamic)
-    {
-        Some(former) => former.registration == successor.registration,
-        None => is_same_allocation(elder, &successor.name),
     }
 }
 

@@ -12,8 +12,8 @@ use crate::model::{Address, ServerName, ServerState, ServiceKey};
 use super::{
     Policy,
     backend::States,
-    desired::{DesiredServer, Identity},
-    plan::{self, Memory, ObservedBackend},
+    desired::{DesiredServer, Identity, is_same_allocation},
+    plan::{self, Kind, Memory, ObservedBackend},
     tags::FixedTags,
 };
 
@@ -112,8 +112,8 @@ pub(super) struct Review<'a> {
     pub(super) observed: &'a ObservedBackend,
     pub(super) policy: &'a Policy,
     pub(super) now: Duration,
-    /// The registration of another backend that has an address.
-    pub(super) claimed_elsewhere: &'a dyn Fn(Address) -> Option<Arc<str>>,
+    /// The registration of another allocation, in another backend, that has a server's address.
+    pub(super) claimed_elsewhere: &'a dyn Fn(&DesiredServer) -> Option<Arc<str>>,
 }
 
 impl Review<'_> {
@@ -133,7 +133,7 @@ impl Review<'_> {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
             let end = match wanted.get(&hold.server.address) {
-                Some(server) if server.registration == hold.server.registration => {
+                Some(server) if is_same_allocation(&server.name, &hold.server.name) => {
                     Some(HoldEnd::Returned)
                 }
                 Some(server) => Some(HoldEnd::Claimed(server.registration.clone())),
@@ -160,27 +160,42 @@ impl Review<'_> {
             false
         });
 
-        // What was let go is on its way out, and not held again before it was out of rotation once.
+        // What was let go is on its way out, and not held again before it was out of rotation once, or is wanted again.
         memory.let_go.extend(let_go);
+        let is_leaving = |state: &ServerState| {
+            let address = state.address();
+            state.in_rotation() && address.is_none_or(|address| !wanted.contains_key(&address))
+        };
         memory
             .let_go
-            .retain(|name| states.named(name).is_some_and(ServerState::in_rotation));
+            .retain(|name| states.named(name).is_some_and(is_leaving));
 
         let mut begun = Vec::new();
-        for state in states.iter().filter(|state| state.in_rotation()) {
+        memory.claimed.clear();
+        for state in states.iter().filter(|state| !state.admin.in_maintenance()) {
             let (Some(name), Some(address)) = (&state.name, state.address()) else {
                 continue;
             };
-            if wanted.contains_key(&address) || memory.let_go.contains(name) {
-                continue;
-            }
             let former = memory.departed_of(address, name, kind);
-            if former.is_none() && memory.strangers_stay {
-                continue;
-            }
             let server = former
                 .cloned()
                 .unwrap_or_else(|| derived(state, name, address));
+            if let Some(other) = wanted.get(&address) {
+                if kind == Kind::Dynamic && !is_same_allocation(&other.name, name) {
+                    memory.claimed.insert(name.clone());
+                }
+                continue;
+            }
+            if (self.claimed_elsewhere)(&server).is_some() {
+                memory.claimed.insert(name.clone());
+                continue;
+            }
+            if !state.in_rotation()
+                || memory.let_go.contains(name)
+                || (former.is_none() && memory.strangers_stay)
+            {
+                continue;
+            }
             let identity: Identity = server.identity();
             if state.weight == 0 || memory.holds.contains_key(&identity) {
                 continue;
@@ -208,7 +223,7 @@ impl Review<'_> {
 
     /// Why a server that is UP, and that nobody wants, need not be held.
     fn end(&self, hold: &Hold, states: &States<'_>) -> Option<HoldEnd> {
-        if let Some(other) = (self.claimed_elsewhere)(hold.server.address) {
+        if let Some(other) = (self.claimed_elsewhere)(&hold.server) {
             return Some(HoldEnd::Claimed(other));
         }
         let up = self.up(hold, states);

@@ -23,6 +23,7 @@ use super::{
     hold::Hold,
     removal::PLACEHOLDER,
     slots,
+    tags::LeavingTags,
 };
 
 /// What HAProxy reports of one backend.
@@ -88,7 +89,7 @@ pub fn is_owned(server: &ServerState, kind: Kind, policy: &Policy) -> bool {
 /// What the core remembers of one backend and cannot read from HAProxy. All of it may be lost: it is derived again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Since when a server has been seen in drain.
+    /// Since when a server has been seen in drain, or in our maintenance with its address.
     pub drains: BTreeMap<ServerName, Duration>,
     /// Addresses that were sent to slots and not read back yet, and when.
     pub sent: BTreeMap<ServerName, (Address, Duration)>,
@@ -104,8 +105,10 @@ pub struct Memory {
     pub holds: BTreeMap<Identity, Hold>,
     /// Servers whose hold has ended, until they are out of rotation.
     pub let_go: BTreeSet<ServerName>,
-    /// Slots by the registration that was admitted to them.
-    pub tenants: BTreeMap<ServerName, Arc<str>>,
+    /// Servers whose address belongs to another allocation now.
+    pub claimed: BTreeSet<ServerName>,
+    /// Slots, by the name that the server which was admitted to them would have as a dynamic one.
+    pub tenants: BTreeMap<ServerName, ServerName>,
     /// When sessions were last closed.
     pub closed_at: Option<Duration>,
     /// Parts of the catalog were never read: what has no registration may have one there, and stays unless it was known.
@@ -124,7 +127,10 @@ impl Memory {
         let mut drains = BTreeMap::new();
         for server in &observed.servers {
             let Some(name) = &server.name else { continue };
-            if server.admin.in_drain() {
+            let is_leaving = server.admin.in_maintenance()
+                && server.weight == 0
+                && server.address() != Some(PLACEHOLDER);
+            if server.admin.in_drain() || is_leaving {
                 drains.insert(name.clone(), self.drains.get(name).copied().unwrap_or(now));
             } else if server.in_rotation() {
                 self.seen_ready.insert(name.clone());
@@ -147,7 +153,12 @@ impl Memory {
             .filter_map(|server| server.name.as_ref())
             .collect();
         self.seen_ready.retain(|name| present.contains(name));
-        self.sent.retain(|name, _| present.contains(name));
+        // Nobody waits for a slot to be freed, so one that does not take is sent again with the next plan.
+        let is_lost = |(address, at): &(Address, Duration)| {
+            *address == PLACEHOLDER && now.saturating_sub(*at) > LOST
+        };
+        self.sent
+            .retain(|name, sent| present.contains(name) && !is_lost(sent));
         self.tenants.retain(|name, _| present.contains(name));
         self.suspended.retain(|_, (until, _)| *until > now);
         let addresses: BTreeSet<_> = observed
@@ -379,6 +390,13 @@ impl Situation<'_> {
         }
     }
 
+    /// Whether a server that leaves has had the time for it that its tags, or the operator, give.
+    pub(super) fn drain_is_over(&self, name: &ServerName, leaving: LeavingTags) -> bool {
+        let since = self.memory.drains.get(name).copied().unwrap_or(self.now);
+        let timeout = leaving.drain_timeout.unwrap_or(self.policy.drain_timeout);
+        self.now.saturating_sub(since) >= timeout
+    }
+
     /// Whether sessions may be closed now: those of one server at a time, with pauses, so that clients do not all come
     /// back at once.
     pub(super) fn may_close(&self, plan: &Plan) -> bool {
@@ -394,6 +412,8 @@ impl Situation<'_> {
     }
 }
 
+/// After this time a slot that was freed is seen to be, or never.
+const LOST: Duration = Duration::from_secs(1);
 /// The pause between two servers whose sessions are closed.
 pub(super) const CLOSE_EVERY: Duration = Duration::from_secs(1);
 /// How often admissions are looked at: as often as HAProxy checks by our defaults.

@@ -4,7 +4,7 @@
 
 use std::{net::Ipv4Addr, num::NonZeroU16, time::Duration};
 
-use crate::model::{Address, Command, Defect, ServerState};
+use crate::model::{Address, Command, Defect, ServerRef, ServerState};
 
 use super::{
     plan::{CLOSE_EVERY, Kind, Plan, Situation, Why},
@@ -39,8 +39,14 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     }
     let leaving = departed.map(|server| server.leaving).unwrap_or_default();
     let target = situation.server(name);
-    if state.admin.is_ready() {
+    // In drain, clients with its cookie would go on coming to what is another instance now.
+    let leave_at_once = situation.memory.cookies && situation.memory.claimed.contains(name);
+    if state.admin.is_ready() && !leave_at_once {
         plan.step(Command::Drain(target), Why::Deregistered);
+        return;
+    }
+    if leave_at_once && !state.admin.in_maintenance() {
+        take_out(state.weight, target, Why::OtherRegistration, plan);
         return;
     }
     let Some(stat) = situation.observed.stat_of(name) else {
@@ -52,29 +58,14 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     };
     let idle = stat.sessions == 0 && stat.queued == 0;
     if state.admin.in_drain() && !state.admin.in_maintenance() {
-        let since = situation
-            .memory
-            .drains
-            .get(name)
-            .copied()
-            .unwrap_or(situation.now);
-        let timeout = leaving
-            .drain_timeout
-            .unwrap_or(situation.policy.drain_timeout);
-        let over = situation.now.saturating_sub(since) >= timeout;
+        let over = situation.drain_is_over(name, leaving);
         if !idle && !over {
             plan.wants_stat = true;
             plan.look_within(DRAIN_POLL);
             return;
         }
         let why = if idle { Why::Idle } else { Why::Deadline };
-        // Weight 0 tells our maintenance from an operator's, should the sidecar die or the registration return now.
-        if state.weight != 0 {
-            plan.step(Command::SetWeight(target.clone(), 0), why);
-        }
-        plan.step(Command::Maintenance(target), why);
-        // Until then a client with the server's cookie could come: only now what is on it is all that will be.
-        plan.wants_stat = true;
+        take_out(state.weight, target, why, plan);
         return;
     }
     if !idle {
@@ -82,7 +73,7 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
         plan.look_within(LEFTOVER_POLL);
         if leaving.close_sessions {
             plan.look_within(CLOSE_EVERY);
-            if situation.may_close(plan) {
+            if situation.drain_is_over(name, leaving) && situation.may_close(plan) {
                 plan.step(Command::ShutdownSessions(target), Why::Deadline);
                 plan.look_within(DRAIN_POLL);
             }
@@ -98,4 +89,15 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     if !is_slot {
         plan.step(Command::DeleteServer(target), Why::Idle);
     }
+}
+
+/// Out of drain into maintenance.
+fn take_out(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
+    // Weight 0 tells our maintenance from an operator's, should the sidecar die or the registration return now.
+    if weight != 0 {
+        plan.step(Command::SetWeight(target.clone(), 0), why);
+    }
+    plan.step(Command::Maintenance(target), why);
+    // Until then a client with the server's cookie could come: only now what is on it is all that will be.
+    plan.wants_stat = true;
 }

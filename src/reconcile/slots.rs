@@ -7,7 +7,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,9 +14,9 @@ use crate::model::{Address, Command, ServerName, ServerState};
 
 use super::{
     Policy,
-    desired::{DesiredServer, Reason},
+    desired::{DesiredServer, Reason, is_same_allocation},
     plan::{
-        Admission, CLOSE_EVERY, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
+        Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
         watch_admissions,
     },
     removal::{self, PLACEHOLDER},
@@ -108,7 +107,10 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         else {
             continue;
         };
-        if slot.address == Some(PLACEHOLDER) || taken.contains_key(&address) {
+        if slot.address == Some(PLACEHOLDER)
+            || taken.contains_key(&address)
+            || must_begin_anew(server, slot, situation)
+        {
             continue;
         }
         taken.insert(address, slot.name);
@@ -147,6 +149,15 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         used.insert(slot.name);
         fill(server, slot, situation, plan);
     }
+    // Some are just being freed.
+    let freed = slots
+        .iter()
+        .filter(|slot| slot.awaited && slot.address == Some(PLACEHOLDER))
+        .count();
+    if freed > 0 && !blocked.is_empty() {
+        plan.look_within(READ_AGAIN);
+    }
+    blocked.truncate(blocked.len().saturating_sub(freed));
     if !blocked.is_empty() && !plan.wants_stat {
         make_room(&blocked, &slots, &used, situation, plan);
     }
@@ -213,7 +224,15 @@ fn make_room(
             .is_some_and(|stat| stat.sessions > 0 || stat.queued > 0)
     };
     let leaving = |slot: &&Slot<'_>| {
-        slot.state.admin.in_maintenance() && slot.state.weight == 0 && !used.contains(slot.name)
+        let departed = slot.address.and_then(|address| {
+            let memory = situation.memory;
+            memory.departed_of(address, slot.name, Kind::Slots)
+        });
+        let tags = departed.map(|server| server.leaving).unwrap_or_default();
+        slot.state.admin.in_maintenance()
+            && slot.state.weight == 0
+            && !used.contains(slot.name)
+            && situation.drain_is_over(slot.name, tags)
     };
     let quarantined: Vec<_> = slots.iter().filter(leaving).filter(has_sessions).collect();
     for server in blocked {
@@ -242,6 +261,12 @@ fn fill(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     }
     let has_check = slot.state.check.is_enabled();
     if situation.memory.cookies && has_check && !situation.was_in_rotation(server) {
+        if slot.address != Some(PLACEHOLDER) {
+            // First to where nobody is.
+            plan.step(Command::SetAddress(target, PLACEHOLDER), Why::Registered);
+            plan.look_within(Duration::ZERO);
+            return;
+        }
         // Clients that still have the cookie of this slot come as soon as it is in drain, before it is down. Where it
         // points now, nobody is; and a server that is ready and down stays down when it gets another address.
         for command in [Command::Drain, Command::HealthDown, Command::Ready] {
@@ -324,10 +349,22 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     }
 }
 
-/// Whether another registration than this one was admitted to the slot, so that its own check has to pass first.
+/// Whether another instance than this one was admitted to the slot, so that its own check has to pass first.
 fn is_let_to_another(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>) -> bool {
     let tenant = situation.memory.tenants.get(slot.name);
-    slot.state.check.is_enabled() && tenant.is_some_and(|tenant| *tenant != server.registration)
+    slot.state.check.is_enabled()
+        && tenant.is_some_and(|tenant| !is_same_allocation(tenant, &server.name))
+}
+
+/// Whether clients with the slot's cookie would reach the instance before its check has passed: then it gets another slot,
+/// or this one once it was freed.
+fn must_begin_anew(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>) -> bool {
+    let state = slot.state;
+    let is_half_in = state.admin.in_maintenance() && state.weight == 0 && !slot.awaited;
+    situation.memory.cookies
+        && state.check.is_enabled()
+        && !situation.was_in_rotation(server)
+        && (is_half_in || is_let_to_another(server, slot, situation))
 }
 
 /// Whose slots are, as far as that is seen: who is found in a slot, and who was brought in, which shows by its being down.
@@ -335,7 +372,7 @@ pub(super) fn settle_tenants(
     desired: &[DesiredServer],
     observed: &ObservedBackend,
     policy: &Policy,
-    tenants: &mut BTreeMap<ServerName, Arc<str>>,
+    tenants: &mut BTreeMap<ServerName, ServerName>,
 ) {
     let by_address: BTreeMap<Address, &DesiredServer> = desired
         .iter()
@@ -353,7 +390,7 @@ pub(super) fn settle_tenants(
         };
         let is_admitted = !state.is_up() || !state.check.is_enabled();
         if is_admitted || !tenants.contains_key(name) {
-            tenants.insert(name.clone(), server.registration.clone());
+            tenants.insert(name.clone(), server.name.clone());
         }
     }
 }

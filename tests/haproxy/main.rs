@@ -13,6 +13,7 @@ mod support {
     pub(crate) mod world;
 }
 
+mod a_job_that_stops_its_instances_too_soon_is_named;
 mod a_restart_of_the_sidecar_writes_nothing;
 mod a_sidecar_that_died_on_the_way_is_continued;
 mod everything_is_back_after_a_restart_of_haproxy;

@@ -159,6 +159,7 @@ fn is_of_our_grammar(line: &str, known: &[SocketAddr]) -> bool {
         | ["set", "timeout", "cli", "60s"]
         | ["show", "cli", "level"]
         | ["show", "info" | "backend"]
+        | ["show", "stat", "-1", "2", "-1"]
         | ["show", "servers", "state"] => true,
         ["show", "servers", "state", name] => backend(name),
         ["show", "stat", name, "6", "-1"] => backend(name) || number(name),

@@ -26,7 +26,7 @@ fn an_exhausted_template_and_a_static_balance_are_reported_and_the_rest_is_serve
         let keys = [&first, &second].map(|toy| world.register("full", toy));
         world.register("static", &first);
         let toys = BOTH.map(|service| world.serve(service, 2));
-        let sidecar = world.sidecar();
+        let sidecar = world.sidecar_with(&[("SIDECAR_HOLD", "1s")]);
 
         for (service, toys) in BOTH.iter().zip(&toys) {
             world.until_served_by(service, &toys.iter().collect::<Vec<_>>());

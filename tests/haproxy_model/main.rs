@@ -10,6 +10,7 @@ mod pair;
 #[path = "../support/toy.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod toy;
+mod traffic;
 mod way;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
 };
 
 use haproxy::{binaries, free_port, wait_for};
-use haproxy_model::{Backend, Check, Conduct, Config, ServerLine};
+use haproxy_model::{Backend, Check, Conduct, Config, ServerLine, Wish};
 use pair::{Pair, stat_cells};
 use toy::Toy;
 
@@ -82,6 +83,8 @@ fn reading_agrees() {
             "set timeout cli 1h",
             "show cli level",
             "show backend",
+            "shutdown sessions server slots/n1",
+            "shutdown sessions server slots/none",
             "show servers state nope",
             "show stat nope 6 -1",
             "bogus",
@@ -405,15 +408,22 @@ fn deleting_under_a_request_agrees() {
             .write_all(b"GET /sleep/700 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             .unwrap();
         wait_for("the request", || (toy.requests() > before).then_some(()));
-        pair.model.set_traffic("dyn", "a", 1, 0, 0);
+        let wish = Wish {
+            id: 1,
+            backend: "dyn",
+            cookie: None,
+            keeps_connection: true,
+            reuses: false,
+            turn: 0,
+        };
+        let dispatch = pair.model.open(pair.time, &wish);
+        assert_eq!(dispatch.map(|one| one.to), Some(toy.address()));
         pair.agree_on(&["set server dyn/a state maint"]);
         pair.agree_on(&["del server dyn/a"]);
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        // Before 3.0 the connection stays with the server until its address changes.
-        let idle = u64::from(["2.6", "2.8"].contains(&bin.line()));
-        pair.model.set_traffic("dyn", "a", 0, 0, idle);
+        assert!(pair.model.close(pair.time, 1));
         let sessions = |pair: &mut Pair| {
             let stat = pair.prompt.send(&["show stat dyn 6 -1"]).remove(0);
             stat_cells(&stat)[1][3].clone()
@@ -421,7 +431,8 @@ fn deleting_under_a_request_agrees() {
         wait_for("the session to end", || {
             (sessions(&mut pair) == "0").then_some(())
         });
-        if idle == 1 {
+        // Before 3.0 the connection stays with the server until its address changes.
+        if ["2.6", "2.8"].contains(&bin.line()) {
             pair.agree_on(&["del server dyn/a"]);
             pair.agree_on(&["set server dyn/a addr 127.0.0.1 port 1"]);
         }

@@ -44,7 +44,7 @@ const SERVICES: [(&str, &str, &[&str]); 8] = [
     ("team", "web", &[]),
 ];
 
-const TAGS: [&[&str]; 9] = [
+const TAGS: [&[&str]; 14] = [
     &[],
     &[],
     &[],
@@ -54,6 +54,11 @@ const TAGS: [&[&str]; 9] = [
     &["haproxy.maxconn=50"],
     &["haproxy.check.rise=3", "haproxy.weight=20"],
     &["haproxy.weight=banana"],
+    &["haproxy.canary=true"],
+    &["haproxy.hold=3s"],
+    &["haproxy.min-ready=2"],
+    &["haproxy.drain.timeout=2s"],
+    &["haproxy.drain.timeout=1s", "haproxy.drain.sessions=close"],
 ];
 
 /// How long things go wrong.
@@ -81,6 +86,7 @@ pub(crate) fn config() -> Config {
         backends: vec![
             Backend::new("web")
                 .template("nomad", 4, placeholder, Some(fast))
+                .sticky()
                 .server(checked(operators("static1", 81)))
                 .server(operators("nomad99", 82)),
             Backend::new("api").template("nomad", 20, placeholder, None),
@@ -108,6 +114,7 @@ impl World {
         }
         let start = world.random.millis(0, 3_000);
         world.after(start, Event::StartSidecar);
+        world.clients_come();
         world.after(Duration::ZERO, Event::Chaos);
         world
     }
@@ -129,12 +136,7 @@ impl World {
         self.stalled_until = self.now;
         self.start_haproxy();
         self.start_sidecar();
-        if let Some(pid) = self.current_pid {
-            for view in self.servers().iter().filter(|view| view.sessions > 0) {
-                let event = Event::SessionsEnd(pid, view.backend.clone(), view.name.clone());
-                self.after(Duration::from_secs(3), event);
-            }
-        }
+        self.clients_hurry();
     }
 
     /// Everything becomes right, and then nothing is written any more, whatever is read or restarted.
@@ -193,7 +195,7 @@ impl World {
             }
             78..82 => self.trouble_on_the_session(),
             82..86 => self.operator_acts(),
-            86..94 => self.sessions_come(),
+            86..90 => self.one_comes_and_goes(),
             _ => self.conduct_changes(),
         }
         let pause = self.random.millis(5, 1_500);
@@ -306,6 +308,26 @@ impl World {
         self.trace(|| format!("change {} at {} {:?}", one.id, one.address, one.tags));
         let batch = self.nomad.register(one);
         self.published(&batch);
+    }
+
+    /// The same registration leaves and returns, while its server is drained, say.
+    fn one_comes_and_goes(&mut self) {
+        let Some(one) = self.any_registration() else {
+            return;
+        };
+        self.deregister(std::slice::from_ref(&one));
+        let away = self.random.millis(5, 12_000);
+        self.after(away, Event::Return(one));
+    }
+
+    /// It registers again, if nothing has taken its place.
+    pub(crate) fn returns(&mut self, one: Registration) {
+        let key = (one.service.clone(), one.id.clone());
+        if !self.nomad.table().contains_key(&key) {
+            self.trace(|| format!("return {} at {}", one.id, one.address));
+            let batch = self.nomad.register(one);
+            self.published(&batch);
+        }
     }
 
     fn service_goes_and_returns(&mut self) {
@@ -441,8 +463,7 @@ impl World {
             return;
         };
         // It has served: without a check nothing else tells it from a server that is on its way in.
-        process.set_traffic(backend, server, view.sessions + 1, 0, 0);
-        process.set_traffic(backend, server, view.sessions, 0, 0);
+        process.count_session(backend, server);
         process.execute(now, &format!("set server {backend}/{server} state maint"));
         self.operator
             .maintenance
@@ -460,23 +481,6 @@ impl World {
                 &format!("set server {}/{} state ready", server.0, server.1),
             );
         }
-    }
-
-    fn sessions_come(&mut self) {
-        let servers: Vec<_> = self
-            .servers()
-            .into_iter()
-            .filter(|view| view.in_rotation)
-            .collect();
-        let Some(view) = self.random.pick(&servers).cloned() else {
-            return;
-        };
-        let (pid, now) = (self.current_pid.unwrap(), self.now);
-        let (sessions, lasting) = (1 + self.random.next() % 3, self.random.millis(50, 25_000));
-        let process = self.processes.get_mut(&pid).unwrap();
-        process.advance(now);
-        process.set_traffic(&view.backend, &view.name, sessions, 0, 0);
-        self.after(lasting, Event::SessionsEnd(pid, view.backend, view.name));
     }
 
     fn conduct_changes(&mut self) {

@@ -13,6 +13,7 @@ use haproxy_nomad_sidecar::{
 
 use crate::{
     haproxy_model::{Conduct, View},
+    rules::HAPROXY_ADMITS,
     world::World,
 };
 
@@ -88,16 +89,26 @@ impl World {
         let leaks = &process.leaks()[self.operator.leaks_seen..];
         let mut broken = None;
         for leak in leaks {
-            let backend = leak.server.split('/').next().unwrap().to_owned();
-            let served_before = self.operator.rotated.get(&(backend, leak.address));
-            if served_before.is_none_or(|until| *until < self.now) {
-                broken = Some(format!("{} at {}", leak.server, leak.address));
+            let backend = leak.server.split('/').next().unwrap();
+            // Nobody listens at the placeholder, and a cookie that nobody has brings nobody.
+            let reaches_nobody = leak.cookie.as_ref().is_some_and(|cookie| {
+                leak.address.port() == 1 || !self.clients.hold_cookie(backend, cookie)
+            });
+            if !reaches_nobody && !self.may_be_put_back(backend, leak.address) {
+                let whom = leak.cookie.as_ref().map_or("", |_| ", for its cookie");
+                broken = Some(format!("{} at {}{whom}", leak.server, leak.address));
             }
         }
         self.operator.leaks_seen += leaks.len();
         if let Some(how) = broken {
-            self.violated("HAProxy admits", &how);
+            self.violated(HAPROXY_ADMITS, &how);
         }
+    }
+
+    /// What was in rotation in the process before may be served at once.
+    pub(crate) fn may_be_put_back(&self, backend: &str, address: SocketAddr) -> bool {
+        let served_before = self.operator.rotated.get(&(backend.to_owned(), address));
+        served_before.is_some_and(|until| *until >= self.now)
     }
 
     fn check_load(&mut self) {
@@ -184,13 +195,19 @@ impl World {
             let owners = self
                 .ledger
                 .owners(backend, view.address, view.dynamic.then_some(name));
-            let owners: Vec<String> = owners.iter().map(|one| one.id.to_string()).collect();
+            // Where another registration was admitted, it is not the owner's server, though it has its address.
+            let admitted = self.admitted(view);
+            let is_its = |id: &str| view.dynamic || admitted.is_none_or(|one| *one.id == *id);
+            let owners = owners.iter().map(|one| one.id.to_string());
+            let owners: Vec<String> = owners.filter(|id| is_its(id)).collect();
             let takes_out = match command {
                 Command::Drain(_) => !readied.contains(server),
                 Command::Maintenance(_)
                 | Command::DeleteServer(_)
                 | Command::ShutdownSessions(_) => true,
-                Command::SetAddress(..) => view.admin & MAINTENANCE == 0,
+                Command::SetAddress(_, address) => {
+                    view.admin & MAINTENANCE == 0 && address.to_string() != view.address.to_string()
+                }
                 Command::Ready(_)
                 | Command::HealthDown(_)
                 | Command::EnableHealth(_)
@@ -324,7 +341,7 @@ impl World {
             })
     }
 
-    fn is_held(&self, view: &View) -> bool {
+    pub(crate) fn is_held(&self, view: &View) -> bool {
         self.operator
             .maintenance
             .contains_key(&(view.backend.clone(), view.name.clone()))

@@ -7,12 +7,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use haproxy_nomad_sidecar::{
-    catalog::{Heard, Reading, Tell, Wanted},
-    model::{BackendName, NomadEvent, Registration, ServiceKey},
+    catalog::{Heard, Reading, Scope, Tell, Wanted},
+    model::{Address, BackendName, NomadEvent, Registration, ServerName, ServiceKey},
     reconcile::{
         Policy,
         desired::{DesiredServer, contribution},
@@ -30,6 +32,35 @@ struct Claim {
     removable: bool,
     /// The mirror has said that it is there.
     told: bool,
+    /// Since when it says so, and when it ceased to; and to which sidecar it said so last.
+    told_since: Duration,
+    gone_since: Option<Duration>,
+    generation: u32,
+}
+
+/// A registration that a server was or is for, for those who judge what is done to the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant {
+    pub(crate) service: ServiceKey,
+    pub(crate) id: Arc<str>,
+    address: Address,
+    /// The mirror says that it is there, since then.
+    pub(crate) told_since: Option<Duration>,
+    /// The mirror said so, and ceased to at that time.
+    pub(crate) gone_since: Option<Duration>,
+    /// The last sidecar that knew it.
+    pub(crate) generation: u32,
+    pub(crate) is_canary: bool,
+    pub(crate) hold: Option<Duration>,
+    pub(crate) min_ready: usize,
+    pub(crate) drain_timeout: Option<Duration>,
+}
+
+impl Tenant {
+    /// The same registration, whatever its tags.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.service == other.service && self.id == other.id
+    }
 }
 
 pub(crate) struct Ledger {
@@ -147,6 +178,9 @@ impl Ledger {
                 index: 0,
                 removable: true,
                 told: false,
+                told_since: Duration::ZERO,
+                gone_since: None,
+                generation: 0,
             });
             claims.len() - 1
         });
@@ -165,11 +199,11 @@ impl Ledger {
     }
 
     /// The mirror says something. Gives what it may not say.
-    pub(crate) fn told(&mut self, tell: &Tell) -> Result<(), String> {
+    pub(crate) fn told(&mut self, tell: &Tell, by: (Duration, u32)) -> Result<(), String> {
         match tell {
             Tell::Changed {
                 key, registrations, ..
-            } => self.replaced(key, registrations),
+            } => self.replaced(key, registrations, by),
             Tell::Synced(synced) => {
                 let known: BTreeSet<_> = self
                     .claims
@@ -178,7 +212,20 @@ impl Ledger {
                     .collect();
                 for service in known.iter().chain(synced.services.keys()) {
                     let none = Vec::new();
-                    self.replaced(service, synced.services.get(service).unwrap_or(&none))?;
+                    self.replaced(service, synced.services.get(service).unwrap_or(&none), by)?;
+                }
+                // What could not be read is not there, and not gone either.
+                for ((service, _), claims) in &mut self.claims {
+                    let is_its = |scope: &Scope| match scope {
+                        Scope::Namespace(namespace) => {
+                            **namespace == *"*" || *namespace == service.namespace
+                        }
+                        Scope::Service(one) => one == service,
+                    };
+                    if synced.unproven.iter().any(is_its) {
+                        let unread = claims.iter_mut().filter(|claim| !claim.told);
+                        unread.for_each(|claim| claim.gone_since = None);
+                    }
                 }
                 Ok(())
             }
@@ -196,12 +243,18 @@ impl Ledger {
         &mut self,
         service: &ServiceKey,
         registrations: &[Registration],
+        (now, generation): (Duration, u32),
     ) -> Result<(), String> {
         for registration in registrations {
             let claim = self.claim(registration);
             // Said once more, it is no news: a read without it may be waiting for others to be adopted with it.
             claim.removable &= claim.told;
+            if !claim.told {
+                claim.told_since = now;
+            }
             claim.told = true;
+            claim.gone_since = None;
+            claim.generation = generation;
         }
         for ((of, id), claims) in &mut self.claims {
             if of != service {
@@ -220,6 +273,7 @@ impl Ledger {
                     ));
                 }
                 claim.told = false;
+                claim.gone_since.get_or_insert(now);
             }
         }
         Ok(())
@@ -241,7 +295,7 @@ impl Ledger {
     pub(crate) fn owners(
         &self,
         backend: &str,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         name: Option<&str>,
     ) -> Vec<&Registration> {
         let mut here: Vec<_> = self
@@ -262,6 +316,123 @@ impl Ledger {
             .map(|(claim, _)| &claim.registration)
             .into_iter()
             .collect()
+    }
+
+    /// How long a server is held without a tag.
+    pub(crate) fn hold(&self) -> Duration {
+        self.policy.hold
+    }
+
+    /// All whose server this was or is. `name` only of a dynamic server.
+    pub(crate) fn tenants(
+        &self,
+        backend: &str,
+        address: SocketAddr,
+        name: Option<&str>,
+    ) -> Vec<Tenant> {
+        let here = self.claims.values().flatten().filter(|claim| {
+            claim.server.as_ref().is_some_and(|(of, server)| {
+                of.as_str() == backend
+                    && server.address.ip == address.ip()
+                    && server.address.port.get() == address.port()
+                    && name.is_none_or(|name| server.name.as_str() == name)
+            })
+        });
+        here.filter_map(Claim::tenant).collect()
+    }
+
+    /// The server that a registration asks for here now, at the same address with other tags.
+    pub(crate) fn successor(&self, backend: &str, tenant: &Tenant) -> Option<ServerName> {
+        let mut claims = self.claims.values().flatten();
+        claims.find_map(|claim| {
+            let (of, server) = claim.server.as_ref()?;
+            let is_here = of.as_str() == backend && server.address == tenant.address;
+            (claim.told && is_here && claim.tenant().is_some_and(|one| one.is(tenant)))
+                .then(|| server.name.clone())
+        })
+    }
+
+    /// Whether an address was another's too, in any backend, since then.
+    pub(crate) fn others_at(&self, address: SocketAddr, tenant: &Tenant, since: Duration) -> bool {
+        self.at(address)
+            .filter(|claim| claim.told || claim.gone_since.is_some_and(|gone| gone >= since))
+            .filter_map(Claim::tenant)
+            .any(|one| !one.is(tenant))
+    }
+
+    /// Whether an address is somebody else's now.
+    pub(crate) fn is_anothers(&self, address: SocketAddr, tenant: Option<&Tenant>) -> bool {
+        self.at(address)
+            .filter(|claim| claim.told)
+            .filter_map(Claim::tenant)
+            .any(|one| tenant.is_none_or(|tenant| !one.is(tenant)))
+    }
+
+    /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said.
+    pub(crate) fn stranger_at(
+        &self,
+        backend: &str,
+        address: SocketAddr,
+        since: Duration,
+    ) -> Option<String> {
+        let is_here = |claim: &&Claim| {
+            let server = claim.server.as_ref();
+            server.is_some_and(|(of, _)| of.as_str() == backend)
+        };
+        let (here, elsewhere): (Vec<_>, Vec<_>) = self.at(address).partition(is_here);
+        let is_gone =
+            |claim: &&Claim| !claim.told && claim.gone_since.is_some_and(|at| at <= since);
+        // Two services of one allocation may have one port.
+        let is_same_task = |one: &&Claim| {
+            let alloc_id = &one.registration.alloc_id;
+            here.iter()
+                .any(|two| two.registration.alloc_id == *alloc_id)
+        };
+        let stranger = elsewhere
+            .into_iter()
+            .find(|claim| claim.told && claim.told_since <= since && !is_same_task(claim))?;
+        here.iter()
+            .all(is_gone)
+            .then(|| stranger.registration.id.to_string())
+    }
+
+    fn at(&self, address: SocketAddr) -> impl Iterator<Item = &Claim> {
+        self.claims.values().flatten().filter(move |claim| {
+            claim.server.as_ref().is_some_and(|(_, server)| {
+                server.address.ip == address.ip() && server.address.port.get() == address.port()
+            })
+        })
+    }
+}
+
+impl Claim {
+    /// None if it asks for no server.
+    fn tenant(&self) -> Option<Tenant> {
+        let (_, server) = self.server.as_ref()?;
+        let tag = |key: &str| {
+            let mut tags = self.registration.tags.iter();
+            tags.find_map(|tag| {
+                tag.strip_prefix("haproxy.")?
+                    .strip_prefix(key)?
+                    .strip_prefix('=')
+            })
+        };
+        let seconds = |key: &str| {
+            let number = tag(key)?.strip_suffix('s')?.parse().ok()?;
+            Some(Duration::from_secs(number))
+        };
+        Some(Tenant {
+            address: server.address,
+            service: self.registration.service.clone(),
+            id: self.registration.id.clone(),
+            told_since: self.told.then_some(self.told_since),
+            gone_since: self.gone_since,
+            generation: self.generation,
+            is_canary: tag("canary") == Some("true"),
+            hold: seconds("hold"),
+            min_ready: tag("min-ready").map_or(1, |text| text.parse().unwrap()),
+            drain_timeout: seconds("drain.timeout"),
+        })
     }
 }
 

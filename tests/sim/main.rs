@@ -13,6 +13,7 @@
 )]
 
 mod chaos;
+mod clients;
 #[expect(
     dead_code,
     reason = "the other half is for the test that holds it against real ones"
@@ -24,6 +25,8 @@ mod ledger;
 mod link;
 mod nomad_model;
 mod random;
+mod rules;
+mod sabotage;
 mod scenarios;
 mod session;
 mod trace;
@@ -32,6 +35,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use sabotage::Sabotage;
 use world::World;
 
 /// Played in the ordinary run of the tests.
@@ -59,6 +63,9 @@ fn play(world: &mut World) -> Result<(), String> {
 fn one_seed() {
     let Some(seed) = variable("SEED") else { return };
     let mut world = World::of_seed(seed);
+    if let Some(invariant) = variable("SABOTAGE") {
+        world = world.sabotaged(Sabotage::of(invariant));
+    }
     world.trace_everything();
     let result = play(&mut world);
     println!("{}", world.report());
@@ -73,6 +80,7 @@ fn whatever_goes_wrong_for_a_while_the_laws_hold_for_many_seeds() {
     let seeds = variable("SIM_SEEDS").unwrap_or(SEEDS);
     let first = variable("SIM_FIRST").unwrap_or(1);
     let mut most = [0; 5];
+    let mut tally = clients::Tally::default();
     let mut failures = std::collections::BTreeMap::<String, Vec<u64>>::new();
     for seed in first..first + seeds {
         let mut world = World::of_seed(seed);
@@ -85,12 +93,13 @@ fn whatever_goes_wrong_for_a_while_the_laws_hold_for_many_seeds() {
             println!("seed {seed}: {}", world.violation.as_deref().unwrap());
             failures.entry(law).or_default().push(seed);
         }
+        tally.add(&world.clients.tally);
         for (most, here) in most.iter_mut().zip(world.load.most) {
             *most = here.max(*most);
         }
     }
     println!(
-        "{seeds} seeds; at most {most:?} timeouts, ticks, batches, questions, lines within a second"
+        "{seeds} seeds; at most {most:?} timeouts, ticks, batches, questions, lines within a second\n{tally:?}"
     );
     assert!(failures.is_empty(), "{failures:?}");
 }

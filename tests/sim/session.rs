@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use haproxy_nomad_sidecar::{
     haproxy::{command::print, reply},
-    model::{Batch, BatchId, Outcome, ProcessInfo, Request, Response},
+    model::{Batch, BatchId, Command, Outcome, ProcessInfo, Request, Response},
     reconcile::{Failure, Input},
 };
 
@@ -28,9 +28,9 @@ pub(crate) struct Session {
     /// How many jobs, from the front, are written as a whole.
     written_jobs: usize,
     /// Written and not carried out.
-    written: VecDeque<Vec<Line>>,
+    written: VecDeque<Vec<Sent>>,
     /// Carried out and not heard of.
-    replies: VecDeque<Vec<(Line, String)>>,
+    replies: VecDeque<Vec<(Sent, String)>>,
     unanswered_bytes: usize,
     /// Lines and answers keep their order.
     last_line: Duration,
@@ -40,15 +40,20 @@ pub(crate) struct Session {
 
 struct Job {
     batch: Batch,
+    wanted_at: Duration,
     written: usize,
     responses: Vec<Response>,
 }
 
 #[derive(Clone)]
-struct Line {
-    text: String,
+pub(crate) struct Sent {
+    pub(crate) text: String,
     /// None for the session's own look.
-    request: Option<Request>,
+    pub(crate) request: Option<Request>,
+    /// When the core wanted it: what happened since, it could not know.
+    pub(crate) wanted_at: Duration,
+    /// The server is made ready by what comes with it.
+    pub(crate) is_readied: bool,
 }
 
 impl World {
@@ -77,6 +82,7 @@ impl World {
             progress: self.now,
             ..Session::default()
         };
+        self.book.trouble = self.now;
         self.trace(|| format!("connected to pid {pid}"));
         self.after(POLL, Event::Poll(number));
         self.input(Input::Connected(info));
@@ -89,6 +95,7 @@ impl World {
         self.session.jobs.push_back(Job {
             responses: Vec::new(),
             written: 0,
+            wanted_at: self.now,
             batch,
         });
         self.fill();
@@ -106,9 +113,11 @@ impl World {
     }
 
     fn look(&mut self) {
-        let line = Line {
+        let line = Sent {
             text: print(&Request::Info),
             request: None,
+            wanted_at: self.now,
+            is_readied: false,
         };
         self.write(vec![line]);
     }
@@ -118,7 +127,7 @@ impl World {
         let mut runs = Vec::new();
         let mut unanswered = session.unanswered_bytes;
         while let Some(job) = session.jobs.get_mut(session.written_jobs) {
-            let run = next_run(&job.batch.requests[job.written..]);
+            let run = next_run(&job.batch.requests[job.written..], job.wanted_at);
             if run.is_empty() {
                 session.written_jobs += 1;
                 continue;
@@ -137,7 +146,7 @@ impl World {
         }
     }
 
-    fn write(&mut self, run: Vec<Line>) {
+    fn write(&mut self, run: Vec<Sent>) {
         let latency = self.random.latency();
         let session = &mut self.session;
         if session.unanswered_bytes == 0 {
@@ -167,7 +176,7 @@ impl World {
         };
         let mut done = Vec::new();
         for line in run {
-            let reply = self.execute(pid, &line.text, line.request.as_ref());
+            let reply = self.execute(pid, &line);
             if self.session.process.is_none() {
                 // The line was the last one.
                 return;
@@ -230,6 +239,7 @@ impl World {
                 let job = self.session.jobs.pop_front().unwrap();
                 self.session.written_jobs = self.session.written_jobs.saturating_sub(1);
                 self.input(Input::Answered(job.batch.id, job.responses));
+                self.knows_since.get_or_insert(self.now);
                 if self.session.number != number || self.session.process.is_none() {
                     return;
                 }
@@ -258,6 +268,7 @@ impl World {
         let Some((pid, _)) = self.session.process.take() else {
             return;
         };
+        self.book.trouble = self.now;
         self.trace(|| format!("connection lost: {why}"));
         let number = self.session.number;
         let session = std::mem::replace(
@@ -267,11 +278,11 @@ impl World {
                 ..Session::default()
             },
         );
-        let lines: Vec<Line> = session.written.into_iter().flatten().collect();
+        let lines: Vec<Sent> = session.written.into_iter().flatten().collect();
         let carried_out = self.random.below(lines.len() + 1);
         for line in lines.into_iter().take(carried_out) {
             if self.processes.contains_key(&pid) {
-                self.execute(pid, &line.text, line.request.as_ref());
+                self.execute(pid, &line);
             }
         }
         if Some(pid) != self.current_pid {
@@ -308,7 +319,7 @@ impl World {
 }
 
 /// Changes of one server that follow each other leave in one piece.
-fn next_run(requests: &[Request]) -> Vec<Line> {
+fn next_run(requests: &[Request], wanted_at: Duration) -> Vec<Sent> {
     let server = |request: &Request| match request {
         Request::Change(command) => Some(command.server().clone()),
         Request::Info
@@ -325,10 +336,17 @@ fn next_run(requests: &[Request]) -> Vec<Line> {
         if !goes_on {
             break;
         }
-        run.push(Line {
+        run.push(Sent {
             text: print(request),
             request: Some(request.clone()),
+            wanted_at,
+            is_readied: false,
         });
+    }
+    let mut is_readied = false;
+    for line in run.iter_mut().rev() {
+        is_readied |= matches!(line.request, Some(Request::Change(Command::Ready(_))));
+        line.is_readied = is_readied;
     }
     run
 }

@@ -30,15 +30,20 @@ impl World {
 
     pub(crate) fn violated(&mut self, law: &str, how: &str) {
         self.trace(|| format!("BROKEN: {law}: {how}"));
+        let step = self.steps;
         self.violation
-            .get_or_insert_with(|| format!("{law}: {how}"));
+            .get_or_insert_with(|| format!("{law}: {how}, at step {step}"));
     }
 
     /// The trace and what was violated, for people.
     pub(crate) fn report(&self) -> String {
+        let sabotage = self
+            .sabotage
+            .map(|one| format!("SABOTAGE={} ", one.invariant()));
+        let sabotage = sabotage.unwrap_or_default();
         let lines: Vec<_> = self.trace.lines.iter().map(String::as_str).collect();
         format!(
-            "{}\nHAProxy {}, seed {} (again: SEED={} cargo test --test sim one_seed -- --nocapture)\nbroken: {}",
+            "{}\nHAProxy {}, seed {} (again: {sabotage}SEED={} cargo test --test sim one_seed -- --nocapture)\nbroken: {}",
             lines.join("\n"),
             self.version,
             self.seed,

@@ -10,19 +10,22 @@ use std::{
 
 use haproxy_nomad_sidecar::{
     catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
-    model::{BackendName, BatchId, Request, ServiceKey},
+    model::{BackendName, BatchId, Registration, Request, ServiceKey},
     reconcile::{self, Input, Mode, Output, Policy, Reconciler},
 };
 
 use crate::{
     chaos::Faults,
+    clients::Clients,
     haproxy_model::{Conduct, Config, Model, View},
     laws::{Load, Operator},
     ledger::Ledger,
     link::Link,
     nomad_model::Nomad,
     random::Random,
-    session::Session,
+    rules::Book,
+    sabotage::Sabotage,
+    session::{Sent, Session},
     trace::{Trace, shown},
 };
 
@@ -39,7 +42,11 @@ pub(crate) enum Event {
     Heard(u32, Heard),
     HeardRead(u32, Ticket, ServiceKey, Reading),
     Conduct(SocketAddr, Conduct),
-    SessionsEnd(u32, String, String),
+    Return(Registration),
+    /// Of a client, by its number.
+    Arrive(usize),
+    /// The end of that request of it.
+    Leave(usize, u64),
     Chaos,
 }
 
@@ -77,6 +84,8 @@ pub(crate) struct World {
     pub(crate) sidecar: Option<Sidecar>,
     /// Counts sidecars.
     pub(crate) generation: u32,
+    /// Since when this one has seen what HAProxy has.
+    pub(crate) knows_since: Option<Duration>,
     pub(crate) policy: Policy,
 
     pub(crate) faults: Faults,
@@ -90,6 +99,11 @@ pub(crate) struct World {
     pub(crate) load: Load,
     pub(crate) operator: Operator,
     pub(crate) quiet: bool,
+
+    pub(crate) clients: Clients,
+    pub(crate) book: Book,
+    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) steps: u64,
 }
 
 impl World {
@@ -122,6 +136,7 @@ impl World {
             session: Session::default(),
             sidecar: None,
             generation: 0,
+            knows_since: None,
             policy,
             faults: Faults::default(),
             kill_after_changes: None,
@@ -131,6 +146,10 @@ impl World {
             load: Load::default(),
             operator: Operator::default(),
             quiet: false,
+            clients: Clients::new(seed),
+            book: Book::new(Duration::ZERO),
+            sabotage: None,
+            steps: 0,
         };
         world.start_haproxy();
         world
@@ -193,6 +212,7 @@ impl World {
         } else {
             return false;
         }
+        self.steps += 1;
         self.check_laws();
         true
     }
@@ -227,7 +247,9 @@ impl World {
             Event::Conduct(address, conduct) => {
                 self.conducts.borrow_mut().insert(address, conduct);
             }
-            Event::SessionsEnd(pid, backend, server) => self.end_sessions(pid, &backend, &server),
+            Event::Return(registration) => self.returns(registration),
+            Event::Arrive(client) => self.arrive(client),
+            Event::Leave(client, id) => self.leave(client, id),
             Event::Chaos => self.chaos(),
             // Of a sidecar or a connection that is no more.
             Event::Connect(_)
@@ -256,6 +278,8 @@ impl World {
             return;
         }
         self.generation += 1;
+        self.knows_since = None;
+        self.book.trouble = self.now;
         self.ledger.forget_indexes(true);
         self.trace(|| "the sidecar starts".to_owned());
         let namespace = if self.star { "*" } else { "default" };
@@ -336,7 +360,7 @@ impl World {
             if !matches!(tell, Tell::Current { .. } | Tell::Rereads { .. }) {
                 self.trace(|| format!("  mirror: {tell:?}"));
             }
-            if let Err(why) = self.ledger.told(&tell) {
+            if let Err(why) = self.ledger.told(&tell, (self.now, self.generation)) {
                 self.violated(
                     "a registration leaves the mirror only when that was told",
                     &why,
@@ -391,6 +415,7 @@ impl World {
         self.current_pid = Some(self.last_pid);
         self.trace(|| "haproxy starts".to_owned());
         self.operator.process_is_new();
+        self.book = Book::new(self.now);
     }
 
     pub(crate) fn kill_haproxy(&mut self, back_after: Duration) {
@@ -430,6 +455,7 @@ impl World {
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
         self.operator.process_is_new();
+        self.book = Book::new(self.now);
     }
 
     pub(crate) fn current(&mut self) -> Option<(u32, &mut Model)> {
@@ -444,53 +470,40 @@ impl World {
     }
 
     /// Carries out one line of the session.
-    pub(crate) fn execute(&mut self, pid: u32, text: &str, request: Option<&Request>) -> String {
+    pub(crate) fn execute(&mut self, pid: u32, line: &Sent) -> String {
         self.load.lines += 1;
-        let process = self.processes.get_mut(&pid).unwrap();
-        let reply = process.execute(self.now, text.trim_end());
-        if matches!(request, Some(Request::Change(_))) {
-            self.trace(|| format!("  {pid}> {} = {}", text.trim_end(), reply.trim_end()));
-            self.changes += 1;
-            // Only a refusal tells that a balance method takes no weights: each sidecar has to ask once.
-            if self.quiet && !reply.starts_with("Backend is using a static LB algorithm") {
-                self.violated("nothing is written when nothing is to do", text);
-            }
-            if Some(pid) == self.current_pid {
-                self.check_foreign();
-            }
-            self.check_laws();
-            if self
-                .kill_after_changes
-                .is_some_and(|after| self.changes >= after)
-            {
-                self.kill_after_changes = None;
-                self.kill_sidecar(Duration::from_secs(1));
-            }
-            if self
-                .cut_after_changes
-                .is_some_and(|after| self.changes >= after)
-            {
-                self.cut_after_changes = None;
-                self.cut("after this line", None);
-            }
+        let text = line.text.trim_end();
+        let Some(Request::Change(command)) = &line.request else {
+            let now = self.now;
+            let reply = self.processes.get_mut(&pid).unwrap().execute(now, text);
+            return self.twist_reading(pid, text, reply);
+        };
+        let reply = self.carry_out_change(pid, command, line);
+        self.trace(|| format!("  {pid}> {text} = {}", reply.trim_end()));
+        self.changes += 1;
+        // Only a refusal tells that a balance method takes no weights: each sidecar has to ask once.
+        if self.quiet && !reply.starts_with("Backend is using a static LB algorithm") {
+            self.violated("nothing is written when nothing is to do", text);
+        }
+        if Some(pid) == self.current_pid {
+            self.check_foreign();
+        }
+        self.check_laws();
+        if self
+            .kill_after_changes
+            .is_some_and(|after| self.changes >= after)
+        {
+            self.kill_after_changes = None;
+            self.kill_sidecar(Duration::from_secs(1));
+        }
+        if self
+            .cut_after_changes
+            .is_some_and(|after| self.changes >= after)
+        {
+            self.cut_after_changes = None;
+            self.cut("after this line", None);
         }
         reply
-    }
-
-    fn end_sessions(&mut self, pid: u32, backend: &str, server: &str) {
-        let old_pool = self.version < "3";
-        let Some(process) = self.processes.get_mut(&pid) else {
-            return;
-        };
-        let view = process
-            .servers()
-            .into_iter()
-            .find(|one| one.backend == backend && one.name == server);
-        if let Some(view) = view {
-            // Before 3.0 the connection of a request in flight comes back to the idle pool after maintenance, and stays.
-            let idle = u64::from(old_pool && view.admin & 1 != 0);
-            process.set_traffic(backend, server, 0, 0, idle);
-        }
     }
 
     /// The backends that anything resolves to at this moment.

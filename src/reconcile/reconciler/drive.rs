@@ -6,7 +6,7 @@ use crate::model::{BackendName, Batch, BatchId, Request, Version};
 
 use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in};
 use crate::reconcile::{
-    desired::{Rejection, possible_services},
+    desired::{DesiredServer, Rejection, is_same_allocation, possible_services},
     facts::Fact,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
@@ -80,13 +80,19 @@ impl Reconciler {
             backend.desire(desired.into_iter().cloned().collect(), doubles);
         }
         let contributions = &self.contributions;
-        let claimed_elsewhere = |address| {
+        let claimed_elsewhere = |held: &DesiredServer| {
             let others = contributions.values().flat_map(|other| &other.servers);
             let mut servers = others
                 .filter(|(backend, _)| *backend != name)
                 .flat_map(|(_, servers)| servers);
+            // Another service of the same task, at the same port, is nobody else; the same registration has moved.
+            let claims = |server: &&DesiredServer| {
+                server.address == held.address
+                    && (!is_same_allocation(&server.name, &held.name)
+                        || server.registration == held.registration)
+            };
             servers
-                .find(|server| server.address == address)
+                .find(claims)
                 .map(|server| server.registration.clone())
         };
         let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
@@ -104,7 +110,7 @@ impl Reconciler {
                 .observed
                 .as_ref()
                 .is_some_and(|observed| observed.stat.is_none());
-        if stat_missing {
+        if stat_missing || backend.must_look_again(now, &plan) {
             // Half of a plan tells nothing.
             backend.busy = true;
             let requests = backend.readings(name);

@@ -260,8 +260,8 @@ impl Reconciler {
             self.contribute(now, &service, false);
         }
         self.sync_check_at.get_or_insert(now + SYNC_DEADLINE);
-        if let Some((_, everything)) = early {
-            self.sweep(now, everything);
+        if let Some((read_at, everything)) = early {
+            self.sweep(read_at, now, everything);
         }
     }
 
@@ -462,14 +462,14 @@ impl Reconciler {
                 .clamp(1, 6);
         process.read_everything_at = now + interval.min(READ_EVERYTHING_AT_MOST);
         if self.catalog.is_some() {
-            self.sweep(now, everything);
+            self.sweep(now, now, everything);
         } else {
             process.early = Some((now, everything));
         }
     }
 
-    /// Looks at every backend as it was just read.
-    fn sweep(&mut self, now: Duration, everything: Everything) {
+    /// Looks at every backend as it was read.
+    fn sweep(&mut self, read_at: Duration, now: Duration, everything: Everything) {
         let Everything {
             proxies,
             cookies,
@@ -505,7 +505,7 @@ impl Reconciler {
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {
-                backend.observe(now, rows.remove(name).unwrap_or_default());
+                backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
             }
         }
     }
@@ -556,10 +556,10 @@ impl Reconciler {
             }
         }
         match observed {
-            Some(observed) if !vanished => backend.observe(now, observed),
+            Some(observed) if !vanished => backend.observe(now, now, observed),
             Some(_) | None => {
                 // It was deleted: which backends there are is read again, and with it who resolves where.
-                backend.observe(now, ObservedBackend::default());
+                backend.observe(now, now, ObservedBackend::default());
                 backend.fresh = false;
                 if let Some(process) = &mut self.process {
                     process.read_everything_at = now;

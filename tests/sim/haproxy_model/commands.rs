@@ -28,6 +28,10 @@ impl Model {
             ["set", "server", rest @ ..] => self.on_server(rest, Self::set_server),
             ["set", "maxconn", "server", rest @ ..] => self.on_server(rest, Self::set_maxconn),
             ["enable", "health", rest @ ..] => self.on_server(rest, Self::enable_health),
+            ["shutdown", "sessions", "server", rest @ ..] => self
+                .on_server(rest, |model, backend, server, _| {
+                    model.shutdown_sessions(backend, server)
+                }),
             ["add", "server", rest @ ..] => self.add_server(rest),
             ["del", "server", rest @ ..] => self.del_server(rest),
             [] => panic!("an empty line is answered differently by each version"),
@@ -101,7 +105,7 @@ impl Model {
     }
 
     fn set_server(&mut self, backend: usize, server: usize, words: &[&str]) -> String {
-        let version = self.line;
+        let now = self.now;
         match words {
             ["addr", rest @ ..] => return self.set_address(backend, server, rest),
             ["weight", rest @ ..] => return self.set_weight(backend, server, rest),
@@ -110,8 +114,8 @@ impl Model {
         let server = &mut self.backends[backend].1[server];
         match words {
             ["state", "ready"] => server.make_ready(),
-            ["state", "drain"] => server.enter_drain(),
-            ["state", "maint"] => server.enter_maintenance(version),
+            ["state", "drain"] => server.enter_drain(now),
+            ["state", "maint"] => server.enter_maintenance(now),
             ["state", ..] => {
                 return "'set server <srv> state' expects 'ready', 'drain' and 'maint'.\n"
                     .to_owned();
@@ -305,7 +309,7 @@ impl Model {
         let servers = &mut self.backends[backend].1;
         let it = &servers[server];
         let keeps_connection =
-            it.sessions > 0 || it.queued > 0 || (it.idle > 0 && self.line < Line(3, 0));
+            !it.sessions.is_empty() || (!it.idle.is_empty() && self.line < Line(3, 0));
         let reply = if it.referenced {
             "This server cannot be removed at runtime due to other configuration elements pointing to it.\n"
         } else if !it.in_maintenance() {
@@ -387,6 +391,7 @@ fn parse_server(
                 server.initial_weight = server.weight;
             }
             "maxconn" => server.maxconn = number(rest),
+            "cookie" if version >= Line(2, 8) => server.cookie = Some(value(rest)),
             "init-state" if version >= Line(3, 2) => match value(rest).as_str() {
                 "fully-down" => server.fully_down = true,
                 known @ ("none" | "fully-up" | "up" | "down") => {

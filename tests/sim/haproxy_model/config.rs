@@ -18,6 +18,8 @@ pub(crate) struct Backend {
     pub(crate) is_static: bool,
     /// `option httpchk GET /health`: else a check only connects.
     pub(crate) httpchk: bool,
+    /// `cookie …`: clients are sent back to the server that they had.
+    pub(crate) is_sticky: bool,
     /// The `server` and `server-template` lines.
     pub(crate) servers: Vec<ServerLine>,
 }
@@ -39,6 +41,8 @@ pub(crate) struct ServerLine {
     pub(crate) maxconn: u32,
     /// `backup`
     pub(crate) backup: bool,
+    /// `cookie <value>`
+    pub(crate) cookie: Option<String>,
     /// A `use-server` line names it, so it cannot be deleted.
     pub(crate) is_referenced: bool,
 }
@@ -105,6 +109,7 @@ impl Backend {
             name: name.to_owned(),
             is_static: false,
             httpchk: true,
+            is_sticky: false,
             servers: Vec::new(),
         }
     }
@@ -112,6 +117,15 @@ impl Backend {
     /// With one more server.
     pub(crate) fn server(mut self, line: ServerLine) -> Self {
         self.servers.push(line);
+        self
+    }
+
+    /// With `cookie id insert indirect nocache`, and its servers so far with a cookie each: their name.
+    pub(crate) fn sticky(mut self) -> Self {
+        self.is_sticky = true;
+        for line in &mut self.servers {
+            line.cookie = Some(line.name.clone());
+        }
         self
     }
 
@@ -145,6 +159,7 @@ impl ServerLine {
             weight: 1,
             maxconn: 0,
             backup: false,
+            cookie: None,
             is_referenced: false,
         }
     }
@@ -172,8 +187,16 @@ impl Backend {
         let check = self
             .httpchk
             .then(|| "  option httpchk GET /health".to_owned());
+        let cookie = self
+            .is_sticky
+            .then(|| "  cookie id insert indirect nocache".to_owned());
         let servers = self.servers.iter().map(ServerLine::text);
-        let lines: Vec<String> = head.into_iter().chain(check).chain(servers).collect();
+        let lines: Vec<String> = head
+            .into_iter()
+            .chain(check)
+            .chain(cookie)
+            .chain(servers)
+            .collect();
         lines.join("\n") + "\n"
     }
 }
@@ -182,8 +205,9 @@ impl ServerLine {
     fn text(&self) -> String {
         let flag = |is_set: bool, word: &'static str| if is_set { word } else { "" };
         let check = self.check.map(|check| check.keywords());
+        let cookie = self.cookie.as_ref().map(|value| format!(" cookie {value}"));
         let mut text = format!(
-            "  server {} {} weight {} maxconn {}{}{}{}",
+            "  server {} {} weight {} maxconn {}{}{}{}{}",
             self.name,
             self.address,
             self.weight,
@@ -191,6 +215,7 @@ impl ServerLine {
             flag(self.disabled, " disabled"),
             flag(self.backup, " backup"),
             check.unwrap_or_default(),
+            cookie.unwrap_or_default(),
         );
         if self.is_referenced {
             text = text + "\n  use-server " + &self.name + " if FALSE";

@@ -1,9 +1,9 @@
-//! A HAProxy without its sockets, its clock and its traffic: the runtime API as text in, text out, for simulations.
+//! A HAProxy without its sockets and its clock: the runtime API as text in, text out, for simulations.
 //!
 //! One [`Model`] is one process. It answers with the very words of its version and moves its servers through
 //! maintenance, drain, health checks and late address changes as that version does; `tests/haproxy_model.rs` holds
-//! it against the real ones. It says which servers would be given traffic, and keeps a list of those that were before
-//! their check had passed. It does not do framing (prompts, sessions: the caller's), maps, TLS, agents, tracking, DNS.
+//! it against the real ones. It gives requests to its servers, says which would be given some, and keeps a list of those
+//! that were before their check had passed. It does not do queues, framing (prompts, sessions: the caller's), maps, TLS, agents, tracking, DNS.
 //! A command that it does not know is a panic, so that a simulation cannot rest on a guess.
 //!
 //! Source: the management guide ("Unix Socket commands") and runs of 2.6.12, 2.8.25, 3.0.11, 3.2.26, 3.4.7.
@@ -14,11 +14,14 @@ mod server;
 mod show;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 pub(crate) use config::{Backend, Check, Config, ServerLine};
+pub(crate) use server::Rotation;
 use server::Server;
+pub(crate) use traffic::{Cut, Dispatch, Wish};
 
 /// What is behind an address, as HAProxy's check sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +50,16 @@ pub(crate) struct Leak {
     pub(crate) server: String,
     /// Where the traffic would have gone.
     pub(crate) address: SocketAddr,
+    /// Only clients that have this cookie were sent there.
+    pub(crate) cookie: Option<String>,
 }
 
 /// One server, for assertions.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub(crate) struct View {
     /// Its backend.
     pub(crate) backend: String,
@@ -69,13 +78,27 @@ pub(crate) struct View {
     /// `srv_check_health`.
     pub(crate) health: u16,
     /// `scur`.
-    pub(crate) sessions: u64,
+    pub(crate) sessions: usize,
+    /// When the oldest of them began.
+    pub(crate) oldest_session: Option<Duration>,
+    /// Idle connections.
+    pub(crate) idle: usize,
+    /// When it was ready last, if it is not.
+    pub(crate) left_ready: Duration,
+    /// An address that was asked for is not in force yet.
+    pub(crate) is_moving: bool,
     /// Made by `add server`.
     pub(crate) dynamic: bool,
     /// It would be given new requests.
     pub(crate) in_rotation: bool,
     /// Its check has passed since it was added, or since it has this address.
     pub(crate) has_passed: bool,
+    /// Its check is more than just good enough for UP: it has passed since the server left maintenance.
+    pub(crate) is_sound: bool,
+    /// Its check found it DOWN, and has not found it UP since.
+    pub(crate) found_down: bool,
+    /// Since when.
+    pub(crate) rotation: Rotation,
 }
 
 /// One HAProxy process. It dies by being dropped.
@@ -95,6 +118,7 @@ pub(crate) struct Model {
     /// In the order of the configuration, each with its servers in the order of `show servers state`.
     backends: Vec<(Backend, Vec<Server>)>,
     leaks: Vec<Leak>,
+    cuts: Vec<Cut>,
 }
 
 impl Model {
@@ -128,6 +152,7 @@ impl Model {
             },
             backends: Vec::new(),
             leaks: Vec::new(),
+            cuts: Vec::new(),
         };
         model.load();
         model
@@ -163,28 +188,6 @@ impl Model {
     /// Somebody connected to the socket, or sent a request to a frontend: `CumConns`.
     pub(crate) fn count_connection(&mut self) {
         self.connections += 1;
-    }
-
-    /// What traffic has made of a server: `scur`, `qcur`, `srv_icur`.
-    pub(crate) fn set_traffic(
-        &mut self,
-        backend: &str,
-        server: &str,
-        sessions: u64,
-        queued: u64,
-        idle: u64,
-    ) {
-        let server = self
-            .backends
-            .iter_mut()
-            .filter(|(config, _)| config.name == backend)
-            .flat_map(|(_, servers)| servers)
-            .find(|candidate| candidate.name == server)
-            .expect("traffic goes to a server that exists");
-        server.total_sessions += sessions.saturating_sub(server.sessions);
-        server.sessions = sessions;
-        server.queued = queued;
-        server.idle = idle;
     }
 
     /// When something will change by itself, if ever.
@@ -225,21 +228,15 @@ impl Model {
     /// All servers, as they are.
     pub(crate) fn servers(&self) -> Vec<View> {
         self.servers_in_order()
-            .map(|(backend, server)| View {
-                backend: backend.name.clone(),
-                name: server.name.clone(),
-                address: server.address,
-                oper: server.oper,
-                admin: server.admin,
-                weight: server.weight,
-                maxconn: server.maxconn,
-                health: server.health,
-                sessions: server.sessions,
-                dynamic: server.dynamic,
-                in_rotation: server.in_rotation(),
-                has_passed: server.has_passed,
-            })
+            .map(|(backend, server)| view(backend, server))
             .collect()
+    }
+
+    /// One of them.
+    pub(crate) fn server(&self, backend: &str, name: &str) -> Option<View> {
+        self.servers_in_order()
+            .find(|(config, server)| config.name == backend && server.name == name)
+            .map(|(backend, server)| view(backend, server))
     }
 
     /// Servers with a check that were given traffic at an address before a check had passed there, each once for
@@ -276,22 +273,58 @@ impl Model {
     }
 
     fn note_leaks(&mut self) {
+        let now = self.now;
         for (config, servers) in &mut self.backends {
             for server in servers {
-                // A server of the file is the operator's: it is served from the start.
-                let is_operators = !server.dynamic && server.admin & server::CONFIG_DISABLED == 0;
-                if is_operators || server.check.is_none() || server.has_passed || server.leaked {
+                server.rotation = match (server.rotation, server.in_rotation()) {
+                    (Rotation::Out { .. }, true) => Rotation::In { since: now },
+                    (Rotation::In { .. }, false) => Rotation::Out { since: Some(now) },
+                    (rotation, _) => rotation,
+                };
+                if server.is_operators() || server.check.is_none() || server.has_passed {
                     continue;
                 }
-                if server.in_rotation() {
-                    server.leaked = true;
+                let cookie = (!server.in_rotation() && server.serves_its_cookie())
+                    .then(|| server.cookie.clone())
+                    .flatten();
+                let leaks = server.in_rotation() || cookie.is_some();
+                if leaks && !server.leaked.contains(&cookie) {
+                    server.leaked.push(cookie.clone());
                     self.leaks.push(Leak {
-                        at: self.now,
+                        at: now,
                         server: format!("{}/{}", config.name, server.name),
                         address: server.address,
+                        cookie,
                     });
                 }
             }
         }
+    }
+}
+
+fn view(backend: &Backend, server: &Server) -> View {
+    View {
+        backend: backend.name.clone(),
+        name: server.name.clone(),
+        address: server.address,
+        oper: server.oper,
+        admin: server.admin,
+        weight: server.weight,
+        maxconn: server.maxconn,
+        health: server.health,
+        sessions: server.sessions.len(),
+        oldest_session: server.sessions.iter().map(|session| session.since).min(),
+        idle: server.idle.len(),
+        left_ready: server.left_ready,
+        is_moving: server
+            .pending
+            .iter()
+            .any(|(_, address)| *address != server.address),
+        dynamic: server.dynamic,
+        in_rotation: server.in_rotation(),
+        has_passed: server.has_passed,
+        is_sound: server.has_passed && server.health > server.rise(),
+        found_down: server.found_down,
+        rotation: server.rotation,
     }
 }

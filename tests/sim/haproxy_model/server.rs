@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Check, Conduct, Line, ServerLine};
+use super::{Check, Conduct, Line, ServerLine, traffic::Session};
 
 /// Admin bits.
 pub(super) const MAINT: u8 = 1;
@@ -46,6 +46,15 @@ impl CheckStatus {
     }
 }
 
+/// Whether a server would be given new requests, and since when; for whoever judges what was done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// It would.
+    In { since: Duration },
+    /// It would not.
+    Out { since: Option<Duration> },
+}
+
 #[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -77,12 +86,20 @@ pub(super) struct Server {
     pub(super) health: u16,
     /// A check has passed since it was added or has its address.
     pub(super) has_passed: bool,
-    pub(super) leaked: bool,
+    /// To whom it leaked at its address: to all, or to those with its cookie.
+    pub(super) leaked: Vec<Option<String>>,
     pub(super) changed: Duration,
-    pub(super) sessions: u64,
-    pub(super) queued: u64,
-    pub(super) idle: u64,
+    /// The cookie that sends a client back to it.
+    pub(super) cookie: Option<String>,
+    pub(super) sessions: Vec<Session>,
+    /// Idle connections, by where they lead.
+    pub(super) idle: Vec<SocketAddr>,
     pub(super) total_sessions: u64,
+    /// When it was ready last.
+    pub(super) left_ready: Duration,
+    /// Its check found it DOWN, and has not found it UP since.
+    pub(super) found_down: bool,
+    pub(super) rotation: Rotation,
 }
 
 impl Server {
@@ -110,12 +127,15 @@ impl Server {
             check_status: CheckStatus::Initializing,
             health: 0,
             has_passed: false,
-            leaked: false,
+            leaked: Vec::new(),
             changed: now,
-            sessions: 0,
-            queued: 0,
-            idle: 0,
+            cookie: None,
+            sessions: Vec::new(),
+            idle: Vec::new(),
             total_sessions: 0,
+            left_ready: now,
+            found_down: false,
+            rotation: Rotation::Out { since: None },
         }
     }
 
@@ -146,6 +166,7 @@ impl Server {
             weight: line.weight,
             initial_weight: line.weight,
             maxconn: line.maxconn,
+            cookie: line.cookie.clone(),
             check: line.check,
             check_enabled: line.check.is_some(),
             check_paused: line.disabled,
@@ -168,6 +189,11 @@ impl Server {
         !self.in_maintenance() && !self.in_drain() && self.oper != STOPPED && self.weight > 0
     }
 
+    /// A server of the file that was not `disabled` there: it is served from the start.
+    pub(super) fn is_operators(&self) -> bool {
+        !self.dynamic && self.admin & CONFIG_DISABLED == 0
+    }
+
     /// `srv_check_state`
     pub(super) fn check_state(&self) -> u8 {
         u8::from(self.check.is_some()) * 2
@@ -186,7 +212,8 @@ impl Server {
     }
 
     /// `set server … state maint`
-    pub(super) fn enter_maintenance(&mut self, version: Line) {
+    pub(super) fn enter_maintenance(&mut self, now: Duration) {
+        self.leave_ready(now);
         self.admin &= !DRAIN;
         if self.in_maintenance() {
             return;
@@ -197,14 +224,12 @@ impl Server {
         if self.check_enabled {
             self.check_paused = true;
         }
-        // Before 3.0 the connection of a request in flight comes back to the idle pool after this, and stays.
-        if version >= Line(3, 0) || self.sessions == 0 {
-            self.idle = 0;
-        }
+        self.idle.clear();
     }
 
     /// `set server … state drain`
-    pub(super) fn enter_drain(&mut self) {
+    pub(super) fn enter_drain(&mut self, now: Duration) {
+        self.leave_ready(now);
         self.leave_maintenance();
         self.admin |= DRAIN;
     }
@@ -213,6 +238,12 @@ impl Server {
     pub(super) fn make_ready(&mut self) {
         self.leave_maintenance();
         self.admin &= !DRAIN;
+    }
+
+    fn leave_ready(&mut self, now: Duration) {
+        if !self.in_maintenance() && !self.in_drain() {
+            self.left_ready = now;
+        }
     }
 
     fn leave_maintenance(&mut self) {
@@ -250,9 +281,10 @@ impl Server {
         if self.address != address {
             self.address = address;
             self.has_passed = false;
-            self.leaked = false;
+            self.leaked.clear();
+            self.found_down = false;
             // The change closes the idle connections.
-            self.idle = 0;
+            self.idle.clear();
         }
     }
 
@@ -304,6 +336,7 @@ impl Server {
         }
         if self.health >= self.rise() && !self.in_maintenance() {
             self.oper = RUNNING;
+            self.found_down = false;
         }
     }
 
@@ -313,6 +346,7 @@ impl Server {
         if self.health < self.rise() {
             self.health = 0;
             self.oper = STOPPED;
+            self.found_down = true;
         }
     }
 

@@ -80,21 +80,28 @@ impl Model {
             }
             text.push('\n');
         }
-        text + &backend_row(header, &config.name)
+        text + &backend_row(header, config)
     }
 
-    /// No backend of the model has a cookie.
     pub(super) fn show_stat_of_backends(&self) -> String {
         let header = self.line.stat_header();
         let backends = self.backends.iter();
-        let rows = backends.map(|(config, _)| backend_row(header, &config.name));
+        let rows = backends.map(|(config, _)| backend_row(header, config));
         [header.to_owned()].into_iter().chain(rows).collect()
     }
 }
 
-fn backend_row(header: &str, backend: &str) -> String {
-    let columns = header.matches(',').count();
-    [backend, ",BACKEND", &",".repeat(columns - 1), "\n"].concat()
+/// Of a backend itself only its name and its cookie's are of interest.
+fn backend_row(header: &str, backend: &Backend) -> String {
+    let columns = header.trim_start_matches("# ").trim_end();
+    let cells = columns.split_terminator(',').map(|column| match column {
+        "pxname" => backend.name.as_str(),
+        "svname" => "BACKEND",
+        "cookie" if backend.is_sticky => "id",
+        _ => "",
+    });
+    let cells: Vec<&str> = cells.collect();
+    cells.join(",") + ",\n"
 }
 
 impl Line {
@@ -152,8 +159,7 @@ fn stat_cell(
     match column {
         "pxname" => backend.name.clone(),
         "svname" => server.name.clone(),
-        "qcur" => server.queued.to_string(),
-        "scur" => server.sessions.to_string(),
+        "scur" => server.sessions.len().to_string(),
         "slim" if server.maxconn > 0 => server.maxconn.to_string(),
         "stot" => server.total_sessions.to_string(),
         "status" => status(server),
@@ -170,8 +176,9 @@ fn stat_cell(
         "check_fall" if checked => (server.full_health() + 1 - server.rise()).to_string(),
         "check_health" if checked => server.health.to_string(),
         "addr" => server.address.to_string(),
-        "srv_icur" => server.idle.to_string(),
-        "priv_idle_cur" => "0".to_owned(),
+        "srv_icur" => server.idle.len().to_string(),
+        "cookie" => server.cookie.clone().unwrap_or_default(),
+        "qcur" | "priv_idle_cur" => "0".to_owned(),
         "uweight" => server.weight.to_string(),
         _ => String::new(),
     }

@@ -98,6 +98,7 @@ fn a_server_made_ready_at_once_leaks_even_for_no_time() {
         at: SECOND,
         server: "dyn/a".to_owned(),
         address: at("127.0.0.1:90"),
+        cookie: None,
     };
     assert_eq!(model.leaks(), [leak]);
 }
@@ -164,4 +165,52 @@ fn a_reload_gives_a_new_process_and_leaves_the_old_one_deaf() {
         "Proxy is disabled.\n"
     );
     assert!(model.servers().iter().all(|server| !server.dynamic));
+}
+
+#[test]
+fn backups_are_given_requests_only_when_nobody_else_is_there() {
+    let backup = ServerLine {
+        backup: true,
+        ..ServerLine::new("b", at("127.0.0.1:81"))
+    };
+    let config = Config {
+        backends: vec![
+            Backend::new("web")
+                .server(ServerLine::new("a", at("127.0.0.1:80")))
+                .server(backup),
+        ],
+    };
+    let world = |_: SocketAddr, _| Conduct::Serves;
+    let mut model = Model::new("3.4.7", config, Rc::new(world), 7, Duration::ZERO);
+    let wish = |id: u64| Wish {
+        id,
+        backend: "web",
+        cookie: None,
+        keeps_connection: false,
+        reuses: false,
+        turn: usize::try_from(id).unwrap(),
+    };
+    for id in 0..4 {
+        assert_eq!(model.open(SECOND, &wish(id)).unwrap().server, "a");
+    }
+    run(&mut model, SECOND, &["set server web/a state drain"]);
+    assert_eq!(model.open(SECOND, &wish(4)).unwrap().server, "b");
+    let sessions = ["a", "b"].map(|name| model.server("web", name).unwrap().sessions);
+    assert_eq!(sessions, [4, 1]);
+}
+
+#[test]
+fn a_session_that_came_and_went_shows_in_the_total_alone() {
+    let mut model = model("2.6.12");
+    let cells = |model: &mut Model| -> Vec<String> {
+        let text = model.execute(SECOND, "show stat own 6 -1");
+        let columns: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+        let row: Vec<&str> = text.lines().nth(1).unwrap().split(',').collect();
+        let of = |column| columns.iter().position(|one| *one == column).unwrap();
+        ["scur", "stot"]
+            .map(|column| row[of(column)].to_owned())
+            .to_vec()
+    };
+    model.count_session("own", "a");
+    assert_eq!(cells(&mut model), ["0", "1"]);
 }

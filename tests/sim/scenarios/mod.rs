@@ -1,6 +1,7 @@
 //! Named scenarios: one fault each, where the dice of a seed would hide it.
 
 mod haproxy;
+mod leaving;
 mod nomad;
 mod sidecar;
 

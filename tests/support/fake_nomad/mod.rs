@@ -213,6 +213,13 @@ impl FakeNomad {
 
     // === the catalog ===
 
+    /// What `/v1/job/:id` answers in the namespace `default`.
+    pub(crate) fn describe_job(&self, id: &str, json: &str) {
+        let key = ("default".to_owned(), id.to_owned());
+        self.shared
+            .change(|state| drop(state.jobs.insert(key, json.to_owned())));
+    }
+
     /// Registers, or changes what has the same ID: a Raft entry and an event, or nothing at all when it is equal.
     pub(crate) fn register(&self, registration: ServiceRegistration) {
         self.register_together(vec![registration]);

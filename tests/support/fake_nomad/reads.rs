@@ -44,7 +44,7 @@ impl State {
     ) -> Result<Option<Vec<u8>>, Recorded> {
         let kind = request.kind();
         if kind == Kind::Other {
-            return Err(Recorded::NotFound);
+            return self.job(request, via, bearer).map(Some);
         }
         if request.method == "DELETE" && kind == Kind::Read {
             return self.delete(request, via).map(Some);
@@ -106,6 +106,21 @@ impl State {
         };
         let body = self.catalog.list(readable, &mut self.shuffle);
         Ok(Some(answers::catalog(index, &body, via)))
+    }
+
+    /// `GET /v1/job/:id`: no implicit right of an identity lets it read a job (`nomad/job_endpoint.go`, `GetJob`).
+    fn job(&self, request: &Request, via: Via, bearer: &Bearer) -> Result<Vec<u8>, Recorded> {
+        let id = request.path().strip_prefix("/v1/job/");
+        let namespace = request.namespace();
+        match id {
+            None => Err(Recorded::NotFound),
+            Some(_) if !bearer.rules_read(&namespace) => Err(Recorded::PermissionDenied),
+            Some(id) => {
+                let job = self.jobs.get(&(namespace, id.to_owned()));
+                let job = job.ok_or(Recorded::NotFound)?;
+                Ok(answers::catalog(self.catalog.index(), job, via))
+            }
+        }
     }
 
     /// `DELETE /v1/service/:name/:id`

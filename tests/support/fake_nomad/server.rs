@@ -1,6 +1,7 @@
 //! The sockets of the fake: listeners, connections, reads, blocking queries.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) catalog: Catalog,
     pub(crate) acl: Acl,
+    /// By namespace and ID, as Nomad writes them.
+    pub(crate) jobs: BTreeMap<(String, String), String>,
     /// The latest that fits decides.
     pub(crate) modes: Vec<(Which, Mode)>,
     pub(crate) shuffle: Shuffle,
@@ -102,6 +105,7 @@ impl Shared {
             state: Mutex::new(State {
                 catalog: Catalog::new(),
                 acl: Acl::default(),
+                jobs: BTreeMap::new(),
                 modes: Vec::new(),
                 shuffle: Shuffle(0x9e37_79b9_7f4a_7c15),
                 restarting: false,
