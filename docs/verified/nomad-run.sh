@@ -172,7 +172,7 @@ break_things 'ACLs off'
 part 'ACLs off: the application is scaled, replaced and stopped'
 joins 12 'nomad job scale -detach web 4'
 under_traffic 12 'nomad job scale -detach web 2'
-joins 25 "sed 's/memory = 64/memory = 65/' nomad-jobs/example-app.nomad.hcl | nomad job run -detach -"
+joins 60 "sed 's/memory = 64/memory = 65/' nomad-jobs/example-app.nomad.hcl | nomad job run -detach -"
 joins 12 'nomad job restart -yes -reschedule web | tail -n 2'
 under_traffic 8 'nomad job stop -detach api'
 run 'curl -s -o /dev/null -w "%{http_code}\n" localhost:8080/api/'
