@@ -7,4 +7,5 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|answer: &[u8]| {
     let web = BackendName::new("web").expect("a name");
     let _ = parse::stat(answer, &web);
+    let _ = parse::cookies(answer);
 });

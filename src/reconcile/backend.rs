@@ -21,6 +21,8 @@ use super::{
 
 /// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
 const MAX_STEPS: usize = 2_000;
+/// After so many tries, some six seconds, something that HAProxy puts off is shown.
+const LASTING: u32 = 6;
 /// After this time a server may be in another state than it was seen in.
 const OLD: Duration = Duration::from_millis(20);
 /// From so many servers on `add server` keeps HAProxy busy for long: one command at a time.
@@ -361,11 +363,17 @@ impl Backend {
         if matches!(outcome, Outcome::Refused(_)) {
             delay = delay.max(Duration::from_secs(5));
         }
+        // Requests may still be on their last try there: that is nobody's concern before it lasts.
+        let is_ordinary = matches!(
+            (command, outcome),
+            (Command::DeleteServer(_), Outcome::RetryLater(_))
+        ) && self.refusals.tries() < LASTING;
+        let text = if is_ordinary { "" } else { text.as_str() };
         // What follows from the first refusal, such as "No such server.", says less than it, and may pass sooner.
         self.memory
             .suspended
             .entry(server.clone())
-            .or_insert_with(|| (now + delay, text.clone()));
+            .or_insert_with(|| (now + delay, text.to_owned()));
     }
 
     /// The earliest time at which a suspended server may be tried again.
@@ -447,6 +455,30 @@ fn boundary(steps: &[plan::Step]) -> usize {
 mod tests {
     use super::*;
     use crate::model::ServerRef;
+
+    #[test]
+    fn a_deletion_that_has_to_wait_is_shown_when_it_lasts() {
+        let mut backend = Backend::new();
+        let server = ServerRef {
+            backend: BackendName::new("web").unwrap(),
+            server: ServerName::new("nomad-1").unwrap(),
+        };
+        let text = "Server still has connections attached to it, cannot remove it.";
+        let mut said = Vec::new();
+        for _ in 0..LASTING {
+            let (command, outcome) = (
+                Command::DeleteServer(server.clone()),
+                Outcome::RetryLater(text.to_owned()),
+            );
+            backend.memory.suspended.clear();
+            let random = &mut SplitMix64::new(0);
+            backend.answered(Duration::ZERO, 0, &command, &outcome, random);
+            said.push(backend.memory.suspended[&server.server].1.clone());
+        }
+        let last = said.pop().unwrap();
+        assert!(said.iter().all(String::is_empty));
+        assert_eq!(last, text);
+    }
 
     #[test]
     fn of_the_refusals_in_a_batch_the_first_one_counts() {

@@ -352,8 +352,8 @@ fn dynamic_name(registration: &Registration, address: Address, fixed: &FixedTags
 
 /// Whether both are names of servers of one allocation.
 pub(super) fn is_same_allocation(one: &ServerName, other: &ServerName) -> bool {
-    let allocation = |name: &ServerName| name.as_str().get(..15).map(str::to_owned);
-    is_dynamic_name(one) && is_dynamic_name(other) && allocation(one) == allocation(other)
+    // `nomad-`, eight characters of the allocation's ID, and a dash.
+    is_dynamic_name(one) && one.as_str().get(..15) == other.as_str().get(..15)
 }
 
 /// Whether `name` is one that `dynamic_name` makes.

@@ -176,16 +176,16 @@ impl Review<'_> {
             let (Some(name), Some(address)) = (&state.name, state.address()) else {
                 continue;
             };
-            let former = memory.departed_of(address, name, kind);
-            let server = former
-                .cloned()
-                .unwrap_or_else(|| derived(state, name, address));
             if let Some(other) = wanted.get(&address) {
                 if kind == Kind::Dynamic && !is_same_allocation(&other.name, name) {
                     memory.claimed.insert(name.clone());
                 }
                 continue;
             }
+            let former = memory.departed_of(address, name, kind);
+            let server = former
+                .cloned()
+                .unwrap_or_else(|| derived(state, name, address));
             if (self.claimed_elsewhere)(&server).is_some() {
                 memory.claimed.insert(name.clone());
                 continue;

@@ -97,7 +97,7 @@ pub struct Memory {
     pub seen_ready: BTreeSet<ServerName>,
     /// Registrations that were in rotation, with their address, when the former HAProxy process was lost.
     pub put_back: BTreeSet<(Arc<str>, Address)>,
-    /// Servers left alone until then, and HAProxy's words for why.
+    /// Servers left alone until then, and HAProxy's words for why; none when that is ordinary.
     pub suspended: BTreeMap<ServerName, (Duration, String)>,
     /// What registrations asked for that are gone, while their server is there.
     pub departed: BTreeMap<Identity, DesiredServer>,

@@ -25,6 +25,9 @@ const LEFTOVER_POLL: Duration = Duration::from_secs(2);
 pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
     let Some(name) = &state.name else { return };
     if let Some((_, text)) = situation.memory.suspended.get(name) {
+        if text.is_empty() {
+            return;
+        }
         let obstacle = super::plan::Obstacle::Refused(name.clone(), text.clone());
         plan.hinder(name.as_str().into(), obstacle);
         return;

@@ -52,9 +52,11 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Better slots first, of several with one address: in service before draining before maintenance.
-    fn rank(&self) -> (bool, bool, u32) {
+    /// Better slots first, of several with one address: those that have it for certain, and in service before draining before
+    /// maintenance.
+    fn rank(&self) -> (bool, bool, bool, u32) {
         (
+            self.awaited,
             self.state.admin.in_maintenance(),
             self.state.admin.in_drain(),
             self.number,

@@ -29,29 +29,15 @@ const COLUMNS: [&str; 7] = [
 /// The servers of `backend`; `None` if the answer is about another proxy, so that there is no `backend`. A server that is
 /// missing from the answer says nothing: it is not a quiet one.
 pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>, ParseError> {
-    let (mut rest, header) = line(answer).map_err(|_| ParseError::CutOff(1))?;
-    let Some(header) = header.strip_prefix(b"# ") else {
-        return Err(ParseError::Beginning(shown(answer)));
-    };
-    let header: Vec<&[u8]> = header.split(|byte| *byte == b',').collect();
-    let [proxy, server, queued, sessions, limit, total, idle] = columns(&header, COLUMNS)?;
-    let private_idle = column(&header, "priv_idle_cur");
+    let mut rows = Rows::of(answer)?;
+    let [proxy, server, queued, sessions, limit, total, idle] = columns(&rows.header, COLUMNS)?;
+    let private_idle = column(&rows.header, "priv_idle_cur");
 
     let mut servers = BTreeMap::new();
     let mut others = false;
     let mut is_running = false;
-    let mut number = 1;
-    while !rest.is_empty() {
-        number += 1;
-        let (after, cells) = row(rest, header.len()).map_err(|_| ParseError::CutOff(number))?;
-        rest = after;
-        if cells.len() != header.len() {
-            return Err(ParseError::Columns {
-                line: number,
-                columns: cells.len(),
-                expected: header.len(),
-            });
-        }
+    while let Some(cells) = rows.next()? {
+        let number = rows.number;
         if *cells[proxy] != *backend.as_str().as_bytes() {
             others = true;
             continue;
@@ -88,31 +74,56 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
 
 /// The backends in which clients stay with a server by a cookie: column `cookie` of a backend's own row has its name.
 pub fn cookies(answer: &[u8]) -> Result<BTreeSet<BackendName>, ParseError> {
-    let (mut rest, header) = line(answer).map_err(|_| ParseError::CutOff(1))?;
-    let Some(header) = header.strip_prefix(b"# ") else {
-        return Err(ParseError::Beginning(shown(answer)));
-    };
-    let header: Vec<&[u8]> = header.split(|byte| *byte == b',').collect();
-    let [proxy, server, cookie] = columns(&header, ["pxname", "svname", "cookie"])?;
+    let mut rows = Rows::of(answer)?;
+    let [proxy, server, cookie] = columns(&rows.header, ["pxname", "svname", "cookie"])?;
     let mut backends = BTreeSet::new();
-    let mut number = 1;
-    while !rest.is_empty() {
-        number += 1;
-        let (after, cells) = row(rest, header.len()).map_err(|_| ParseError::CutOff(number))?;
-        rest = after;
-        if cells.len() != header.len() {
-            return Err(ParseError::Columns {
-                line: number,
-                columns: cells.len(),
-                expected: header.len(),
-            });
-        }
+    while let Some(cells) = rows.next()? {
         if *cells[server] == *b"BACKEND" && !cells[cookie].is_empty() {
             let name = name(&cells[proxy]).and_then(|text| BackendName::new(text).ok());
             backends.extend(name);
         }
     }
     Ok(backends)
+}
+
+/// The rows of an answer, each as long as its header.
+struct Rows<'a> {
+    header: Vec<&'a [u8]>,
+    rest: &'a [u8],
+    /// The line that was read last.
+    number: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn of(answer: &'a [u8]) -> Result<Self, ParseError> {
+        let (rest, header) = line(answer).map_err(|_| ParseError::CutOff(1))?;
+        let Some(header) = header.strip_prefix(b"# ") else {
+            return Err(ParseError::Beginning(shown(answer)));
+        };
+        Ok(Self {
+            header: header.split(|byte| *byte == b',').collect(),
+            rest,
+            number: 1,
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Vec<Cow<'a, [u8]>>>, ParseError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        self.number += 1;
+        let (after, cells) =
+            row(self.rest, self.header.len()).map_err(|_| ParseError::CutOff(self.number))?;
+        self.rest = after;
+        if cells.len() != self.header.len() {
+            return Err(ParseError::Columns {
+                line: self.number,
+                columns: cells.len(),
+                expected: self.header.len(),
+            });
+        }
+        Ok(Some(cells))
+    }
 }
 
 /// A line of CSV that likely has `expected` cells, with its line feed.
