@@ -31,7 +31,7 @@ use tap::Tap;
 
 const SERVICES: u16 = 100;
 const INSTANCES: u16 = 100;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 const EVENTS: u16 = 20;
 /// What the session leaves unanswered at most.
 const WINDOW: usize = 8192;

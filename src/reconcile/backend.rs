@@ -35,7 +35,7 @@ const BIG_BACKEND: usize = 1_000;
 )]
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
-    /// The servers that should be there, each address once.
+    /// The servers that should be there, each address once, in their order.
     pub(super) desired: Vec<DesiredServer>,
     /// Registrations that share an address with one of `desired`.
     pub(super) doubles: Vec<Rejection>,
@@ -174,7 +174,8 @@ impl Backend {
     }
 
     /// Takes in what registrations ask for now.
-    pub(super) fn desire(&mut self, desired: Vec<DesiredServer>, doubles: Vec<Rejection>) {
+    pub(super) fn desire(&mut self, mut desired: Vec<DesiredServer>, doubles: Vec<Rejection>) {
+        desired.sort_by_key(|server| server.address);
         let former = std::mem::replace(&mut self.desired, desired);
         let present: BTreeSet<_> = self.desired.iter().map(DesiredServer::identity).collect();
         for server in former {

@@ -13,6 +13,7 @@ use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 
 use super::{
     Policy,
+    server_name::dynamic_name,
     tags::{self, FixedTags, LeavingTags, TagProblem, Tags},
 };
 
@@ -39,6 +40,12 @@ pub struct DesiredServer {
     pub leaving: LeavingTags,
     /// The registration's `CreateIndex`: of two with one address, the younger is served.
     pub create_index: u64,
+}
+
+/// Who is wanted at an address, of servers in the order of theirs.
+pub(super) fn desired_at(servers: &[DesiredServer], address: Address) -> Option<&DesiredServer> {
+    let place = servers.binary_search_by_key(&address, |server| server.address);
+    place.ok().map(|place| &servers[place])
 }
 
 /// What a server is known by: a slot by its address, a dynamic server by its name.
@@ -330,58 +337,9 @@ pub fn one_per_address<'a>(
     (by_address.into_values().collect(), rejections)
 }
 
-/// `nomad-<first 8 of the allocation's ID>-<8 hex of a hash>`: desired and observed are compared by name alone.
-/// Namespace and ID, address and fixed tags are in the hash; weight and maxconn are not, they change in place.
-fn dynamic_name(registration: &Registration, address: Address, fixed: &FixedTags) -> ServerName {
-    let text = format!(
-        "{}\0{}\0{address}\0{}",
-        registration.service.namespace,
-        registration.id,
-        fixed.canonical()
-    );
-    let alloc: String = registration
-        .alloc_id
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .chain("00000000".chars())
-        .take(8)
-        .collect();
-    let name = format!("nomad-{alloc}-{:08x}", fnv1a(&text));
-    ServerName::new(&name).expect("letters, digits and dashes, 23 bytes")
-}
-
-/// Whether both are names of servers of one allocation.
-pub(super) fn is_same_allocation(one: &ServerName, other: &ServerName) -> bool {
-    // `nomad-`, eight characters of the allocation's ID, and a dash.
-    is_dynamic_name(one) && one.as_str().get(..15) == other.as_str().get(..15)
-}
-
-/// Whether `name` is one that `dynamic_name` makes.
-#[must_use]
-pub fn is_dynamic_name(name: &ServerName) -> bool {
-    let hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    let Some((alloc, hash)) = name
-        .as_str()
-        .strip_prefix("nomad-")
-        .and_then(|rest| rest.split_once('-'))
-    else {
-        return false;
-    };
-    let is_alloc = alloc.len() == 8 && alloc.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    is_alloc && hash.len() == 8 && hash.as_bytes().iter().all(hex)
-}
-
-/// FNV-1a of 64 bits, folded to 32. It has to stay the same for ever, which the standard library does not promise.
-fn fnv1a(text: &str) -> u32 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).expect("both halves have 32 bits")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::server_name::is_dynamic_name, *};
 
     fn policy() -> Policy {
         Policy {

@@ -8,12 +8,13 @@ use crate::model::{
 };
 
 use super::{
-    desired::{DesiredServer, is_same_allocation},
+    desired::DesiredServer,
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
         is_owned, watch_admissions,
     },
     removal,
+    server_name::is_same_allocation,
 };
 
 /// The weight of a dynamic server without the tag.

@@ -5,15 +5,16 @@
 //! A hold is part of what is desired, so it outlives a reload of HAProxy. A sidecar that has just started has never seen
 //! the registration: it holds what it finds in rotation by what HAProxy tells of it.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::model::{Address, ServerName, ServerState, ServiceKey};
 
 use super::{
     Policy,
     backend::States,
-    desired::{DesiredServer, Identity, is_same_allocation},
+    desired::{DesiredServer, Identity, desired_at},
     plan::{self, Kind, Memory, ObservedBackend},
+    server_name::is_same_allocation,
     tags::FixedTags,
 };
 
@@ -107,7 +108,7 @@ impl fmt::Display for HoldEnd {
 
 /// Everything that holds depend on besides the memory.
 pub(super) struct Review<'a> {
-    /// What the registrations ask for.
+    /// What the registrations ask for, by address.
     pub(super) desired: &'a [DesiredServer],
     pub(super) observed: &'a ObservedBackend,
     pub(super) policy: &'a Policy,
@@ -120,19 +121,18 @@ impl Review<'_> {
     /// Begins and ends holds by what was just observed.
     pub(super) fn of(&self, memory: &mut Memory) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let kind = plan::kind(&self.observed.servers, self.policy);
+        if self.is_usual(memory, kind) {
+            return (Vec::new(), Vec::new());
+        }
         let states = States::new(self.observed, kind, self.policy);
-        let wanted: BTreeMap<Address, &DesiredServer> = self
-            .desired
-            .iter()
-            .map(|server| (server.address, server))
-            .collect();
+        let wanted = |address| desired_at(self.desired, address);
 
         let mut ended = Vec::new();
         let mut let_go = Vec::new();
         memory.holds.retain(|_, hold| {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
-            let end = match wanted.get(&hold.server.address) {
+            let end = match wanted(hold.server.address) {
                 Some(server) if is_same_allocation(&server.name, &hold.server.name) => {
                     Some(HoldEnd::Returned)
                 }
@@ -164,7 +164,7 @@ impl Review<'_> {
         memory.let_go.extend(let_go);
         let is_leaving = |state: &ServerState| {
             let address = state.address();
-            state.in_rotation() && address.is_none_or(|address| !wanted.contains_key(&address))
+            state.in_rotation() && address.is_none_or(|address| wanted(address).is_none())
         };
         memory
             .let_go
@@ -176,7 +176,7 @@ impl Review<'_> {
             let (Some(name), Some(address)) = (&state.name, state.address()) else {
                 continue;
             };
-            if let Some(other) = wanted.get(&address) {
+            if let Some(other) = wanted(address) {
                 if kind == Kind::Dynamic && !is_same_allocation(&other.name, name) {
                     memory.claimed.insert(name.clone());
                 }
@@ -219,6 +219,26 @@ impl Review<'_> {
             memory.holds.insert(identity, hold);
         }
         (begun, ended)
+    }
+
+    /// Whether nothing leaves: whatever is there is wanted where it is. Most backends, most of the time.
+    fn is_usual(&self, memory: &Memory, kind: Kind) -> bool {
+        let is_wanted = |state: &ServerState| {
+            let server = state
+                .address()
+                .and_then(|address| desired_at(self.desired, address));
+            server.is_some_and(|server| {
+                kind == Kind::Slots || state.name.as_ref() == Some(&server.name)
+            })
+        };
+        memory.holds.is_empty()
+            && memory.let_go.is_empty()
+            && memory.claimed.is_empty()
+            && self.observed.servers.iter().all(|state| {
+                state.admin.in_maintenance()
+                    || is_wanted(state)
+                    || !plan::is_owned(state, kind, self.policy)
+            })
     }
 
     /// Why a server that is UP, and that nobody wants, need not be held.

@@ -15,6 +15,7 @@ mod plan_tests;
 pub mod predict;
 mod reconciler;
 mod removal;
+mod server_name;
 mod slots;
 pub mod tags;
 

@@ -5,7 +5,7 @@
 //! successor can tell from an operator's hand: `docs/architecture.md`, "States on the way".
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::Arc,
     time::Duration,
@@ -18,10 +18,11 @@ use crate::model::{
 
 use super::{
     Policy,
-    desired::{DesiredServer, Identity, Reason, Rejection, is_dynamic_name},
+    desired::{DesiredServer, Identity, Reason, Rejection},
     dynamic,
     hold::Hold,
     removal::PLACEHOLDER,
+    server_name::is_dynamic_name,
     slots,
     tags::LeavingTags,
 };
@@ -133,7 +134,9 @@ impl Memory {
             if server.admin.in_drain() || is_leaving {
                 drains.insert(name.clone(), self.drains.get(name).copied().unwrap_or(now));
             } else if server.in_rotation() {
-                self.seen_ready.insert(name.clone());
+                if !self.seen_ready.contains(name) {
+                    self.seen_ready.insert(name.clone());
+                }
             } else if server.address() == Some(PLACEHOLDER) {
                 // A freed slot: what was seen of it was its former owner.
                 self.seen_ready.remove(name);
@@ -147,7 +150,7 @@ impl Memory {
             }
         }
         self.drains = drains;
-        let present: BTreeSet<_> = observed
+        let present: HashSet<_> = observed
             .servers
             .iter()
             .filter_map(|server| server.name.as_ref())
@@ -161,13 +164,12 @@ impl Memory {
             .retain(|name, sent| present.contains(name) && !is_lost(sent));
         self.tenants.retain(|name, _| present.contains(name));
         self.suspended.retain(|_, (until, _)| *until > now);
-        let addresses: BTreeSet<_> = observed
-            .servers
-            .iter()
-            .filter_map(ServerState::address)
-            .collect();
-        self.departed
-            .retain(|(address, name), _| present.contains(name) || addresses.contains(address));
+        if !self.departed.is_empty() {
+            let addresses = observed.servers.iter().filter_map(ServerState::address);
+            let addresses: BTreeSet<_> = addresses.collect();
+            self.departed
+                .retain(|(address, name), _| present.contains(name) || addresses.contains(address));
+        }
     }
 
     /// What the registration asked for that a server of this kind of backend was brought in for, if it is gone.

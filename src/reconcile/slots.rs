@@ -14,12 +14,13 @@ use crate::model::{Address, Command, ServerName, ServerState};
 
 use super::{
     Policy,
-    desired::{DesiredServer, Reason, is_same_allocation},
+    desired::{DesiredServer, Reason, desired_at},
     plan::{
         Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
         watch_admissions,
     },
     removal::{self, PLACEHOLDER},
+    server_name::is_same_allocation,
 };
 
 /// After this time an address that HAProxy has acknowledged but does not show is sent again.
@@ -116,7 +117,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             continue;
         }
         taken.insert(address, slot.name);
-        used.insert(slot.name);
+        used.insert(slot.number);
         pending |= !slot.state.in_rotation();
         if let Some((_, text)) = situation.memory.suspended.get(slot.name) {
             let obstacle = Obstacle::Refused(slot.name.clone(), text.clone());
@@ -148,7 +149,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             blocked.push(*server);
             continue;
         };
-        used.insert(slot.name);
+        used.insert(slot.number);
         fill(server, slot, situation, plan);
     }
     // Some are just being freed.
@@ -164,7 +165,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         make_room(&blocked, &slots, &used, situation, plan);
     }
 
-    for slot in slots.iter().filter(|slot| !used.contains(slot.name)) {
+    for slot in slots.iter().filter(|slot| !used.contains(&slot.number)) {
         let state = slot.state;
         // In maintenance with a weight it is free already, or an operator's until it is needed.
         let leaving = state.weight == 0 && state.address() != Some(PLACEHOLDER);
@@ -179,13 +180,13 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
 fn free_slots<'a, 'b>(
     missing: usize,
     slots: &'b [Slot<'a>],
-    used: &BTreeSet<&ServerName>,
+    used: &BTreeSet<u32>,
     situation: &Situation<'_>,
     plan: &mut Plan,
 ) -> Vec<&'b Slot<'a>> {
     let is_free = |slot: &&Slot<'_>| {
         slot.state.admin.in_maintenance()
-            && !used.contains(slot.name)
+            && !used.contains(&slot.number)
             && !slot.awaited
             && !situation.memory.suspended.contains_key(slot.name)
     };
@@ -215,7 +216,7 @@ fn free_slots<'a, 'b>(
 fn make_room(
     blocked: &[&DesiredServer],
     slots: &[Slot<'_>],
-    used: &BTreeSet<&ServerName>,
+    used: &BTreeSet<u32>,
     situation: &Situation<'_>,
     plan: &mut Plan,
 ) {
@@ -233,7 +234,7 @@ fn make_room(
         let tags = departed.map(|server| server.leaving).unwrap_or_default();
         slot.state.admin.in_maintenance()
             && slot.state.weight == 0
-            && !used.contains(slot.name)
+            && !used.contains(&slot.number)
             && situation.drain_is_over(slot.name, tags)
     };
     let quarantined: Vec<_> = slots.iter().filter(leaving).filter(has_sessions).collect();
@@ -376,20 +377,15 @@ pub(super) fn settle_tenants(
     policy: &Policy,
     tenants: &mut BTreeMap<ServerName, ServerName>,
 ) {
-    let by_address: BTreeMap<Address, &DesiredServer> = desired
-        .iter()
-        .map(|server| (server.address, server))
-        .collect();
     for state in &observed.servers {
         let (Some(_), Some(name)) = (number(state, policy), &state.name) else {
             continue;
         };
-        let Some(server) = state.address().and_then(|address| by_address.get(&address)) else {
-            if state.address() == Some(PLACEHOLDER) {
-                tenants.remove(name);
-            }
-            continue;
-        };
+        let server = state
+            .address()
+            .filter(|_| !state.admin.in_maintenance())
+            .and_then(|address| desired_at(desired, address));
+        let Some(server) = server else { continue };
         let is_admitted = !state.is_up() || !state.check.is_enabled();
         if is_admitted || !tenants.contains_key(name) {
             tenants.insert(name.clone(), server.name.clone());

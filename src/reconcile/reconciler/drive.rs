@@ -6,10 +6,11 @@ use crate::model::{BackendName, Batch, BatchId, Request, Version};
 
 use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in};
 use crate::reconcile::{
-    desired::{DesiredServer, Rejection, is_same_allocation, possible_services},
+    desired::{DesiredServer, Rejection, possible_services},
     facts::Fact,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
+    server_name::is_same_allocation,
 };
 
 impl Reconciler {
