@@ -177,7 +177,9 @@ impl Review<'_> {
                 continue;
             };
             if let Some(other) = wanted(address) {
-                if kind == Kind::Dynamic && !is_same_allocation(&other.name, name) {
+                if let Some(former) = tenant(name, memory, kind)
+                    && !is_same_allocation(&other.name, former)
+                {
                     memory.claimed.insert(name.clone());
                 }
                 continue;
@@ -228,7 +230,9 @@ impl Review<'_> {
                 .address()
                 .and_then(|address| desired_at(self.desired, address));
             server.is_some_and(|server| {
-                kind == Kind::Slots || state.name.as_ref() == Some(&server.name)
+                let name = state.name.as_ref();
+                let tenant = name.and_then(|name| tenant(name, memory, kind));
+                tenant.is_none_or(|tenant| *tenant == server.name)
             })
         };
         memory.holds.is_empty()
@@ -275,6 +279,14 @@ impl Review<'_> {
 
     fn at_most(&self, hold: &Hold) -> Duration {
         hold.server.leaving.hold.unwrap_or(self.policy.hold)
+    }
+}
+
+/// Whose server it is, by the name that a dynamic one has; nobody remembers of slots that were there at the start.
+fn tenant<'a>(name: &'a ServerName, memory: &'a Memory, kind: Kind) -> Option<&'a ServerName> {
+    match kind {
+        Kind::Dynamic => Some(name),
+        Kind::Slots => memory.tenants.get(name),
     }
 }
 

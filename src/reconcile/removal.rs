@@ -62,7 +62,9 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     let idle = stat.sessions == 0 && stat.queued == 0;
     if state.admin.in_drain() && !state.admin.in_maintenance() {
         let over = situation.drain_is_over(name, leaving);
-        if !idle && !over {
+        // Clients that have its cookie come again, so a moment without any says nothing.
+        let is_done = idle && !situation.memory.cookies;
+        if !is_done && !over {
             plan.wants_stat = true;
             plan.look_within(DRAIN_POLL);
             return;

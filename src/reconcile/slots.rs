@@ -387,7 +387,8 @@ pub(super) fn settle_tenants(
             .and_then(|address| desired_at(desired, address));
         let Some(server) = server else { continue };
         let is_admitted = !state.is_up() || !state.check.is_enabled();
-        if is_admitted || !tenants.contains_key(name) {
+        let is_another = |tenant: &ServerName| !is_same_allocation(tenant, &server.name);
+        if is_admitted || !tenants.get(name).is_some_and(is_another) {
             tenants.insert(name.clone(), server.name.clone());
         }
     }

@@ -9,11 +9,16 @@ use std::{
 
 /// One request on a connection of its own: the status and the body.
 pub(crate) fn get(socket: &Path, path: &str) -> io::Result<(u16, String)> {
+    get_with(socket, path, "")
+}
+
+/// The same with more header lines, each with its end.
+pub(crate) fn get_with(socket: &Path, path: &str, headers: &str) -> io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n"
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -8,8 +8,12 @@ use std::{
     iter,
     net::SocketAddr,
     ops::Deref,
-    panic::resume_unwind,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -234,7 +238,12 @@ impl World {
 
     /// One request to the frontend of `backend`: the body, or what went wrong.
     pub(crate) fn request(&self, backend: &str) -> Result<String, String> {
-        match http::get(&self.frontend(backend), "/") {
+        self.request_with(backend, "")
+    }
+
+    /// The same with more header lines, each with its end.
+    pub(crate) fn request_with(&self, backend: &str, headers: &str) -> Result<String, String> {
+        match http::get_with(&self.frontend(backend), "/", headers) {
             Ok((200, body)) => Ok(body),
             Ok((status, _)) => Err(status.to_string()),
             Err(error) => Err(error.to_string()),
@@ -349,4 +358,36 @@ impl World {
 pub(crate) fn instance(service: &str, address: SocketAddr) -> ServiceRegistration {
     let port = address.port();
     ServiceRegistration::new(service, u32::from(port), i64::from(port)).tags(&[ENABLED])
+}
+
+/// Answers of web servers, or what came instead, and how often.
+pub(crate) type Answers = BTreeMap<Result<String, String>, usize>;
+
+/// Runs `work` while each of `clients` asks one request after the other, and counts their answers.
+pub(crate) fn under_load<C: Sync>(
+    clients: &[C],
+    ask: impl Fn(&C) -> Result<String, String> + Sync,
+    work: impl FnOnce(),
+) -> Answers {
+    let answers = Mutex::new(BTreeMap::new());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for client in clients {
+            let (answers, is_over, ask) = (&answers, &is_over, &ask);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::SeqCst) {
+                    let answer = ask(client);
+                    let mut answers = answers.lock().expect("no client panics");
+                    *answers.entry(answer).or_default() += 1;
+                }
+            });
+        }
+        // The clients must end even when the work fails.
+        let done = catch_unwind(AssertUnwindSafe(work));
+        is_over.store(true, Ordering::SeqCst);
+        if let Err(panic) = done {
+            resume_unwind(panic);
+        }
+    });
+    answers.into_inner().expect("no client panicked")
 }

@@ -302,3 +302,21 @@ fn a_slot_that_still_has_an_address_is_freed_before_clients_with_its_cookie_coul
     let waiting = world.plan(&desired);
     assert_eq!((waiting.steps.len(), waiting.hindrances.len()), (0, 0));
 }
+
+#[test]
+fn clients_with_a_cookie_keep_their_server_for_the_whole_drain() {
+    let server = instance(1, &[]);
+    let mut world = World::new(ObservedBackend::default(), V30);
+    world.settle(std::slice::from_ref(&server));
+    world.memory.cookies = true;
+    let drain = world.plan(&[]).steps[0].command.clone();
+    apply(&mut world.observed, &drain);
+    world.look();
+    world.stat(&[]);
+    assert_eq!(words(&world.plan(&[]).steps), Vec::<String>::new());
+    world.now += Duration::from_secs(10);
+    assert_eq!(
+        words(&world.plan(&[]).steps)[1],
+        format!("{} maint", server.name)
+    );
+}

@@ -75,7 +75,8 @@ fn every_instance_is_replaced_under_clients_of_every_habit_and_none_of_them_fail
             world.after(5 * SECOND, Event::Conduct(address(host), Conduct::Serves));
             world.run_for(3 * SECOND);
             world.deregister(&[elder]);
-            world.run_for(3 * SECOND);
+            // Its slot is free again, too, where no session lasts.
+            world.run_for(13 * SECOND);
         }
         world.run_for(20 * SECOND);
         expect_right(&world);

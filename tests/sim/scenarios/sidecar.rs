@@ -37,7 +37,8 @@ fn a_sidecar_killed_at_any_line_of_a_removal_leaves_what_its_successor_can_finis
                 .filter(|one| &*one.service.name != "cache")
                 .collect();
             world.deregister(&gone);
-            world.run_for(20 * SECOND);
+            // With cookies a drain takes all of its time, and after a restart once more.
+            world.run_for(40 * SECOND);
             expect_right(&world);
             if world.generation == 1 {
                 break;
