@@ -22,7 +22,7 @@ use super::{
     dynamic,
     hold::Hold,
     removal::PLACEHOLDER,
-    server_name::is_dynamic_name,
+    server_name::{is_dynamic_name, is_same_allocation},
     slots,
     tags::LeavingTags,
 };
@@ -182,10 +182,15 @@ impl Memory {
     ) -> Option<&DesiredServer> {
         match kind {
             Kind::Slots => {
+                // Of several that were there one after the other, the one that had the slot last.
+                let tenant = self.tenants.get(name);
+                let had_it = |server: &DesiredServer| {
+                    tenant.is_some_and(|tenant| is_same_allocation(tenant, &server.name))
+                };
                 let of_address = self.departed.values();
                 of_address
                     .filter(|server| server.address == address)
-                    .max_by_key(|server| server.create_index)
+                    .max_by_key(|server| (had_it(server), server.create_index))
             }
             Kind::Dynamic => self.departed.values().find(|server| server.name == *name),
         }
