@@ -309,7 +309,9 @@ impl Backend {
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
         for step in &plan.steps {
             if let Command::SetAddress(server, address) = &step.command {
+                // What was seen of it was its former owner.
                 self.memory.tenants.remove(&server.server);
+                self.memory.seen_ready.remove(&server.server);
                 self.memory
                     .sent
                     .insert(server.server.clone(), (*address, now));
