@@ -29,8 +29,9 @@ const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 /// Where the admin listener listens.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
 
-/// How long a server that is removed may finish its sessions.
+/// How long the last server of a service stays in rotation without a registration.
 const DEFAULT_HOLD: Duration = Duration::from_secs(30);
+/// How long a server that is removed may finish its sessions.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// Finds a setting by the field's name, which is also its own.

@@ -36,11 +36,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     let mut replacements = Replacements::new(&wanted, &owned);
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
-        if let Some((_, text)) = situation.memory.suspended.get(*name) {
-            plan.hinder(
-                server.registration.clone(),
-                Obstacle::Refused((*name).clone(), text.clone()),
-            );
+        if situation.is_suspended(name, &server.registration, plan) {
             continue;
         }
         match present {

@@ -397,6 +397,24 @@ impl Situation<'_> {
         }
     }
 
+    /// Whether a server is left alone for now, because HAProxy would not change it. Unless that is ordinary, it is in the way of
+    /// `registration`.
+    pub(super) fn is_suspended(
+        &self,
+        server: &ServerName,
+        registration: &Arc<str>,
+        plan: &mut Plan,
+    ) -> bool {
+        let Some((_, text)) = self.memory.suspended.get(server) else {
+            return false;
+        };
+        if !text.is_empty() {
+            let obstacle = Obstacle::Refused(server.clone(), text.clone());
+            plan.hinder(Arc::clone(registration), obstacle);
+        }
+        true
+    }
+
     /// Whether a server that leaves has had the time for it that its tags, or the operator, give.
     pub(super) fn drain_is_over(&self, name: &ServerName, leaving: LeavingTags) -> bool {
         let since = self.memory.drains.get(name).copied().unwrap_or(self.now);

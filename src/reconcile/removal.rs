@@ -24,12 +24,7 @@ const LEFTOVER_POLL: Duration = Duration::from_secs(2);
 /// The next step of taking `state` out.
 pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
     let Some(name) = &state.name else { return };
-    if let Some((_, text)) = situation.memory.suspended.get(name) {
-        if text.is_empty() {
-            return;
-        }
-        let obstacle = super::plan::Obstacle::Refused(name.clone(), text.clone());
-        plan.hinder(name.as_str().into(), obstacle);
+    if situation.is_suspended(name, &name.as_str().into(), plan) {
         return;
     }
     let is_slot = slots::number(state, situation.policy).is_some();

@@ -119,10 +119,10 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         taken.insert(address, slot.name);
         used.insert(slot.number);
         pending |= !slot.state.in_rotation();
-        if let Some((_, text)) = situation.memory.suspended.get(slot.name) {
-            let obstacle = Obstacle::Refused(slot.name.clone(), text.clone());
-            plan.hinder(server.registration.clone(), obstacle);
-        } else if slot.awaited {
+        if situation.is_suspended(slot.name, &server.registration, plan) {
+            continue;
+        }
+        if slot.awaited {
             await_address(slot, situation, plan);
         } else {
             keep(server, slot, situation, plan);

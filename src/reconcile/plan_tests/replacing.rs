@@ -304,6 +304,18 @@ fn a_slot_that_still_has_an_address_is_freed_before_clients_with_its_cookie_coul
 }
 
 #[test]
+fn a_registration_that_returns_while_its_server_waits_to_be_deleted_is_not_called_blocked() {
+    let server = instance(1, &[]);
+    for (text, blocked) in [("", 0), ("Server still has connections", 1)] {
+        let mut world = World::new(ObservedBackend::default(), V30);
+        let until = (Duration::from_secs(1), text.to_owned());
+        world.memory.suspended.insert(server.name.clone(), until);
+        let plan = world.plan(std::slice::from_ref(&server));
+        assert_eq!((plan.steps.len(), plan.hindrances.len()), (0, blocked));
+    }
+}
+
+#[test]
 fn clients_with_a_cookie_keep_their_server_for_the_whole_drain() {
     let server = instance(1, &[]);
     let mut world = World::new(ObservedBackend::default(), V30);
