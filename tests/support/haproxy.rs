@@ -6,10 +6,11 @@
 use std::{
     env, fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -90,10 +91,15 @@ fn version_of(path: &str) -> String {
     version.to_owned()
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody listens on. Below those that the kernel hands out, so that it stays free while a program is away, and
+/// below those that Nomad hands out.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 12_000 + u16::try_from(std::process::id() % 7_000).expect("below 7000");
+    (0..1_000)
+        .map(|_| start + NEXT.fetch_add(1, Ordering::Relaxed))
+        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
+        .expect("one of a thousand ports is free")
 }
 
 /// The time, for deadlines.

@@ -24,7 +24,7 @@ struct Shared {
 
 impl Gate {
     pub(crate) fn before(upstream: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, super::process::free_port()))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, super::haproxy::free_port()))?;
         let gate = Self {
             addr: listener.local_addr()?,
             shared: Arc::new(Shared {

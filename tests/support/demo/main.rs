@@ -39,9 +39,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use gate::Gate;
-use haproxy::{Haproxy, HaproxyBin, now};
+use haproxy::{Haproxy, HaproxyBin, free_port, now};
 use nomad::{Nomad, Service};
-use process::{Process, free_port};
+use process::Process;
 use tap::Tap;
 use web::Visitor;
 

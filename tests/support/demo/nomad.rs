@@ -11,10 +11,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{
-    process::{Process, free_port},
-    web,
-};
+use super::{haproxy::free_port, process::Process, web};
 
 /// A service, and its tags besides `haproxy.enable=true`.
 pub(crate) type Service = (&'static str, &'static [&'static str]);

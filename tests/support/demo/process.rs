@@ -3,11 +3,9 @@
 use std::{
     fs::{self, File},
     io,
-    net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::Duration,
 };
@@ -71,15 +69,4 @@ impl Drop for Process {
             drop(self.child.wait());
         }
     }
-}
-
-/// A port that nobody listens on. Below those that the kernel hands out, so that it stays free while a program is away, and
-/// below those that Nomad hands out.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 12_000 + u16::try_from(std::process::id() % 7_000).expect("below 7000");
-    (0..1_000)
-        .map(|_| start + NEXT.fetch_add(1, Ordering::Relaxed))
-        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
-        .expect("one of a thousand ports is free")
 }
