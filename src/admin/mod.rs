@@ -6,6 +6,7 @@
 mod metrics;
 mod namespace;
 mod nomad_metrics;
+mod process_metrics;
 mod status;
 
 use std::{
@@ -36,7 +37,7 @@ use tracing::{debug, info, warn};
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
-pub use status::{Missing, Status};
+pub use status::{Failure, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.
 const MAX_CONNECTIONS: usize = 64;
@@ -161,11 +162,13 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
 }
 
 fn ready(status: &Status) -> Response<Full<Bytes>> {
+    let standby = status.standby_line().unwrap_or_default();
     if status.is_ready() {
-        return plain(StatusCode::OK, "ready\n".to_owned());
+        return plain(StatusCode::OK, format!("ready\n{standby}"));
     }
     let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
-    plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+    let missing: String = lines.collect();
+    plain(StatusCode::SERVICE_UNAVAILABLE, missing + &standby)
 }
 
 fn exposition(status: &Status, metrics: &Metrics, now: Instant) -> Response<Full<Bytes>> {
@@ -276,6 +279,41 @@ mod tests {
         assert_eq!(
             ask(addr, "GET /ready").await,
             plain_answer("200 OK", "ready\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn ready_and_the_status_say_who_else_is_in_charge_and_what_failed() {
+        let (addr, status) = listening(starting()).await;
+        status.send_modify(|status| {
+            status.missing.clear();
+            status.standby = Some("another\nsidecar".to_owned());
+            status.failure = Some(Failure {
+                part: "core",
+                reason: "no way".to_owned(),
+                times: 2,
+                at: status.started,
+            });
+        });
+        assert_eq!(
+            ask(addr, "GET /ready").await,
+            plain_answer("200 OK", "ready\nstandby: another sidecar\n")
+        );
+        assert_eq!(
+            ask(addr, "GET /status").await.2,
+            "nomad: asked at nowhere yet\nstandby: another sidecar\n\
+             failed: 2 times since the start, a bug; the last time 0 s ago, in the core: no way\n"
+        );
+        status.send_modify(|status| {
+            let reason = "no way".to_owned();
+            status.missing = vec![Missing::Core { reason }];
+        });
+        assert_eq!(
+            ask(addr, "GET /ready").await,
+            plain_answer(
+                "503 Service Unavailable",
+                "core: it failed and starts afresh: no way\nstandby: another sidecar\n"
+            )
         );
     }
 

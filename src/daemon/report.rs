@@ -27,6 +27,7 @@ use crate::{
 };
 
 use super::{
+    charge::Standing,
     following::{Following, Said},
     now,
 };
@@ -82,6 +83,17 @@ impl Report {
             observe = config.observe,
             "starting"
         );
+    }
+
+    /// Whether this sidecar acts.
+    pub(super) fn standing(&self, standing: Standing) {
+        self.status.send_modify(|status| {
+            status.in_charge = standing == Standing::InCharge;
+            status.standby = match standing {
+                Standing::InCharge => None,
+                Standing::Standby(reason) => Some(reason),
+            };
+        });
     }
 
     // === HAProxy ===
