@@ -88,18 +88,28 @@ pub async fn bind_forever(addr: SocketAddr) -> TcpListener {
 /// Answers requests for as long as the future is polled. Dropping it closes every connection.
 pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, metrics: Arc<Metrics>) {
     let mut connections = JoinSet::new();
+    let mut is_failing = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                    if std::mem::take(&mut is_failing) {
+                        info!("the admin listener accepts connections again");
+                    }
                     connections.spawn(answer(stream, status.clone(), Arc::clone(&metrics)));
                 }
                 Ok((_, peer)) => debug!(%peer, "too many admin connections; this one is closed"),
-                Err(error) => {
+                Err(error) if concerns_one_connection(&error) => {
                     debug!(%error, "an admin connection could not be accepted");
-                    if !concerns_one_connection(&error) {
-                        sleep(RETRY).await;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        warn!(
+                            %error,
+                            "the admin listener cannot accept connections and tries again every second: raise the limit of open files (ulimit -n), or see who keeps connections to it open"
+                        );
                     }
+                    sleep(RETRY).await;
                 }
             },
             Some(_) = connections.join_next() => {}

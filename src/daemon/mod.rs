@@ -7,6 +7,7 @@ mod charge;
 mod following;
 mod jobs;
 mod keep;
+mod memory;
 mod plan;
 mod report;
 
@@ -172,7 +173,8 @@ async fn core(
     let (batches, batches_seen) = mpsc::channel(64);
     let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
     let (control, control_seen) = mpsc::channel(16);
-    let (catalog_events, mut from_catalog) = mpsc::channel(256);
+    // Few: one may have all registrations of a large service.
+    let (catalog_events, mut from_catalog) = mpsc::channel(4);
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
     let (services, services_seen) = mpsc::channel(256);
@@ -392,6 +394,7 @@ fn policy(config: &Config) -> Policy {
 fn nomad_settings(config: &Config) -> Settings {
     Settings {
         seed: seed(),
+        catalog_room: memory::catalog_room(),
         ..config.nomad.clone()
     }
 }

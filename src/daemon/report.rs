@@ -121,6 +121,7 @@ impl Report {
                 info!(reason = %error, "the session with HAProxy ended; connecting again");
             }
             SessionError::Silent(_)
+            | SessionError::StoodStill(_)
             | SessionError::UnknownReply(_)
             | SessionError::TooLong(_)
             | SessionError::Unasked(_)

@@ -50,9 +50,11 @@ impl Follower {
             return;
         }
         let index = line.index;
-        for key in self.view.take(line) {
+        let (changed, without_room) = self.view.take(line);
+        for key in changed {
             self.tell_changed(key, index, Some(index), out);
         }
+        self.read_soon(Cause::Retry, without_room, out);
         self.tell_current(out);
     }
 
