@@ -234,7 +234,12 @@ impl View {
     }
 
     /// Takes a line of the stream; gives the services that it changed, and those that it could not for want of room.
-    pub(super) fn take(&mut self, line: Line) -> (BTreeSet<ServiceKey>, BTreeSet<ServiceKey>) {
+    /// `waiting` is the index of a read of a service that is yet to be adopted: up to there its events are the past.
+    pub(super) fn take(
+        &mut self,
+        line: Line,
+        waiting: impl Fn(&ServiceKey) -> Option<u64>,
+    ) -> (BTreeSet<ServiceKey>, BTreeSet<ServiceKey>) {
         let (mut changed, mut without_room) = (BTreeSet::new(), BTreeSet::new());
         if line.index <= self.seen {
             return (changed, without_room);
@@ -244,12 +249,13 @@ impl View {
             self.complete = self.complete.max(line.index);
         }
         for event in line.events {
-            if !self.follows(&event.registration().service) {
+            let key = &event.registration().service;
+            if !self.follows(key) {
                 continue;
             }
-            let key = &event.registration().service;
             let was_unread = self.unread.contains(key);
-            if self.live && self.apply(line.index, &event) {
+            let is_past = waiting(key).is_some_and(|read_at| line.index <= read_at);
+            if self.live && !is_past && self.apply(line.index, &event) {
                 changed.insert(key.clone());
             } else if !was_unread && self.unread.contains(key) {
                 without_room.insert(key.clone());
