@@ -2,8 +2,9 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
+    time::Duration,
 };
 
 use crate::support::{
@@ -27,27 +28,24 @@ fn whoever_hogs_the_admin_listener_is_named_and_outlasted() {
         let line = sidecar.logged(&["the admin listener answers"]);
         let (_, addr) = line.split_once("addr=").expect("it says where");
         let addr: SocketAddr = addr.trim().parse().expect("it is an address");
-        let is_over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::SeqCst) {
-                    let hogs: Vec<_> = (0..40).map(|_| TcpStream::connect(addr)).collect();
-                    thread::sleep(std::time::Duration::from_millis(100));
-                    drop(hogs);
-                }
-            });
-            sidecar.logged(&[
-                " WARN ",
-                "the admin listener cannot accept connections and tries again every second: raise the limit of open files (ulimit -n)",
-            ]);
-            world.haproxy.kill9();
-            world.haproxy.restart();
-            sidecar.logged(&[
-                " WARN ",
-                &format!("there is no file descriptor left to connect to {socket}: raise the sidecar's limit (ulimit -n)"),
-            ]);
-            is_over.store(true, Ordering::SeqCst);
+        let (over, is_over) = mpsc::channel::<()>();
+        let hog = thread::spawn(move || {
+            // Ends when the other end is dropped, be it by a panic.
+            while is_over.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout)
+            {
+                let hogs: Vec<_> = (0..40).map(|_| TcpStream::connect(addr)).collect();
+                thread::sleep(Duration::from_millis(100));
+                drop(hogs);
+            }
         });
+        sidecar.logged(&[
+            " WARN ",
+            "the admin listener cannot accept connections and tries again every second: raise the limit of open files (ulimit -n)",
+        ]);
+        world.haproxy.kill9();
+        world.haproxy.restart();
+        drop(over);
+        hog.join().expect("it only connects");
         world.until_served_by("dynamic", &[&toys[0]]);
         sidecar.until_ready();
         sidecar.logged(&[" INFO ", "the admin listener accepts connections again"]);

@@ -274,6 +274,18 @@ mod tests {
     }
 
     #[test]
+    fn a_process_without_a_free_descriptor_is_told_what_to_raise() {
+        for code in NO_DESCRIPTOR {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(
+                ConnectError::from_connect(Path::new("/s"), error, Duration::ZERO).to_string(),
+                "there is no file descriptor left to connect to /s: raise the sidecar's limit (ulimit -n), or see who keeps \
+                 connections to its admin listener open"
+            );
+        }
+    }
+
+    #[test]
     fn a_full_queue_is_no_answer() {
         let error = ConnectError::from_connect(
             Path::new("/s"),
