@@ -67,12 +67,12 @@ fn what_is_too_much_is_refused_alone_and_the_rest_is_served_on() {
     world.until_served_by("dynamic", &[one, two]);
     sidecar.until_ready();
 
-    // A list and a line of 32 MB, a line that has no end, and a flood of large events.
+    // A list and a line of 12 MB, a line that has no end, and a flood of large events.
     let mut large = instance("slots", (Ipv4Addr::LOCALHOST, 9).into());
     large
         .tags
         .get_or_insert_default()
-        .push("x".repeat(32 << 20));
+        .push("x".repeat(12 << 20));
     let giant = large.key();
     world.nomad.register(large);
     let refused =
@@ -86,11 +86,11 @@ fn what_is_too_much_is_refused_alone_and_the_rest_is_served_on() {
         ],
     );
     world.deregister(&giant);
-    world.nomad.say(&"{".repeat(24 << 20));
+    world.nomad.say(&"{".repeat(6 << 20));
     sidecar.logged_within(PATIENCE, &[refused]);
     let mut flooding = instance("slots", (Ipv4Addr::LOCALHOST, 9).into());
     let flood = flooding.key();
-    for number in 0..400 {
+    for number in 0..150 {
         let tag = format!("{number}{}", "y".repeat(300 << 10));
         flooding.tags = Some(vec!["haproxy.enable=true".to_owned(), tag]);
         world.nomad.register(flooding.clone());
@@ -98,11 +98,11 @@ fn what_is_too_much_is_refused_alone_and_the_rest_is_served_on() {
     world.deregister(&flood);
 
     // A service with more registrations than there is room for, and a list with more services.
-    let all = (0..60_000).map(|number| {
+    let all = (0..25_000).map(|number| {
         let host = Ipv4Addr::from(0x7F02_0000 + number / 60);
         instance(
             "slots",
-            (host, 1_024 + u16::try_from(number % 60_000).unwrap_or(0)).into(),
+            (host, 1_024 + u16::try_from(number).unwrap_or(0)).into(),
         )
     });
     let all: Vec<_> = all.collect();
