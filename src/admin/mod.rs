@@ -3,6 +3,7 @@
 //! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
+mod guard_metrics;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
@@ -33,6 +34,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use guard_metrics::GuardMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
@@ -162,10 +164,11 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
 
 fn ready(status: &Status) -> Response<Full<Bytes>> {
     if status.is_ready() {
-        return plain(StatusCode::OK, "ready\n".to_owned());
+        return plain(StatusCode::OK, format!("ready\n{}", status.guard_lines()));
     }
     let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
-    plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+    let lines = lines.collect::<String>() + &status.guard_lines();
+    plain(StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
 fn exposition(status: &Status, metrics: &Metrics, now: Instant) -> Response<Full<Bytes>> {

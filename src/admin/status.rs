@@ -31,6 +31,8 @@ pub struct Status {
     pub missing: Vec<Missing>,
     /// The address of Nomad that is asked first.
     pub nomad: String,
+    /// What guards hold back, in lines.
+    pub guards: Vec<String>,
     /// How each namespace is followed.
     pub namespaces: Vec<Namespace>,
 }
@@ -71,6 +73,7 @@ impl Status {
                 Missing::Catalog { reason: reason() },
             ],
             nomad: "nowhere yet".to_owned(),
+            guards: Vec::new(),
             namespaces: Vec::new(),
         }
     }
@@ -81,7 +84,14 @@ impl Status {
         let lines = self.namespaces.iter();
         let lines = lines.map(|namespace| format!("{}\n", namespace.line(now)));
         let nomad = OneLine(&self.nomad);
-        format!("nomad: asked at {nomad}\n{}", lines.collect::<String>())
+        let (lines, guards) = (lines.collect::<String>(), self.guard_lines());
+        format!("nomad: asked at {nomad}\n{lines}{guards}")
+    }
+
+    /// What guards hold back.
+    pub(super) fn guard_lines(&self) -> String {
+        let lines = self.guards.iter().map(|line| format!("{line}\n"));
+        lines.collect()
     }
 
     /// Whether the first sync is applied.

@@ -1,5 +1,7 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
+mod account;
+mod guards;
 mod holds;
 
 use super::*;
@@ -21,6 +23,7 @@ struct World {
     facts: Vec<Fact>,
     sent: Vec<Request>,
     proven: BTreeSet<ServiceKey>,
+    asked: Vec<Question>,
     refuse: Option<Outcome>,
     /// New servers stay down.
     checks_fail: bool,
@@ -50,6 +53,7 @@ impl World {
             facts,
             sent,
             proven: BTreeSet::new(),
+            asked: Vec::new(),
             refuse: None,
             checks_fail: false,
         }
@@ -75,6 +79,7 @@ impl World {
             match output {
                 Output::Tell(fact) => self.facts.push(fact),
                 Output::Prove(services) => self.proven.extend(services),
+                Output::Ask(question) => self.asked.push(question),
                 Output::Run(batch) => {
                     let answers = batch
                         .requests
@@ -572,29 +577,4 @@ fn observing_tells_the_whole_plan_once_and_writes_nothing() {
         })
         .collect();
     assert_eq!(plans, [6]);
-}
-
-#[test]
-fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
-    let mut world = World::started(&["web"]);
-    let mut two = registrations("web", 1..3);
-    two[1].port = 0;
-    world.input(synced([(service("web"), two)].into()));
-    world.up();
-    world.wait(6 * SECOND);
-    let expected = Overview {
-        catalog_known: true,
-        haproxy_read: true,
-        in_sync: true,
-        backends: 1,
-        services: 1,
-        wanted: 1,
-        rejected: 1,
-        owned: crate::reconcile::Owned {
-            in_rotation: 1,
-            ..crate::reconcile::Owned::default()
-        },
-        ..Overview::default()
-    };
-    assert_eq!(world.core.overview(), expected);
 }
