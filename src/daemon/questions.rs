@@ -163,7 +163,7 @@ mod tests {
         let mut questions = Questions::default();
         questions.add(Duration::ZERO, question("1", true));
         questions.add(Duration::ZERO, question("2", false));
-        let until = Duration::from_secs(3_600);
+        let until = Duration::from_hours(1);
         let dropped = questions.deny(&"default".into(), until);
         assert_eq!(dropped, [allocation("1"), allocation("2")]);
         assert_eq!(questions.next_at(), None);

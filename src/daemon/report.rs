@@ -251,6 +251,7 @@ impl Report {
 
     // === The core ===
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each fact")]
     pub(super) fn fact(&mut self, fact: Fact) {
         match fact {
             Fact::Found(found) => {

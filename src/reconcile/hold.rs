@@ -133,6 +133,10 @@ const RECALL: Duration = Duration::from_secs(2);
 
 impl Review<'_> {
     /// Begins and ends holds by what was just observed.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the ends, and then the begins, in one order"
+    )]
     pub(super) fn of(&self, memory: &mut Memory) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let kind = plan::kind(&self.observed.servers, self.policy);
         if self.is_usual(memory, kind) {

@@ -44,10 +44,12 @@ impl Reconciler {
     pub(super) fn compare_service(
         &mut self,
         now: Duration,
+        service: &ServiceKey,
         before: &[Registration],
-        after: &[Registration],
     ) {
-        self.note(now, before, after);
+        let catalog = self.catalog.as_ref();
+        let after = catalog.and_then(|catalog| catalog.get(service)).cloned();
+        self.note(now, before, &after.unwrap_or_default());
         let registered = self
             .catalog
             .iter()

@@ -287,8 +287,8 @@ impl Reconciler {
         let Some(catalog) = &mut self.catalog else {
             return;
         };
-        let before = catalog.insert(service.clone(), registrations.clone());
-        self.compare_service(now, &before.unwrap_or_default(), &registrations);
+        let before = catalog.insert(service.clone(), registrations);
+        self.compare_service(now, service, &before.unwrap_or_default());
         self.unproven.remove(&Scope::Service(service.clone()));
         self.unanswered.remove(service);
         self.contribute(now, service, true);

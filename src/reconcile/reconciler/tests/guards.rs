@@ -151,9 +151,11 @@ fn a_mass_hold_ends_with_the_return_the_check_or_the_address() {
     let ends: BTreeSet<_> = world
         .facts
         .iter()
-        .filter_map(|fact| match fact {
-            Fact::HoldEnded(_, hold) => Some(hold.end.as_str()),
-            _ => None,
+        .filter_map(|fact| {
+            let Fact::HoldEnded(_, hold) = fact else {
+                return None;
+            };
+            Some(hold.end.as_str())
         })
         .collect();
     assert_eq!(
@@ -377,9 +379,11 @@ fn a_registration_whose_allocation_has_ended_is_not_served_unless_it_is_up() {
     world.answer_all(&Allocation::Ended("failed".into()));
     world.wait(5 * SECOND);
     assert_eq!(world.ready("a"), 2);
-    let text = world.facts.iter().find_map(|fact| match fact {
-        Fact::Rejected(_, rejection) => Some(rejection.reason.to_string()),
-        _ => None,
+    let text = world.facts.iter().find_map(|fact| {
+        let Fact::Rejected(_, rejection) = fact else {
+            return None;
+        };
+        Some(rejection.reason.to_string())
     });
     assert_eq!(
         text.as_deref(),
