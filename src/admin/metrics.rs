@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{GuardMetrics, NomadMetrics, Status};
+use super::{GuardMetrics, NomadMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -42,6 +42,7 @@ pub struct Metrics {
     registrations_rejected: Gauge,
     leaving: Leaving,
     guards: GuardMetrics,
+    process: ProcessMetrics,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -209,6 +210,7 @@ impl Metrics {
             ),
             leaving: Leaving::new(to),
             guards: GuardMetrics::new(to),
+            process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -304,6 +306,16 @@ impl Metrics {
         self.leaving.jobs_short.set(count(jobs));
     }
 
+    /// A part of the process panicked.
+    pub fn panicked(&self, part: &'static str) {
+        self.process.panics(part).inc();
+    }
+
+    /// A part of the process may panic: its counter is there from the start.
+    pub fn panics(&self, part: &'static str) {
+        drop(self.process.panics(part));
+    }
+
     /// How many servers the sidecar owns now.
     pub fn servers_owned(&self, servers: ServersOwned) {
         for (state, number) in [
@@ -323,6 +335,7 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
+        self.process.show(status);
         self.nomad.show(status, now);
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -457,6 +470,7 @@ mod tests {
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
+                "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
                 "mass_deregistrations_total 0",
                 "ready 0",

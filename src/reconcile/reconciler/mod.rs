@@ -54,6 +54,8 @@ pub enum Input {
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
     Freeze(bool),
+    /// Another sidecar came into charge of this HAProxy, or is gone.
+    Turned(Mode),
     /// Time passed.
     Timeout,
 }
@@ -87,6 +89,8 @@ pub enum Mode {
     Act,
     /// Commands are only told.
     Observe,
+    /// Another sidecar sends them: what is missing is looked for again soon, and not told.
+    Standby,
 }
 
 /// What a batch is for.
@@ -211,6 +215,7 @@ impl Reconciler {
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
+            Input::Turned(mode) => self.turned(now, mode),
             Input::Timeout => {}
         }
         self.drive(now);
