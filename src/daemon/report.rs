@@ -295,7 +295,14 @@ impl Report {
             Fact::Sent(step) => {
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
-            Fact::WouldSend(backend, steps) => {
+            Fact::WouldSend {
+                backend,
+                steps,
+                new,
+            } => {
+                for command in &new {
+                    self.metrics.operators().observed(command);
+                }
                 info!(%backend, commands = steps.len(), "observing only: this would have been sent");
                 for step in steps {
                     info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
@@ -317,6 +324,12 @@ impl Report {
             }
             Fact::Unhindered(backend, hindrance) => {
                 info!(%backend, registration = &*hindrance.registration, "no longer blocked: {}", hindrance.obstacle);
+            }
+            Fact::ByHand(backend, left) => {
+                warn!(%backend, registration = &*left.registration, "by hand: {}", left.describe(&backend));
+            }
+            Fact::NoLongerByHand(backend, left) => {
+                info!(%backend, registration = &*left.registration, "no longer by hand: {}", left.server);
             }
             Fact::Held(backend, hold) => held(&backend, &hold),
             Fact::HoldEnded(backend, hold) => self.hold_ended(&backend, &hold),
@@ -387,6 +400,10 @@ impl Report {
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_held(overview.held);
         self.metrics.servers_owned(overview.owned.into());
+        let (by_hand, would) = (overview.by_hand, overview.would);
+        let operators = self.metrics.operators();
+        operators.servers_by_hand(by_hand.maintenance, by_hand.drain, by_hand.weight);
+        operators.pending(would.backends, would.commands);
         let mut missing = Vec::new();
         if let Err(reason) = &self.haproxy {
             missing.push(Missing::Haproxy {

@@ -8,6 +8,7 @@ mod backend;
 pub mod desired;
 mod dynamic;
 mod facts;
+mod hands;
 mod hold;
 pub mod plan;
 #[cfg(test)]
@@ -21,7 +22,8 @@ pub mod tags;
 
 use std::{sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned};
+pub use facts::{Fact, Found, Overview, Owned, Would};
+pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
 

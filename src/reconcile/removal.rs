@@ -40,6 +40,7 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     // In drain, clients with its cookie would go on coming to what is another instance now.
     let leave_at_once = situation.memory.cookies && situation.memory.claimed.contains(name);
     if state.admin.is_ready() && !leave_at_once {
+        mark(state.weight, &target, Why::Deregistered, plan);
         plan.step(Command::Drain(target), Why::Deregistered);
         return;
     }
@@ -93,11 +94,15 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
 
 /// Out of drain into maintenance.
 fn take_out(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
-    // Weight 0 tells our maintenance from an operator's, should the sidecar die or the registration return now.
-    if weight != 0 {
-        plan.step(Command::SetWeight(target.clone(), 0), why);
-    }
+    mark(weight, &target, why, plan);
     plan.step(Command::Maintenance(target), why);
     // Until then a client with the server's cookie could come: only now what is on it is all that will be.
     plan.wants_stat = true;
+}
+
+/// Weight 0 tells our drain and our maintenance from an operator's, should the sidecar die or the registration return now.
+fn mark(weight: u16, target: &ServerRef, why: Why, plan: &mut Plan) {
+    if weight != 0 {
+        plan.step(Command::SetWeight(target.clone(), 0), why);
+    }
 }

@@ -202,6 +202,15 @@ impl Reconciler {
             )));
         }
         backend.hindrances = hindrances;
+        for left in backend.by_hand.difference(&plan.by_hand) {
+            let fact = Fact::NoLongerByHand(name.clone(), left.clone());
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        for left in plan.by_hand.difference(&backend.by_hand) {
+            let fact = Fact::ByHand(name.clone(), left.clone());
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        backend.by_hand.clone_from(&plan.by_hand);
         let service = self.members.get(name).and_then(|services| services.first());
         if let Some(service) = service {
             for note in notes.difference(&backend.notes) {
@@ -226,10 +235,21 @@ impl Reconciler {
             .chain(resumption)
             .min();
         if backend.would != would {
+            let mut told: Vec<_> = backend.would.iter().map(|step| &step.command).collect();
+            let mut new = Vec::new();
+            for Step { command, .. } in &would {
+                match told.iter().position(|other| *other == command) {
+                    Some(at) => drop(told.swap_remove(at)),
+                    None => new.push(command.clone()),
+                }
+            }
             backend.would.clone_from(&would);
             if !would.is_empty() {
-                self.outputs
-                    .push_back(Output::Tell(Fact::WouldSend(name.clone(), would)));
+                self.outputs.push_back(Output::Tell(Fact::WouldSend {
+                    backend: name.clone(),
+                    steps: would,
+                    new,
+                }));
             }
         }
         if !backend.is_done() {

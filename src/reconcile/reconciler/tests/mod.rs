@@ -564,7 +564,7 @@ fn observing_tells_the_whole_plan_once_and_writes_nothing() {
         .facts
         .iter()
         .filter_map(|fact| {
-            if let Fact::WouldSend(_, steps) = fact {
+            if let Fact::WouldSend { steps, .. } = fact {
                 Some(steps.len())
             } else {
                 None
