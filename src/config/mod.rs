@@ -59,11 +59,22 @@ pub struct Config {
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
     pub drain_timeout: Duration,
+    /// What becomes of HAProxy's servers when the program is told to stop.
+    pub on_stop: OnStop,
     /// Where the admin listener listens; `None` is nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// The log.
     pub log: Log,
     sources: Sources,
+}
+
+/// What becomes of HAProxy's servers when the program is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// They go on serving.
+    Leave,
+    /// They are drained first.
+    Drain,
 }
 
 /// How the log is written.
@@ -185,6 +196,10 @@ impl Config {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_DRAIN,
             },
+            on_stop: match find!(layers, on_stop) {
+                Some(found) => found.parse(value::on_stop)?,
+                None => OnStop::Leave,
+            },
             admin_listen: match find!(layers, admin_listen) {
                 Some(found) => found.parse(value::listen)?,
                 None => Some(DEFAULT_ADMIN),
@@ -287,6 +302,7 @@ mod tests {
         assert_eq!(config.own_namespace, "default");
         assert_eq!(config.slot_prefix, "nomad");
         assert_eq!(config.drain_timeout, Duration::from_secs(10));
+        assert_eq!(config.on_stop, OnStop::Leave);
         assert_eq!(config.admin_listen, "127.0.0.1:9417".parse().ok());
         assert_eq!(config.log.format, LogFormat::Plain);
         assert_eq!(config.log.filter.to_string(), "info");

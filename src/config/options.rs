@@ -140,6 +140,11 @@ pub struct Options {
     )]
     pub(super) drain_timeout: Option<Given>,
 
+    /// At SIGTERM, leave the servers serving, or drain them first, for a HAProxy that is about to be stopped too: leave or
+    /// drain [default: leave]
+    #[arg(long, global = true, env = "SIDECAR_ON_STOP", value_name = "WHAT")]
+    pub(super) on_stop: Option<Given>,
+
     /// Do everything but write to HAProxy
     #[arg(long, global = true, env = "SIDECAR_OBSERVE", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]

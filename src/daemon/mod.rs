@@ -30,7 +30,7 @@ pub use plan::{PlanVerdict, plan};
 
 use crate::{
     admin::{self, Metrics, Status},
-    config::Config,
+    config::{Config, OnStop},
     haproxy::session,
     model::{Backoff, Batch, BatchId, Request, SplitMix64},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
@@ -58,7 +58,7 @@ pub enum Error {
     Output(#[from] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT. HAProxy is left as it is.
+/// Serves until SIGTERM or SIGINT. HAProxy is left as it is, or drained first.
 ///
 /// # Errors
 ///
@@ -75,6 +75,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
             admin::serve(admin::bind_forever(address).await, status_seen, metrics).await;
         });
     }
+    let mut stopping = false;
     let mut restarts = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
         let nomad = Arc::new(nomad_settings(&config));
@@ -99,19 +100,36 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
                 biased;
                 signal = signals.next() => {
                     if signal != Some(SIGHUP) {
-                        info!("stopping; HAProxy goes on serving as it is");
-                        return Ok(());
+                        if config.on_stop == OnStop::Leave || stopping {
+                            info!("stopping; HAProxy goes on serving as it is");
+                            return Ok(());
+                        }
+                        info!(
+                            at_most = ?config.drain_timeout,
+                            "draining every server of ours before stopping; a second signal stops at once"
+                        );
+                        stopping = true;
+                        // The core is there for as long as nothing has ended.
+                        drop(to_core.send(Order::Drain).await);
+                        continue;
+                    }
+                    if stopping {
+                        continue;
                     }
                     if let Some(new) = reread(&config) {
                         config = new;
                         break Ok(());
                     }
                     // One that waits already will do for this signal, too.
-                    let _ = to_core.try_send(());
+                    let _ = to_core.try_send(Order::Resync);
                 }
                 Some(ended) = parts.join_next() => break ended,
             }
         };
+        if stopping {
+            info!("stopping");
+            return Ok(());
+        }
         if let Err(panic) = ended {
             let delay = restarts.next_delay(&mut SplitMix64::new(seed()));
             error!(%panic, ?delay, "a part of the sidecar failed; it starts afresh");
@@ -143,12 +161,21 @@ fn reread(config: &Config) -> Option<Config> {
     }
 }
 
-/// The core with its two sessions. Ends by being dropped, or by the panic of a part.
+/// What the core is told by signals.
+enum Order {
+    /// Read everything again.
+    Resync,
+    /// Drain everything, and end.
+    Drain,
+}
+
+/// The core with its two sessions. Ends by being dropped, by the panic of a part, or when
+/// everything has drained.
 async fn core(
     config: Config,
     route: Arc<Route>,
     report: Report,
-    mut resyncs: mpsc::Receiver<()>,
+    mut orders: mpsc::Receiver<Order>,
     metrics: Arc<Metrics>,
 ) {
     let mut parts = JoinSet::new();
@@ -184,6 +211,7 @@ async fn core(
     };
     Report::starting(&config);
     let mut ticks = interval(Duration::from_secs(1));
+    let mut stopping = false;
     loop {
         let wake = shell.core.next_timeout().map(|at| (started + at).into());
         tokio::select! {
@@ -197,9 +225,22 @@ async fn core(
             }
             Some(event) = from_haproxy.recv() => shell.haproxy(event).await,
             Some(event) = from_catalog.recv() => shell.catalog(event).await,
-            Some(()) = resyncs.recv() => shell.ask(catalog::Control::Resync).await,
+            Some(order) = orders.recv() => match order {
+                Order::Resync => shell.ask(catalog::Control::Resync).await,
+                Order::Drain => {
+                    stopping = true;
+                    shell.input(Input::Drain).await;
+                }
+            },
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
             _ = ticks.tick() => shell.report.tick(&shell.core.overview()),
+        }
+        if stopping
+            && shell
+                .core
+                .has_drained(now().saturating_duration_since(started))
+        {
+            return;
         }
     }
 }

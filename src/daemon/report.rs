@@ -17,13 +17,16 @@ use crate::{
         command::print,
         session::{ConnectError, SessionError},
     },
-    model::{BackendName, Capability, ProcessInfo, Request, Response},
+    model::{BackendName, Capability, Command, ProcessInfo, Request, Response},
     nomad::{
         route::Route,
         traffic::{Kind, Outcome},
         watch::Event,
     },
-    reconcile::{Fact, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
+    reconcile::{
+        Fact, Found, HoldBegun, HoldEnded, Overview, Owned,
+        plan::{Step, Why},
+    },
 };
 
 use super::{
@@ -253,24 +256,7 @@ impl Report {
 
     pub(super) fn fact(&mut self, fact: Fact) {
         match fact {
-            Fact::Found(found) => {
-                let unclaimed: Vec<_> = found.unclaimed.iter().map(ToString::to_string).collect();
-                info!(
-                    haproxy = found.process.version_text,
-                    slot_backends = found.slot_backends,
-                    dynamic_backends = found.dynamic_backends,
-                    owned_servers = found.owned,
-                    foreign_servers = found.foreign,
-                    services = found.services,
-                    "found; foreign servers are never touched"
-                );
-                if !unclaimed.is_empty() {
-                    info!(
-                        backends = unclaimed.join(", "),
-                        "servers named like ours are in backends that no service resolves to; they stay as they are"
-                    );
-                }
-            }
+            Fact::Found(found) => found_at_start(&found),
             Fact::Restarted { before, now } => {
                 self.metrics.haproxy_restarted();
                 info!(
@@ -299,15 +285,7 @@ impl Report {
                 backend,
                 steps,
                 new,
-            } => {
-                for command in &new {
-                    self.metrics.operators().observed(command);
-                }
-                info!(%backend, commands = steps.len(), "observing only: this would have been sent");
-                for step in steps {
-                    info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
-                }
-            }
+            } => self.would_send(&backend, steps, &new),
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,
@@ -363,6 +341,16 @@ impl Report {
                     wanted, "registrations are not in rotation 30 s after a sync began"
                 );
             }
+        }
+    }
+
+    fn would_send(&self, backend: &BackendName, steps: Vec<Step>, new: &[Command]) {
+        for command in new {
+            self.metrics.operators().observed(command);
+        }
+        info!(%backend, commands = steps.len(), "observing only: this would have been sent");
+        for step in steps {
+            info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
         }
     }
 
@@ -426,6 +414,25 @@ impl Report {
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
         });
+    }
+}
+
+fn found_at_start(found: &Found) {
+    let unclaimed: Vec<_> = found.unclaimed.iter().map(ToString::to_string).collect();
+    info!(
+        haproxy = found.process.version_text,
+        slot_backends = found.slot_backends,
+        dynamic_backends = found.dynamic_backends,
+        owned_servers = found.owned,
+        foreign_servers = found.foreign,
+        services = found.services,
+        "found; foreign servers are never touched"
+    );
+    if !unclaimed.is_empty() {
+        info!(
+            backends = unclaimed.join(", "),
+            "servers named like ours are in backends that no service resolves to; they stay as they are"
+        );
     }
 }
 

@@ -311,6 +311,11 @@ impl Backend {
         if !self.memory.holds.is_empty() {
             plan.look_within(plan::ADMISSION_POLL);
         }
+        self.planned(plan)
+    }
+
+    /// Takes in what was planned on the last observation.
+    pub(super) fn planned(&mut self, mut plan: Plan) -> Plan {
         plan.steps.truncate(boundary(&plan.steps));
         self.wants_stat = plan.wants_stat;
         self.fresh = false;

@@ -9,7 +9,7 @@ use crate::model::{
 
 use super::{
     desired::DesiredServer,
-    hands::hand,
+    hands::{Unread, hand},
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
         is_owned, watch_admissions,
@@ -120,13 +120,12 @@ fn keep_elder(
         let tags = departed.unwrap_or(server);
         let asked = tags.weight.unwrap_or(DEFAULT_WEIGHT);
         match hand(name, state, asked, situation, plan) {
-            Some(None) => {}
-            Some(Some(hand)) => {
+            Ok(None) => {}
+            Ok(Some(hand)) => {
                 plan.leave(server, name, hand, true);
                 return true;
             }
-            // It waits for the session counters.
-            None => return true,
+            Err(Unread) => return true,
         }
     }
     false
@@ -296,7 +295,7 @@ fn keep(server: &DesiredServer, state: &ServerState, situation: &Situation<'_>, 
         down: state.check.is_configured(),
         weight: new_weight,
     };
-    let Some(hand) = hand(&server.name, state, weight, situation, plan) else {
+    let Ok(hand) = hand(&server.name, state, weight, situation, plan) else {
         return;
     };
     if let Some(hand) = hand {

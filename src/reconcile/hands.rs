@@ -140,9 +140,8 @@ impl Weight {
 
     /// Remembers what is being sent.
     pub(super) fn send(weights: &mut BTreeMap<ServerName, Self>, name: &ServerName, weight: u16) {
-        let known = weights
-            .entry(name.clone())
-            .or_insert_with(|| Self::new(weight));
+        // One that was not looked at is in maintenance, where ours have weight 0.
+        let known = weights.entry(name.clone()).or_insert(Self::new(0));
         known.sent = weight;
     }
 
@@ -165,20 +164,23 @@ impl Memory {
     }
 }
 
-/// What an operator did to a server whose tags ask for weight `asked`. `None` while that depends on session counters that were
-/// not read; they are asked for.
+/// Session counters that were not read.
+pub(super) struct Unread;
+
+/// What an operator did to a server whose tags ask for weight `asked`. [`Unread`] while that depends on session counters;
+/// they are asked for.
 pub(super) fn hand(
     name: &ServerName,
     state: &ServerState,
     asked: u16,
     situation: &Situation<'_>,
     plan: &mut Plan,
-) -> Option<Option<Hand>> {
+) -> Result<Option<Hand>, Unread> {
     let memory = situation.memory;
     let is_slot = state.admin.is_config_disabled();
     let is_on_its_way = !is_slot && state.check.is_configured() && !state.check.is_enabled();
     if is_on_its_way {
-        return Some(None);
+        return Ok(None);
     }
     if state.admin.is_ready() {
         let is_by_hand = state.weight != asked && memory.has_weight_by_hand(name);
@@ -186,7 +188,7 @@ pub(super) fn hand(
             has: state.weight,
             asked,
         };
-        return Some(is_by_hand.then_some(weight));
+        return Ok(is_by_hand.then_some(weight));
     }
     let hand = if state.admin.in_maintenance() {
         Hand::Maintenance
@@ -194,20 +196,20 @@ pub(super) fn hand(
         Hand::Drain
     };
     if memory.was_taken_out_by_hand(name) {
-        return Some(Some(hand));
+        return Ok(Some(hand));
     }
     // Weight 0 is ours, unless the tags ask for it: then it tells nothing. A slot is on its way in in maintenance.
     let is_told_by_weight = asked != 0 || is_slot || hand == Hand::Drain;
     if state.weight == 0 && (is_told_by_weight || memory.taken_out.contains(name)) {
-        return Some(None);
+        return Ok(None);
     }
     if is_slot || hand == Hand::Drain || state.check.is_enabled() {
-        return Some(Some(hand));
+        return Ok(Some(hand));
     }
     // Without a check nothing else tells one that was just added from one that served.
     let Some(stat) = situation.observed.stat_of(name) else {
         plan.wants_stat = true;
-        return None;
+        return Err(Unread);
     };
-    Some((stat.total_sessions > 0).then_some(hand))
+    Ok((stat.total_sessions > 0).then_some(hand))
 }

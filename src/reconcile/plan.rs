@@ -269,6 +269,8 @@ pub enum Why {
     Weight,
     /// The limit of connections is another.
     Maxconn,
+    /// The sidecar was told to drain everything and to stop.
+    Stopping,
 }
 
 impl fmt::Display for Why {
@@ -285,6 +287,7 @@ impl fmt::Display for Why {
             Self::SlotNeeded => "its slot is needed, and no other is free",
             Self::Weight => "its weight changed",
             Self::Maxconn => "its maxconn changed",
+            Self::Stopping => "the sidecar stops, and drains first",
         })
     }
 }

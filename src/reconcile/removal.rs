@@ -17,7 +17,7 @@ pub(super) const PLACEHOLDER: Address = Address {
     port: NonZeroU16::MIN,
 };
 
-const DRAIN_POLL: Duration = Duration::from_millis(100);
+pub(super) const DRAIN_POLL: Duration = Duration::from_millis(100);
 /// Sessions that outlived the drain timeout may last for hours.
 const LEFTOVER_POLL: Duration = Duration::from_secs(2);
 
@@ -40,8 +40,7 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     // In drain, clients with its cookie would go on coming to what is another instance now.
     let leave_at_once = situation.memory.cookies && situation.memory.claimed.contains(name);
     if state.admin.is_ready() && !leave_at_once {
-        mark(state.weight, &target, Why::Deregistered, plan);
-        plan.step(Command::Drain(target), Why::Deregistered);
+        drain(state.weight, target, Why::Deregistered, plan);
         return;
     }
     if leave_at_once && !state.admin.in_maintenance() {
@@ -90,6 +89,12 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     if !is_slot {
         plan.step(Command::DeleteServer(target), Why::Idle);
     }
+}
+
+/// Out of rotation.
+pub(super) fn drain(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
+    mark(weight, &target, why, plan);
+    plan.step(Command::Drain(target), why);
 }
 
 /// Out of drain into maintenance.

@@ -333,7 +333,7 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
         }
         return admit(&target, &admission, Why::OtherRegistration, plan);
     }
-    let Some(hand) = hand(slot.name, state, weight, situation, plan) else {
+    let Ok(hand) = hand(slot.name, state, weight, situation, plan) else {
         return;
     };
     if let Some(hand) = hand {

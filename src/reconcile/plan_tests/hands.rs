@@ -138,6 +138,21 @@ fn a_weight_that_the_sidecar_has_set_follows_the_tags() {
 }
 
 #[test]
+fn a_weight_that_the_balance_method_refuses_is_nobodys_hand() {
+    let mut world = World::new(template(1), V34);
+    let desired = [instance(1, &["haproxy.weight=7"])];
+    let fill = world.plan(&desired).steps;
+    world.carry_out(&fill);
+    let mut admit = world.plan(&desired).steps;
+    let refused = admit.pop().unwrap();
+    assert_eq!(words(std::slice::from_ref(&refused)), ["nomad1 weight 7"]);
+    world.memory.send(world.now, &refused.command);
+    world.carry_out(&admit);
+    world.memory.static_weights = true;
+    assert_eq!(words(&world.plan(&desired).steps), ["nomad1 weight 1"]);
+}
+
+#[test]
 fn the_successor_of_a_server_that_was_changed_by_hand_does_not_come_in() {
     let weight = |server| Command::SetWeight(server, 0);
     let weight_by_hand = Hand::Weight { has: 0, asked: 1 };

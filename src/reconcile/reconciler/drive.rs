@@ -69,43 +69,18 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
-        // Of two services that a backend's name fits, the absence of one proves nothing about the other.
-        let awaits_proof = !self.unanswered.is_empty()
-            && possible_services(name, &self.policy)
-                .iter()
-                .any(|service| self.unanswered.contains(service));
-        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
-        backend.memory.cookies = process.cookies.contains(name);
-        if std::mem::take(&mut backend.stale) {
-            let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
-            backend.desire(desired.into_iter().cloned().collect(), doubles);
+        let is_draining = self.draining_since.is_some();
+        if !is_draining {
+            self.prepare(now, name);
         }
-        let contributions = &self.contributions;
-        let claimed_elsewhere = |held: &DesiredServer| {
-            let others = contributions.values().flat_map(|other| &other.servers);
-            let mut servers = others
-                .filter(|(backend, _)| *backend != name)
-                .flat_map(|(_, servers)| servers);
-            // Another service of the same task, at the same port, is nobody else; the same registration has moved.
-            let claims = |server: &&DesiredServer| {
-                server.address == held.address
-                    && (!is_same_allocation(&server.name, &held.name)
-                        || server.registration == held.registration)
-            };
-            servers
-                .find(claims)
-                .map(|server| server.registration.clone())
+        let drain = is_draining.then(|| self.plan_drain(name));
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
         };
-        let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
-        for hold in ended {
-            let fact = Fact::HoldEnded(name.clone(), hold);
-            self.outputs.push_back(Output::Tell(fact));
-        }
-        for hold in begun {
-            let fact = Fact::Held(name.clone(), hold);
-            self.outputs.push_back(Output::Tell(fact));
-        }
-        let plan = backend.plan(now, name, version, &self.policy);
+        let plan = match drain {
+            Some(plan) => backend.planned(plan),
+            None => backend.plan(now, name, version, &self.policy),
+        };
         let stat_missing = plan.wants_stat
             && backend
                 .observed
@@ -118,8 +93,10 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
-        let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
-        self.tell_differences(name, &plan, notes);
+        if !is_draining {
+            let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
+            self.tell_differences(name, &plan, notes);
+        }
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -154,6 +131,49 @@ impl Reconciler {
                 self.outputs.push_back(Output::Tell(Fact::Sent(step)));
             }
             self.run(Purpose::Backend(name.clone()), requests, lock_step);
+        }
+    }
+
+    /// What a plan for a backend depends on, of everything else.
+    fn prepare(&mut self, now: Duration, name: &BackendName) {
+        // Of two services that a backend's name fits, the absence of one proves nothing about the other.
+        let awaits_proof = !self.unanswered.is_empty()
+            && possible_services(name, &self.policy)
+                .iter()
+                .any(|service| self.unanswered.contains(service));
+        let (Some(process), Some(backend)) = (&self.process, self.backends.get_mut(name)) else {
+            return;
+        };
+        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
+        backend.memory.cookies = process.cookies.contains(name);
+        if std::mem::take(&mut backend.stale) {
+            let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
+            backend.desire(desired.into_iter().cloned().collect(), doubles);
+        }
+        let contributions = &self.contributions;
+        let claimed_elsewhere = |held: &DesiredServer| {
+            let others = contributions.values().flat_map(|other| &other.servers);
+            let mut servers = others
+                .filter(|(backend, _)| *backend != name)
+                .flat_map(|(_, servers)| servers);
+            // Another service of the same task, at the same port, is nobody else; the same registration has moved.
+            let claims = |server: &&DesiredServer| {
+                server.address == held.address
+                    && (!is_same_allocation(&server.name, &held.name)
+                        || server.registration == held.registration)
+            };
+            servers
+                .find(claims)
+                .map(|server| server.registration.clone())
+        };
+        let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
+        for hold in ended {
+            let fact = Fact::HoldEnded(name.clone(), hold);
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        for hold in begun {
+            let fact = Fact::Held(name.clone(), hold);
+            self.outputs.push_back(Output::Tell(fact));
         }
     }
 
@@ -252,7 +272,8 @@ impl Reconciler {
                 }));
             }
         }
-        if !backend.is_done() {
+        let is_waiting = self.draining_since.is_some() && plan.look_again.is_some();
+        if !backend.is_done() || is_waiting {
             return;
         }
         backend.settled = true;

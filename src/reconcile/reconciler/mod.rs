@@ -5,6 +5,7 @@
 
 mod account;
 mod drive;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,9 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
+    /// The servers that are the sidecar's are to be drained, and nothing else is done any more:
+    /// [`Reconciler::has_drained`].
+    Drain,
     /// Time passed.
     Timeout,
 }
@@ -161,6 +165,8 @@ pub struct Reconciler {
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
+    /// Since when it drains everything.
+    draining_since: Option<Duration>,
     outputs: VecDeque<Output>,
 }
 
@@ -186,6 +192,7 @@ impl Reconciler {
             sync_check_at: None,
             first_sync_told: false,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            draining_since: None,
             outputs: VecDeque::new(),
         }
     }
@@ -199,6 +206,7 @@ impl Reconciler {
             Input::Failed(id, failure) => self.failed(now, id, &failure),
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Drain => self.drain(now),
             Input::Timeout => {}
         }
         self.drive(now);
