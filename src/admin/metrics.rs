@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{NomadMetrics, OperatorMetrics, Status};
+use super::{GuardMetrics, NomadMetrics, OperatorMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -42,6 +42,8 @@ pub struct Metrics {
     registrations_rejected: Gauge,
     leaving: Leaving,
     operators: OperatorMetrics,
+    guards: GuardMetrics,
+    process: ProcessMetrics,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -209,6 +211,8 @@ impl Metrics {
             ),
             leaving: Leaving::new(to),
             operators: OperatorMetrics::new(to),
+            guards: GuardMetrics::new(to),
+            process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -221,6 +225,12 @@ impl Metrics {
             drop(metrics.sync_failures.get_or_create(&failure.into()));
         }
         metrics
+    }
+
+    /// Those about guards.
+    #[must_use]
+    pub const fn guards(&self) -> &GuardMetrics {
+        &self.guards
     }
 
     /// Those about Nomad.
@@ -304,6 +314,16 @@ impl Metrics {
         self.leaving.jobs_short.set(count(jobs));
     }
 
+    /// A part of the process panicked.
+    pub fn panicked(&self, part: &'static str) {
+        self.process.panics(part).inc();
+    }
+
+    /// A part of the process may panic: its counter is there from the start.
+    pub fn panics(&self, part: &'static str) {
+        drop(self.process.panics(part));
+    }
+
     /// How many servers the sidecar owns now.
     pub fn servers_owned(&self, servers: ServersOwned) {
         for (state, number) in [
@@ -323,6 +343,7 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
+        self.process.show(status);
         self.nomad.show(status, now);
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -462,11 +483,15 @@ mod tests {
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
+                "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
+                "mass_deregistrations_total 0",
                 "observed_backends_pending 0",
                 "observed_commands_pending 0",
                 "ready 0",
                 "registrations_rejected 0",
+                "removals_frozen 0",
+                "removals_waiting 0",
                 "servers_held 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",

@@ -3,9 +3,14 @@
 //! It ends only by a signal. A panic of any part is logged and everything but the admin listener is started afresh: in a
 //! task group a task that fails for good takes its siblings down, HAProxy included.
 
+mod charge;
 mod following;
+mod freeze;
 mod jobs;
+mod keep;
+mod memory;
 mod plan;
+mod questions;
 mod report;
 
 use std::{
@@ -19,12 +24,12 @@ use std::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::{interval, sleep, sleep_until},
+    time::{interval, sleep_until},
 };
 use tokio_stream::StreamExt as _;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use plan::{PlanVerdict, plan};
 
@@ -32,10 +37,13 @@ use crate::{
     admin::{self, Metrics, Status},
     config::{Config, OnStop},
     haproxy::session,
-    model::{Backoff, Batch, BatchId, Request, SplitMix64},
+    model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
-    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
 };
+use charge::{Charge, Standing};
+use freeze::Freeze;
+use keep::{Failures, Part};
 use report::Report;
 
 /// Why the program cannot go on.
@@ -66,75 +74,103 @@ pub enum Error {
 pub async fn run(mut config: Config) -> Result<(), Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::Signals)?;
     let metrics = Arc::new(Metrics::new());
+    for part in Part::ALL {
+        metrics.panics(part.as_str());
+    }
     let traffic = Arc::new(Traffic::default());
     let (status, status_seen) = watch::channel(Status::starting(now()));
+    let failures = Failures {
+        metrics: Arc::clone(&metrics),
+        status: status.clone(),
+    };
     let mut listener = JoinSet::new();
     if let Some(address) = config.admin_listen {
         let metrics = Arc::clone(&metrics);
-        listener.spawn(async move {
-            admin::serve(admin::bind_forever(address).await, status_seen, metrics).await;
-        });
+        listener.spawn(failures.clone().keep(Part::Admin, move || {
+            let (status, metrics) = (status_seen.clone(), Arc::clone(&metrics));
+            async move { admin::serve(admin::bind_forever(address).await, status, metrics).await }
+        }));
     }
-    let mut stopping = false;
-    let mut restarts = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    let id = seed();
+    let (stop, stopping) = watch::channel(false);
+    let drained = Arc::new(Notify::new());
     loop {
-        let nomad = Arc::new(nomad_settings(&config));
-        let route = Route::new(nomad, Arc::clone(&traffic));
-        let report = Report::new(
-            Arc::clone(&metrics),
-            status.clone(),
-            Arc::clone(&route),
-            &config.nomad.namespaces,
-        );
         let mut parts = JoinSet::new();
-        let (to_core, signals_seen) = mpsc::channel(4);
-        parts.spawn(core(
-            config.clone(),
-            route,
-            report,
-            signals_seen,
-            Arc::clone(&metrics),
-        ));
-        let ended = loop {
-            tokio::select! {
-                biased;
-                signal = signals.next() => {
-                    if signal != Some(SIGHUP) {
-                        if config.on_stop == OnStop::Leave || stopping {
-                            info!("stopping; HAProxy goes on serving as it is");
-                            return Ok(());
-                        }
-                        info!(
-                            at_most = ?config.drain_timeout,
-                            "draining every server of ours before stopping; a second signal stops at once"
-                        );
-                        stopping = true;
-                        // The core is there for as long as nothing has ended.
-                        drop(to_core.send(Order::Drain).await);
-                        continue;
-                    }
-                    if stopping {
-                        continue;
-                    }
-                    if let Some(new) = reread(&config) {
-                        config = new;
-                        break Ok(());
-                    }
-                    // One that waits already will do for this signal, too.
-                    let _ = to_core.try_send(Order::Resync);
-                }
-                Some(ended) = parts.join_next() => break ended,
+        let resync = Arc::new(Notify::new());
+        let standing = (!config.observe).then(|| {
+            let (standing, seen) = watch::channel(None);
+            let config = config.clone();
+            parts.spawn(failures.clone().keep(Part::Charge, move || {
+                charge::run(Charge::new(&config, id), standing.clone())
+            }));
+            seen
+        });
+        let start = {
+            let config = config.clone();
+            let (traffic, metrics) = (Arc::clone(&traffic), Arc::clone(&metrics));
+            let (status, resync) = (status.clone(), Arc::clone(&resync));
+            let stop = Stop {
+                told: stopping.clone(),
+                drained: Arc::clone(&drained),
+            };
+            move || {
+                let nomad = Arc::new(nomad_settings(&config));
+                let route = Route::new(nomad, Arc::clone(&traffic));
+                let report = Report::new(
+                    Arc::clone(&metrics),
+                    status.clone(),
+                    Arc::clone(&route),
+                    &config.nomad.namespaces,
+                );
+                let (standing, resync) = (standing.clone(), Arc::clone(&resync));
+                let metrics = Arc::clone(&metrics);
+                core(
+                    config.clone(),
+                    route,
+                    report,
+                    standing,
+                    resync,
+                    stop.clone(),
+                    metrics,
+                )
             }
         };
-        if stopping {
-            info!("stopping");
-            return Ok(());
+        parts.spawn(failures.clone().keep(Part::Core, start));
+        loop {
+            let signal = tokio::select! {
+                signal = signals.next() => signal,
+                () = drained.notified() => None,
+            };
+            if signal != Some(SIGHUP) {
+                let drains = config.on_stop == OnStop::Drain && !*stop.borrow();
+                if drains && signal.is_some() {
+                    info!(
+                        at_most = ?config.drain_timeout,
+                        "draining every server of ours before stopping; a second signal stops at once"
+                    );
+                    stop.send_replace(true);
+                    continue;
+                }
+                if *stop.borrow() {
+                    info!("stopping");
+                } else {
+                    info!("stopping; HAProxy goes on serving as it is");
+                }
+                parts.shutdown().await;
+                charge::leave(&config.haproxy.socket, id);
+                return Ok(());
+            }
+            if *stop.borrow() {
+                continue;
+            }
+            if let Some(new) = reread(&config) {
+                config = new;
+                break;
+            }
+            // One that waits already will do for this signal, too.
+            resync.notify_one();
         }
-        if let Err(panic) = ended {
-            let delay = restarts.next_delay(&mut SplitMix64::new(seed()));
-            error!(%panic, ?delay, "a part of the sidecar failed; it starts afresh");
-            sleep(delay).await;
-        }
+        parts.shutdown().await;
     }
 }
 
@@ -161,43 +197,60 @@ fn reread(config: &Config) -> Option<Config> {
     }
 }
 
-/// What the core is told by signals.
-enum Order {
-    /// Read everything again.
-    Resync,
-    /// Drain everything, and end.
-    Drain,
+/// The order to drain everything, and the answer to it.
+#[derive(Clone)]
+struct Stop {
+    told: watch::Receiver<bool>,
+    drained: Arc<Notify>,
 }
 
-/// The core with its two sessions. Ends by being dropped, by the panic of a part, or when
-/// everything has drained.
+impl Stop {
+    /// Waits for the order. Cancel-safe.
+    async fn told(&mut self) {
+        if self.told.wait_for(|told| *told).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// The core with its two sessions. Ends by being dropped, or by the panic of a part.
 async fn core(
     config: Config,
     route: Arc<Route>,
     report: Report,
-    mut orders: mpsc::Receiver<Order>,
+    standing: Option<watch::Receiver<Option<Standing>>>,
+    resync: Arc<Notify>,
+    mut stop: Stop,
     metrics: Arc<Metrics>,
 ) {
     let mut parts = JoinSet::new();
     let (batches, batches_seen) = mpsc::channel(64);
     let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
     let (control, control_seen) = mpsc::channel(16);
-    let (catalog_events, mut from_catalog) = mpsc::channel(256);
+    // Few: one may have all registrations of a large service.
+    let (catalog_events, mut from_catalog) = mpsc::channel(4);
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
     let (services, services_seen) = mpsc::channel(256);
+    let (questions, questions_seen) = mpsc::channel(256);
+    let (answers, mut from_jobs) = mpsc::channel(256);
     parts.spawn(jobs::run(
         Arc::clone(&route),
         policy(&config),
-        services_seen,
+        jobs::Channels {
+            seen: services_seen,
+            questions: questions_seen,
+            answers,
+        },
         metrics,
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
 
+    // Who does not know yet whether another one acts does not.
     let mode = if config.observe {
         Mode::Observe
     } else {
-        Mode::Act
+        Mode::Standby
     };
     let started = now();
     let mut shell = Shell {
@@ -206,10 +259,17 @@ async fn core(
         batches,
         control,
         services,
+        questions,
+        freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
         report,
     };
     Report::starting(&config);
+    shell.look_at_freeze().await;
+    let mut standing = Standings {
+        seen: standing,
+        last: None,
+    };
     let mut ticks = interval(Duration::from_secs(1));
     let mut stopping = false;
     loop {
@@ -223,24 +283,28 @@ async fn core(
                 }
                 return;
             }
+            new = standing.next() => shell.turned(new).await,
             Some(event) = from_haproxy.recv() => shell.haproxy(event).await,
             Some(event) = from_catalog.recv() => shell.catalog(event).await,
-            Some(order) = orders.recv() => match order {
-                Order::Resync => shell.ask(catalog::Control::Resync).await,
-                Order::Drain => {
-                    stopping = true;
-                    shell.input(Input::Drain).await;
-                }
-            },
+            () = resync.notified() => shell.ask(catalog::Control::Resync).await,
+            () = stop.told(), if !stopping => {
+                stopping = true;
+                shell.input(Input::Drain).await;
+            }
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
-            _ = ticks.tick() => shell.report.tick(&shell.core.overview()),
+            Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
+            _ = ticks.tick() => {
+                shell.look_at_freeze().await;
+                shell.report.tick(&shell.core.overview());
+            }
         }
         if stopping
             && shell
                 .core
                 .has_drained(now().saturating_duration_since(started))
         {
-            return;
+            stop.drained.notify_one();
+            return std::future::pending().await;
         }
     }
 }
@@ -251,11 +315,49 @@ struct Shell {
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
     services: mpsc::Sender<Vec<jobs::Seen>>,
+    questions: mpsc::Sender<Question>,
+    freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
 }
 
+/// What is heard of the lock; nothing, under `--observe`.
+struct Standings {
+    seen: Option<watch::Receiver<Option<Standing>>>,
+    last: Option<Standing>,
+}
+
+impl Standings {
+    /// The next one that is not the last one. Cancel-safe.
+    async fn next(&mut self) -> Standing {
+        if let Some(seen) = &mut self.seen {
+            loop {
+                if let Some(new) = seen.borrow_and_update().clone()
+                    && self.last.as_ref() != Some(&new)
+                {
+                    self.last = Some(new.clone());
+                    return new;
+                }
+                if seen.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
 impl Shell {
+    async fn turned(&mut self, standing: Standing) {
+        let mode = match standing {
+            Standing::InCharge => Mode::Act,
+            Standing::Standby(_) => Mode::Standby,
+        };
+        self.report.standing(standing);
+        self.input(Input::Turned(mode)).await;
+        self.report.tick(&self.core.overview());
+    }
+
     async fn haproxy(&mut self, event: session::Event) {
         match event {
             session::Event::Connected(info) => {
@@ -336,6 +438,8 @@ impl Shell {
                     drop(self.batches.send(batch).await);
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
+                // Without an answer it is as if nobody had asked.
+                Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
                     stands_otherwise |=
                         matches!(fact, Fact::Restarted { .. } | Fact::InSync { .. });
@@ -346,6 +450,12 @@ impl Shell {
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
             self.report.tick(&self.core.overview());
+        }
+    }
+
+    async fn look_at_freeze(&mut self) {
+        if let Some(is_frozen) = self.freeze.changed() {
+            self.input(Input::Freeze(is_frozen)).await;
         }
     }
 
@@ -368,12 +478,15 @@ fn policy(config: &Config) -> Policy {
         slot_prefix: config.slot_prefix.clone(),
         hold: config.hold,
         drain_timeout: config.drain_timeout,
+        max_removals_per_second: config.max_removals_per_second,
+        second_opinion: true,
     }
 }
 
 fn nomad_settings(config: &Config) -> Settings {
     Settings {
         seed: seed(),
+        catalog_room: memory::catalog_room(),
         ..config.nomad.clone()
     }
 }

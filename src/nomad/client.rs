@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::{
     catalog::ListedService,
-    model::{Registration, ServiceKey},
+    model::{Allocation, AllocationId, Registration, ServiceKey},
     nomad::{
         answer::{self, ANSWER, shortened},
         route::{Failed, Route},
@@ -120,6 +120,21 @@ impl Client {
         );
         let kinds = (Kind::Job, Kind::Job);
         self.get(Query::new(kinds, path, None, types::parse_job))
+            .await
+    }
+
+    /// What becomes of an allocation. Needs the capability `read-job`.
+    pub async fn allocation(
+        &mut self,
+        allocation: &AllocationId,
+    ) -> Result<Answer<Allocation>, Failed<Error>> {
+        let path = format!(
+            "/v1/allocation/{}?namespace={}",
+            percent_encoded(&allocation.id),
+            percent_encoded(&allocation.namespace)
+        );
+        let kinds = (Kind::Allocation, Kind::Allocation);
+        self.get(Query::new(kinds, path, None, types::parse_allocation))
             .await
     }
 
@@ -255,10 +270,10 @@ impl Client {
             }
             let believed = answer::believed_index(head.headers());
             // The body is read in any case, so that the connection can be kept.
-            let body = answer::whole(head.into_body(), &self.route.traffic, query.kind).await?;
+            let body = answer::whole(head.into_body(), &self.route, query.kind).await?;
             Ok((believed, body))
         };
-        let (believed, body) = timeout(query.deadline, exchange)
+        let (believed, (body, _right)) = timeout(query.deadline, exchange)
             .await
             .map_err(|_| Error::Timeout(query.deadline))??;
         let index = believed.map_err(Error::NotBelievable)?;

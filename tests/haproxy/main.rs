@@ -14,14 +14,19 @@ mod support {
 }
 
 mod a_job_that_stops_its_instances_too_soon_is_named;
+mod a_mass_deregistration_is_not_believed;
 mod a_restart_of_the_sidecar_writes_nothing;
 mod a_sidecar_drains_before_it_stops_if_it_is_told_to;
 mod a_sidecar_that_died_on_the_way_is_continued;
 mod clients_with_a_cookie_reach_nobody_new;
 mod everything_is_back_after_a_restart_of_haproxy;
+mod file_descriptors_run_out;
 mod haproxy_follows_the_catalog;
 mod losing_nomad_removes_nothing;
+mod memory_is_bounded_whatever_nomad_sends;
 mod no_request_before_the_first_passed_check;
+mod nomad_is_asked_before_it_is_believed;
+mod nothing_is_removed_while_removals_are_frozen;
 mod nothing_of_the_catalog_reaches_the_socket_unread;
 mod one_address_of_nomad_is_enough;
 mod one_backend_cannot_hurt_another;
@@ -29,6 +34,10 @@ mod plan_and_observe_write_nothing;
 mod the_admin_listener_tells_how_things_stand;
 mod the_change_of_one_service_costs_one_backend;
 mod the_token_is_read_again;
+mod two_sidecars_of_one_socket;
+mod two_users_share_the_socket_and_nothing_else;
 mod what_an_operator_did_by_hand_stays;
 mod what_belongs_to_others_is_never_changed;
 mod what_is_missing_is_waited_for;
+mod what_stands_in_place_of_the_socket_is_named;
+mod without_a_lock_it_says_so_and_serves;

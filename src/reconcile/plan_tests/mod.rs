@@ -8,7 +8,7 @@ mod replacing;
 use std::time::Duration;
 
 use super::{
-    Policy,
+    Policy, Removals,
     desired::{DesiredServer, contribution},
     hands::Hand,
     plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, plan},
@@ -140,6 +140,7 @@ impl World {
             version: self.version,
             policy: &self.policy,
             now: self.now,
+            removals: Removals::Allowed,
         }
     }
 

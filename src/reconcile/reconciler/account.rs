@@ -9,6 +9,7 @@ use crate::model::{BackendName, ServerState};
 
 use super::{Output, Reconciler};
 use crate::reconcile::{
+    Guard,
     desired::possible_services,
     facts::{Fact, Found, Overview},
     plan::{self, Kind, ObservedBackend},
@@ -129,6 +130,8 @@ impl Reconciler {
                 .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             backends: self.members.len(),
+            frozen: self.guards.is_frozen(),
+            mass: self.guards.is_mass(),
             ..Overview::default()
         };
         for (name, backend) in &self.backends {
@@ -143,6 +146,13 @@ impl Reconciler {
             }
             overview.would.commands += backend.would.len();
             overview.would.backends += usize::from(!backend.would.is_empty());
+            overview.waiting += backend.waiting.len();
+            for guard in Guard::ALL {
+                let servers = backend.guarded(guard);
+                if servers > 0 {
+                    *overview.guarded.entry(guard).or_default() += servers;
+                }
+            }
             let servers = backend
                 .observed
                 .iter()

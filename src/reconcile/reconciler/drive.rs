@@ -1,19 +1,41 @@
 //! What is run next: everything, or one step of one backend.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::model::{BackendName, Batch, BatchId, Request, Version};
+use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in};
+use super::{MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
-    desired::{DesiredServer, Rejection, possible_services},
+    desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
     server_name::is_same_allocation,
 };
 
+/// So many batches of commands in a row for one backend mean that something does not take.
+const MOST_ROUNDS: u32 = 40;
+/// When a sidecar that stands by looks again at what the other one has not done yet.
+const STANDBY_LOOK: Duration = Duration::from_secs(1);
+
 impl Reconciler {
+    /// Another sidecar came into charge, or is gone.
+    pub(super) fn turned(&mut self, now: Duration, mode: Mode) {
+        if self.mode == mode {
+            return;
+        }
+        self.mode = mode;
+        // What was read is of another's time: everything is read again before anything is written.
+        if let Some(info) = self.process.as_ref().map(|process| process.info.clone()) {
+            self.disconnected(now);
+            self.connected(now, info);
+        }
+    }
+
     pub(super) fn drive(&mut self, now: Duration) {
         let Some(process) = &mut self.process else {
             return;
@@ -55,6 +77,10 @@ impl Reconciler {
     }
 
     /// Takes one backend a step further.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one step, from what was seen to what is sent"
+    )]
     fn step(&mut self, now: Duration, name: &BackendName) {
         let Some(process) = &self.process else {
             return;
@@ -73,13 +99,14 @@ impl Reconciler {
         if !is_draining {
             self.prepare(now, name);
         }
+        let removals = self.removals(now);
         let drain = is_draining.then(|| self.plan_drain(name));
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
         let plan = match drain {
             Some(plan) => backend.planned(plan),
-            None => backend.plan(now, name, version, &self.policy),
+            None => backend.plan(now, name, version, &self.policy, removals),
         };
         let stat_missing = plan.wants_stat
             && backend
@@ -96,13 +123,17 @@ impl Reconciler {
         if !is_draining {
             let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
             self.tell_differences(name, &plan, notes);
+            self.note_waiting(name, &plan, removals);
+            if self.mode == Mode::Act {
+                self.ask(now, name, &plan);
+            }
         }
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
 
-        if plan.steps.is_empty() || self.mode == Mode::Observe {
-            let whole = if plan.steps.is_empty() {
+        if plan.steps.is_empty() || self.mode != Mode::Act {
+            let whole = if plan.steps.is_empty() || self.mode == Mode::Standby {
                 Vec::new()
             } else {
                 self.foresee(now, name, version)
@@ -125,6 +156,9 @@ impl Reconciler {
         } else {
             backend.settled = false;
             backend.busy = true;
+            if plan.removals > 0 {
+                self.guards.pace.take(now, plan.removals);
+            }
             let lock_step = backend.lock_step(version);
             let requests = backend.send(now, name, &plan);
             for step in plan.steps {
@@ -166,7 +200,14 @@ impl Reconciler {
                 .find(claims)
                 .map(|server| server.registration.clone())
         };
-        let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
+        let (guards, policy) = (&self.guards, &self.policy);
+        let (begun, ended) = backend.review_holds(now, policy, &claimed_elsewhere, &|server| {
+            guards.of(now, server, policy)
+        });
+        backend.memory.awaiting = (backend.memory.departed.values())
+            .filter(|server| guards.awaits_answer(now, server))
+            .map(DesiredServer::identity)
+            .collect();
         for hold in ended {
             let fact = Fact::HoldEnded(name.clone(), hold);
             self.outputs.push_back(Output::Tell(fact));
@@ -194,6 +235,7 @@ impl Reconciler {
             version,
             policy: &self.policy,
             now,
+            removals: self.removals(now),
         };
         predict::until_settled(&desired, &situation)
     }
@@ -273,6 +315,13 @@ impl Reconciler {
             }
         }
         let is_waiting = self.draining_since.is_some() && plan.look_again.is_some();
+        if self.mode == Mode::Standby && !plan.steps.is_empty() {
+            // Whoever is in charge is about to do it.
+            let again = now + STANDBY_LOOK;
+            backend.due = Some(backend.due.map_or(again, |due| due.min(again)));
+            backend.settled = false;
+            return;
+        }
         if !backend.is_done() || is_waiting {
             return;
         }
@@ -305,4 +354,18 @@ impl Reconciler {
         }));
         self.under_way.insert(id, UnderWay { purpose, requests });
     }
+}
+
+/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
+fn desired_in<'a>(
+    contributions: &'a BTreeMap<ServiceKey, Contribution>,
+    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
+    name: &BackendName,
+) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
+    let services = members.get(name).into_iter().flatten();
+    one_per_address(
+        services
+            .filter_map(|service| contributions.get(service)?.servers.get(name))
+            .flatten(),
+    )
 }

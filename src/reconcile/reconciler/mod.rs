@@ -5,6 +5,7 @@
 
 mod account;
 mod drive;
+mod guarding;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -17,15 +18,16 @@ use std::{
 };
 
 use crate::model::{
-    BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response,
-    Scope, ServiceKey, SplitMix64,
+    Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
+    Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
 use super::{
     Policy,
     backend::Backend,
-    desired::{Contribution, DesiredServer, Rejection, contribution, one_per_address},
+    desired::{Contribution, contribution},
     facts::Fact,
+    guards::{Guards, Question},
     plan::ObservedBackend,
 };
 
@@ -49,9 +51,14 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
-    /// The servers that are the sidecar's are to be drained, and nothing else is done any more:
-    /// [`Reconciler::has_drained`].
+    /// All servers of the sidecar's are to be drained, until [`Reconciler::has_drained`].
     Drain,
+    /// What Nomad says of an allocation.
+    Told(AllocationId, Allocation),
+    /// Whether the operator stops all removals.
+    Freeze(bool),
+    /// Another sidecar came into charge of this HAProxy, or is gone.
+    Turned(Mode),
     /// Time passed.
     Timeout,
 }
@@ -72,6 +79,8 @@ pub enum Output {
     Run(Batch),
     /// Read these services, although no list has them: they may have left servers behind.
     Prove(BTreeSet<ServiceKey>),
+    /// Ask for this allocation.
+    Ask(Question),
     /// Know this.
     Tell(Fact),
 }
@@ -83,6 +92,8 @@ pub enum Mode {
     Act,
     /// Commands are only told.
     Observe,
+    /// Another sidecar sends them: what is missing is looked for again soon, and not told.
+    Standby,
 }
 
 /// What a batch is for.
@@ -137,8 +148,6 @@ const READ_EVERYTHING_AT_MOST: Duration = Duration::from_secs(30);
 const EARLY: Duration = Duration::from_secs(1);
 /// A sync counts as failed when something is missing after this time.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
-/// So many batches of commands in a row for one backend mean that something does not take.
-const MOST_ROUNDS: u32 = 40;
 /// For so long it is remembered what was in rotation before HAProxy restarted.
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -162,10 +171,10 @@ pub struct Reconciler {
     proven: BTreeSet<ServiceKey>,
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
+    guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
-    /// Since when it drains everything.
     draining_since: Option<Duration>,
     outputs: VecDeque<Output>,
 }
@@ -175,6 +184,7 @@ impl Reconciler {
     #[must_use]
     pub fn new(policy: Policy, mode: Mode, seed: u64) -> Self {
         Self {
+            guards: Guards::new(policy.max_removals_per_second),
             policy,
             mode,
             random: SplitMix64::new(seed),
@@ -207,9 +217,13 @@ impl Reconciler {
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
+            Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
+            Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
+            Input::Turned(mode) => self.turned(now, mode),
             Input::Timeout => {}
         }
         self.drive(now);
+        self.guard(now);
     }
 
     /// The next thing that the core wants, until `None`.
@@ -220,8 +234,11 @@ impl Reconciler {
     /// When to send [`Input::Timeout`] if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        let process = self.process.as_ref()?;
-        let mut times: Vec<_> = process.read_again_at.into_iter().collect();
+        let guards = self.guards.next_timeout(&self.policy);
+        let Some(process) = &self.process else {
+            return guards;
+        };
+        let mut times: Vec<_> = process.read_again_at.into_iter().chain(guards).collect();
         if !process.reading_everything {
             times.push(process.read_everything_at);
         }
@@ -256,6 +273,7 @@ impl Reconciler {
             }
         }
         let before = self.catalog.take().unwrap_or_default();
+        self.compare(now, &before, &services);
         let names = before.keys().chain(services.keys());
         let changed: BTreeSet<_> = names
             .filter(|name| before.get(name) != services.get(name))
@@ -278,7 +296,8 @@ impl Reconciler {
         let Some(catalog) = &mut self.catalog else {
             return;
         };
-        catalog.insert(service.clone(), registrations);
+        let before = catalog.insert(service.clone(), registrations);
+        self.compare_service(now, service, &before.unwrap_or_default());
         self.unproven.remove(&Scope::Service(service.clone()));
         self.unanswered.remove(service);
         self.contribute(now, service, true);
@@ -297,12 +316,13 @@ impl Reconciler {
             .catalog
             .as_ref()
             .and_then(|catalog| catalog.get(service));
-        let new = contribution(
+        let mut new = contribution(
             service,
             registrations.map_or(&[], Vec::as_slice),
             backends,
             &self.policy,
         );
+        self.guards.reject_dead(&mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -516,6 +536,7 @@ impl Reconciler {
                 backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
             }
         }
+        self.doubt(now);
     }
 
     fn backend_answered(
@@ -575,18 +596,4 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
-fn desired_in<'a>(
-    contributions: &'a BTreeMap<ServiceKey, Contribution>,
-    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
-    name: &BackendName,
-) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
-    let services = members.get(name).into_iter().flatten();
-    one_per_address(
-        services
-            .filter_map(|service| contributions.get(service)?.servers.get(name))
-            .flatten(),
-    )
 }

@@ -7,6 +7,7 @@ use super::{Mode, Reconciler};
 use crate::{
     model::{BackendName, ServerRef},
     reconcile::{
+        Removals,
         plan::{self, Plan, Why},
         removal,
     },
@@ -14,7 +15,7 @@ use crate::{
 
 impl Reconciler {
     pub(super) fn drain(&mut self, now: Duration) {
-        if self.mode == Mode::Observe {
+        if self.mode != Mode::Act || self.removals(now) == Removals::Frozen {
             return;
         }
         self.draining_since.get_or_insert(now);
@@ -24,15 +25,20 @@ impl Reconciler {
         }
     }
 
-    /// Whether nothing is left to wait for after [`super::Input::Drain`]: no session, or no time, or no HAProxy.
+    /// Whether nothing is left to wait for after [`super::Input::Drain`]: no session, or no time, or no HAProxy that it may
+    /// drain.
     #[must_use]
     pub fn has_drained(&self, now: Duration) -> bool {
         let Some(since) = self.draining_since else {
-            return self.mode == Mode::Observe;
+            return true;
         };
         let is_over = now.saturating_sub(since) >= self.policy.drain_timeout;
         let is_swept = self.process.as_ref().is_some_and(|process| process.swept);
-        is_over || !is_swept || self.backends.values().all(|backend| backend.settled)
+        let is_in_charge = self.mode == Mode::Act;
+        is_over
+            || !is_swept
+            || !is_in_charge
+            || self.backends.values().all(|backend| backend.settled)
     }
 
     /// The next step of draining one backend: its servers that are given traffic, and then a look at their sessions.
