@@ -6,6 +6,7 @@
 mod account;
 mod drive;
 mod guarding;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +51,8 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
+    /// All servers of the sidecar's are to be drained, until [`Reconciler::has_drained`].
+    Drain,
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -145,8 +148,6 @@ const READ_EVERYTHING_AT_MOST: Duration = Duration::from_secs(30);
 const EARLY: Duration = Duration::from_secs(1);
 /// A sync counts as failed when something is missing after this time.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
-/// So many batches of commands in a row for one backend mean that something does not take.
-const MOST_ROUNDS: u32 = 40;
 /// For so long it is remembered what was in rotation before HAProxy restarted.
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -174,6 +175,7 @@ pub struct Reconciler {
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
+    draining_since: Option<Duration>,
     outputs: VecDeque<Output>,
 }
 
@@ -200,6 +202,7 @@ impl Reconciler {
             sync_check_at: None,
             first_sync_told: false,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            draining_since: None,
             outputs: VecDeque::new(),
         }
     }
@@ -213,6 +216,7 @@ impl Reconciler {
             Input::Failed(id, failure) => self.failed(now, id, &failure),
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Drain => self.drain(now),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
