@@ -21,6 +21,8 @@ use crate::{
 /// From the end of the fault until HAProxy equals the catalog.
 pub(crate) const CONVERGED_WITHIN: Duration = Duration::from_secs(30);
 
+/// Half of what a connection may take.
+const CALM: Duration = Duration::from_millis(250);
 /// Of each kind, to each backend.
 const RATE: u32 = 10;
 /// Requests of a load after which each of three servers had its turn.
@@ -40,6 +42,23 @@ pub(crate) struct Cell {
     pub(crate) lengths: Lengths,
     /// What somebody does meanwhile that no fault excuses.
     pub(crate) sabotage: Option<fn(&Site)>,
+}
+
+/// What came of it.
+pub(crate) struct Played {
+    pub(crate) problems: Vec<String>,
+    /// How late requests were sent, at worst.
+    late: Duration,
+}
+
+impl Played {
+    /// Whether what went wrong says nothing of the product: the machine stood still for so long that connections or checks
+    /// may have failed.
+    pub(crate) fn means_nothing(&self) -> bool {
+        let is_late =
+            self.late > CALM || self.problems.iter().any(|one| one.contains(MEANS_NOTHING));
+        !self.problems.is_empty() && is_late
+    }
 }
 
 /// When what happens, by chance.
@@ -73,20 +92,7 @@ impl Cell {
         lengths.max().unwrap_or_default()
     }
 
-    /// What went wrong. A play during which the machine stood still says nothing of the product, and is repeated, twice at
-    /// most: then the machine is too slow for this.
-    pub(crate) fn judged(&self, runtime: &Handle) -> Vec<String> {
-        for _ in 0..2 {
-            let found = self.play(runtime);
-            if !found.iter().any(|problem| problem.contains(MEANS_NOTHING)) {
-                return found;
-            }
-            eprintln!("PLAYED AGAIN, the machine was too slow: {}", self.replay());
-        }
-        self.play(runtime)
-    }
-
-    pub(crate) fn play(&self, runtime: &Handle) -> Vec<String> {
+    pub(crate) fn play(&self, runtime: &Handle) -> Played {
         let moments = self.moments();
         let began = Instant::now();
         let site = Site::start(&self.bin, &self.kinds, runtime);
@@ -166,6 +172,7 @@ impl Cell {
             load.late(),
             began.elapsed()
         );
+        let late = load.late();
         problems.extend(verdict.problems);
         if !problems.is_empty() {
             problems.push(load.told());
@@ -174,7 +181,7 @@ impl Cell {
             let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n");
             problems.push(format!("the end of the logs of sidecars:\n{tail}"));
         }
-        problems
+        Played { problems, late }
     }
 
     fn moments(&self) -> Moments {
@@ -213,10 +220,14 @@ impl Cell {
                 site.catalog_changes();
                 // It has told Nomad that it leaves, and goes whether somebody listens or not.
                 thread::sleep(SHUTDOWN_DELAY);
+                site.story.is(Event::InstanceEnds);
                 for crew in &site.crews {
                     crew.leaves.app.terminate();
                 }
-                site.story.tell("who leaves gets SIGTERM");
+                while !site.crews.iter().all(|crew| crew.leaves.app.has_ended()) {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                site.story.is(Event::InstanceEnded);
             });
         });
     }

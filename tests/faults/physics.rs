@@ -5,6 +5,8 @@
 //! - A process that begins without addresses answers 503 until the sidecar has put them back. That may take [`PUT_BACK`] from
 //!   when HAProxy answers and a sidecar runs that knows them; a new sidecar has to learn them first ([`LEARN`]).
 //! - Slots with a state file have their addresses from the beginning, unless HAProxy was away for [`KEPT_FOR`].
+//! - An instance that ends when its `shutdown_delay` is over, though nobody could tell HAProxy of it, takes with it who was about
+//!   to ask it: 502.
 //! - Whatever else happens costs nothing. So two faults at once allow what each of them allows alone; only that a sidecar
 //!   that is away puts nothing back, and that a new one learns nothing from a Nomad that is away.
 
@@ -47,6 +49,8 @@ pub(crate) enum Lack {
     Process,
     /// The backend is empty.
     Servers,
+    /// An instance ends that is in rotation.
+    Instance,
 }
 
 /// A time in which something is lacking.
@@ -69,6 +73,7 @@ impl Window {
                     | Outcome::Cut
             ),
             Lack::Servers => record.outcome == Outcome::HaproxyAnswered { status: 503 },
+            Lack::Instance => record.outcome == Outcome::HaproxyAnswered { status: 502 },
         };
         fits && record.ended() >= self.from && record.due <= self.until
     }
@@ -83,14 +88,28 @@ pub(crate) struct Physics {
     pub(crate) problems: Vec<String>,
 }
 
-/// `stays` are the addresses that are registered all the time.
+/// A backend, and addresses of its service.
+#[derive(Debug)]
+pub(crate) struct Served<'a> {
+    pub(crate) backend: &'a str,
+    /// They are registered all the time.
+    pub(crate) stays: Vec<String>,
+    /// It is not.
+    pub(crate) leaves: String,
+}
+
 pub(crate) fn of(
-    backend: &str,
-    stays: &[String],
+    served: &Served,
     events: &[(Instant, Event)],
     seen: &[Seen],
     machine_was_late: Duration,
 ) -> Physics {
+    let Served {
+        backend,
+        stays,
+        leaves,
+    } = served;
+    let backend = *backend;
     let mut physics = Physics::default();
     let at = |wanted: &[Event]| {
         let events = events.iter();
@@ -112,6 +131,18 @@ pub(crate) fn of(
             from: *from,
             until: *until,
         }));
+
+    let ends = at(&[Event::InstanceEnds, Event::InstanceEnded]);
+    if let [from, until] = ends[..] {
+        let last = seen.iter().rfind(|seen| seen.asked <= from);
+        if last.is_some_and(|seen| is_in_rotation(seen, backend, std::slice::from_ref(leaves))) {
+            physics.windows.push(Window {
+                lack: Lack::Instance,
+                from,
+                until,
+            });
+        }
+    }
 
     let longest = away.iter().map(|(from, until)| *until - *from).max();
     let is_kept = STATE_FILE && backend == KEPT && longest.is_none_or(|longest| longest < KEPT_FOR);

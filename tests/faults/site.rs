@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
     path::PathBuf,
     process::Output,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, OnceLock},
     thread,
     time::Duration,
 };
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     crew::Crew,
+    lock,
     story::{Event, Story},
     support::{
         app::loopback,
@@ -83,6 +84,7 @@ pub(crate) struct Site {
     /// Where HAProxy listens, from [`FIRST_PORT`] on.
     addr: Ipv4Addr,
     haproxy: Mutex<Haproxy>,
+    reloading: Mutex<()>,
     socket: PathBuf,
     settings: Vec<(&'static str, String)>,
     sidecars: [Mutex<Option<Sidecar>>; 2],
@@ -130,6 +132,7 @@ impl Site {
             nomad,
             addr,
             haproxy: Mutex::new(haproxy),
+            reloading: Mutex::default(),
             socket,
             settings,
             sidecars: [const { Mutex::new(None) }; 2],
@@ -174,6 +177,8 @@ impl Site {
     }
 
     pub(crate) fn reload_haproxy(&self) {
+        // 2.6 does not say when it is done, and what comes meanwhile is another worker, not this one.
+        let _one_after_the_other = lock(&self.reloading);
         let (before, master) = {
             let haproxy = lock(&self.haproxy);
             (haproxy.pid(), haproxy.master_socket())
@@ -337,8 +342,4 @@ impl Site {
             crew.correct(&self.nomad);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

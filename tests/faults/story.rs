@@ -28,6 +28,10 @@ pub(crate) enum Event {
     SidecarGoesOn,
     NomadFails,
     NomadRecovers,
+    /// The one that leaves is told to end.
+    InstanceEnds,
+    /// And has finished what ran.
+    InstanceEnded,
     /// What physics does not care for.
     Told(String),
 }
@@ -45,7 +49,9 @@ impl fmt::Display for Event {
             | Self::SidecarStarts
             | Self::SidecarGoesOn
             | Self::NomadFails
-            | Self::NomadRecovers => write!(f, "{self:?}"),
+            | Self::NomadRecovers
+            | Self::InstanceEnds
+            | Self::InstanceEnded => write!(f, "{self:?}"),
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     crew::Crew,
-    physics::{self, Physics},
+    physics::{self, Physics, Served},
     story::{self, Event, since},
     support::{
         app::App,
@@ -49,8 +49,12 @@ impl Loaded {
         for (crew, reports) in crews.iter().zip(self.reports.chunks(LOADS.len())) {
             let name = crew.service;
             let stays = crew.stays.iter();
-            let stays: Vec<_> = stays.map(|one| one.app.address().to_string()).collect();
-            let physics = physics::of(name, &stays, &self.events, &self.seen, self.late());
+            let served = Served {
+                backend: name,
+                stays: stays.map(|one| one.app.address().to_string()).collect(),
+                leaves: crew.leaves.app.address().to_string(),
+            };
+            let physics = physics::of(&served, &self.events, &self.seen, self.late());
             let put_back = physics.put_back;
             verdict
                 .put_back

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use crate::{
     cell::Cell,
     fault::{Fault, IN_CI},
-    physics, runtime,
+    physics::{self, Served},
+    runtime,
     site::{KINDS, Site},
     story::Event,
     support::{
@@ -28,7 +29,7 @@ fn a_wiped_backend_a_changed_server_of_others_and_a_sick_one_in_service_are_told
         lengths: IN_CI,
         sabotage: Some(sabotage),
     };
-    let problems = cell.play(runtime().handle()).join("\n");
+    let problems = cell.play(runtime().handle()).problems.join("\n");
     for told in [
         "kept: Close: ",
         "failed that need not have; lacking: []",
@@ -76,7 +77,11 @@ fn servers_that_are_put_back_too_late_are_told() {
         (at(100), Event::HaproxyEnds),
         (at(200), Event::HaproxyAnswers),
     ];
-    let stays = ["10.0.0.1:80".to_owned()];
+    let served = Served {
+        backend: "dynamic",
+        stays: vec!["10.0.0.1:80".to_owned()],
+        leaves: "10.0.0.2:80".to_owned(),
+    };
     let look = |addresses: &[String]| {
         let in_rotation = addresses.iter().cloned().collect();
         Some(Look {
@@ -91,21 +96,21 @@ fn servers_that_are_put_back_too_late_are_told() {
             look,
         };
         [
-            seen(0, look(&stays)),
+            seen(0, look(&served.stays)),
             seen(110, None),
             seen(210, look(&[])),
-            seen(back, look(&stays)),
+            seen(back, look(&served.stays)),
         ]
     };
     let none = Duration::ZERO;
-    let soon = physics::of("dynamic", &stays, &events, &seen(500), none);
+    let soon = physics::of(&served, &events, &seen(500), none);
     assert_eq!(soon.problems, [""; 0]);
     assert_eq!(soon.put_back, Some(Duration::from_millis(300)));
-    let late = physics::of("dynamic", &stays, &events, &seen(2500), none);
+    let late = physics::of(&served, &events, &seen(2500), none);
     assert!(
         late.problems[0].contains("it was put back 2.300s after"),
         "{late:?}"
     );
-    let unexcused = physics::of("dynamic", &stays, &events[..1], &seen(500), none);
+    let unexcused = physics::of(&served, &events[..1], &seen(500), none);
     assert_eq!(unexcused.problems.len(), 1, "{unexcused:?}");
 }
