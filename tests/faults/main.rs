@@ -79,8 +79,10 @@ fn play_all(cells: Vec<Cell>, at_once: usize, is_last: bool) -> (Vec<String>, Ve
     let runtime = runtime();
     let cells = Mutex::new(cells);
     let (failed, again) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    // Not in the head of the loop, where it would be locked for the whole of a play.
+    let next = || lock(&cells).pop();
     let work = || {
-        while let Some(cell) = lock(&cells).pop() {
+        while let Some(cell) = next() {
             // It prints what it panics with.
             let played = catch_unwind(AssertUnwindSafe(|| cell.play(runtime.handle())));
             let problems = match played {
