@@ -10,22 +10,22 @@
 //! - Whatever else happens costs nothing. So two faults at once allow what each of them allows alone; only that a sidecar
 //!   that is away puts nothing back, and that a new one learns nothing from a Nomad that is away.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     site::KEPT,
     story::Event,
-    support::load::{Outcome, Record},
+    support::{
+        load::{Outcome, Record},
+        sidecar,
+    },
     watch::Seen,
 };
 
 /// After this time without HAProxy the sidecar removes its state file.
 pub(crate) const KEPT_FOR: Duration = Duration::from_secs(10);
-
-/// Whether there is a state file.
-const STATE_FILE: bool = false;
 
 /// The session with HAProxy asks so often who it is.
 const NOTICE: Duration = Duration::from_millis(250);
@@ -145,7 +145,8 @@ pub(crate) fn of(
     }
 
     let longest = away.iter().map(|(from, until)| *until - *from).max();
-    let is_kept = STATE_FILE && backend == KEPT && longest.is_none_or(|longest| longest < KEPT_FOR);
+    let is_kept =
+        backend == KEPT && keeps_a_state_file() && longest.is_none_or(|longest| longest < KEPT_FOR);
     let begins = at(&[Event::ReloadAsked, Event::HaproxyEnds]);
     let ready = at(&[Event::Reloaded, Event::HaproxyAnswers]);
     if let (Some(from), Some(ready)) = (begins.first(), ready.last())
@@ -197,6 +198,12 @@ pub(crate) fn of(
         }
     }
     physics
+}
+
+/// Without the flag slots with a state file are slots without one.
+fn keeps_a_state_file() -> bool {
+    static ANSWER: LazyLock<bool> = LazyLock::new(|| sidecar::help().contains("--state-file"));
+    *ANSWER
 }
 
 /// Since when, and how long it may take.
