@@ -110,6 +110,9 @@ pub(crate) fn of(
         leaves,
     } = served;
     let backend = *backend;
+    // What was before is no fault: a sidecar that was started then knows what it has to.
+    let begins = events.iter().position(|(_, event)| *event == Event::Begins);
+    let events = &events[begins.expect("a story has a beginning")..];
     let mut physics = Physics::default();
     let at = |wanted: &[Event]| {
         let events = events.iter();

@@ -73,6 +73,7 @@ fn servers_that_are_put_back_too_late_are_told() {
     let begins = Instant::now();
     let at = |millis| begins + Duration::from_millis(millis);
     let events = [
+        (begins, Event::SidecarStarts),
         (at(0), Event::Begins),
         (at(100), Event::HaproxyEnds),
         (at(200), Event::HaproxyAnswers),
@@ -111,6 +112,6 @@ fn servers_that_are_put_back_too_late_are_told() {
         late.problems[0].contains("it was put back 2.300s after"),
         "{late:?}"
     );
-    let unexcused = physics::of(&served, &events[..1], &seen(500), none);
+    let unexcused = physics::of(&served, &events[..2], &seen(500), none);
     assert_eq!(unexcused.problems.len(), 1, "{unexcused:?}");
 }
