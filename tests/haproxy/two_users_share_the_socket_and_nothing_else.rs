@@ -3,7 +3,12 @@
 //!
 //! Only root can become other users: whoever runs this otherwise is told that it was not tried.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::support::{
     haproxy::HaproxyBin,
@@ -34,7 +39,7 @@ fn world(bin: &HaproxyBin) -> Option<(World, PathBuf)> {
 }
 
 /// A sidecar that is nobody: user 10001 in this group alone, no capability, none to be had, and nothing that it could write.
-fn sidecar_in(group: &str, world: &World, socket: &PathBuf) -> Sidecar {
+fn sidecar_in(group: &str, world: &World, socket: &Path) -> Sidecar {
     let rights = format!(
         "exec setpriv --reuid=10001 --regid={group} --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs \"$@\""
     );
