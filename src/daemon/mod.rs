@@ -296,8 +296,10 @@ impl Shell {
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
                 Output::Tell(fact) => {
-                    stands_otherwise |=
-                        matches!(fact, Fact::Restarted { .. } | Fact::InSync { .. });
+                    stands_otherwise |= matches!(
+                        fact,
+                        Fact::Restarted { .. } | Fact::InSync { .. } | Fact::Admitted { .. }
+                    );
                     self.report.fact(fact);
                 }
             }

@@ -337,11 +337,14 @@ impl Report {
                 servers,
             } => {
                 self.metrics.first_sync(took, services);
-                info!(services, servers, took = ?Rounded(took), "the first sync is applied: ready");
+                info!(services, servers, took = ?Rounded(took), "the first sync is applied");
             }
             Fact::InSync { took } => {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
+            }
+            Fact::Admitted { waited } => {
+                info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
             }
             Fact::SyncFailed { missing, wanted } => {
                 self.metrics.sync_failed(SyncFailure::Backend);
@@ -401,6 +404,9 @@ impl Report {
         if missing.is_empty() && !overview.in_sync {
             let (pending, total) = (overview.unsettled.clone(), overview.backends);
             missing.push(Missing::Backends { pending, total });
+        } else if let (true, Some(pending)) = (missing.is_empty(), &overview.admitting) {
+            let (pending, total) = (pending.clone(), overview.backends);
+            missing.push(Missing::Checks { pending, total });
         }
         self.status.send_modify(|status| {
             status.alive_at = now();

@@ -4,6 +4,7 @@
 //! own way: observed, planned, changed, observed again, until the plan is empty. What fails in one delays only that one.
 
 mod account;
+mod admission;
 mod drive;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::model::{
     Scope, ServiceKey, SplitMix64,
 };
 
+use self::admission::Admitting;
 use super::{
     Policy,
     backend::Backend,
@@ -160,6 +162,8 @@ pub struct Reconciler {
     unanswered: BTreeSet<ServiceKey>,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
+    /// Until HAProxy's checks have admitted what a sync brought into an empty HAProxy, or that was waited for long enough.
+    admitting: Option<Admitting>,
     failures: Backoff,
     outputs: VecDeque<Output>,
 }
@@ -185,6 +189,7 @@ impl Reconciler {
             unanswered: BTreeSet::new(),
             sync_check_at: None,
             first_sync_told: false,
+            admitting: Some(Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             outputs: VecDeque::new(),
         }
@@ -220,6 +225,7 @@ impl Reconciler {
         // Before that nothing of the following is looked at, however late it is.
         if process.swept {
             times.extend(self.sync_check_at);
+            times.extend(self.admissions_due());
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -338,6 +344,9 @@ impl Reconciler {
             && !before.is_same_process(&info)
         {
             let recent = now.saturating_sub(lost_at) < PUT_BACK_WITHIN;
+            if !recent {
+                self.admitting = Some(Admitting::default());
+            }
             for backend in self.backends.values_mut() {
                 backend.forget_process(recent, &self.policy);
             }
