@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{NomadMetrics, Status};
+use super::{NomadMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -41,6 +41,7 @@ pub struct Metrics {
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
     leaving: Leaving,
+    process: ProcessMetrics,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -207,6 +208,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             leaving: Leaving::new(to),
+            process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -296,6 +298,16 @@ impl Metrics {
         self.leaving.jobs_short.set(count(jobs));
     }
 
+    /// A part of the process panicked.
+    pub fn panicked(&self, part: &'static str) {
+        self.process.panics(part).inc();
+    }
+
+    /// A part of the process may panic: its counter is there from the start.
+    pub fn panics(&self, part: &'static str) {
+        drop(self.process.panics(part));
+    }
+
     /// How many servers the sidecar owns now.
     pub fn servers_owned(&self, servers: ServersOwned) {
         for (state, number) in [
@@ -315,6 +327,7 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
+        self.process.show(status);
         self.nomad.show(status, now);
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -449,6 +462,7 @@ mod tests {
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
+                "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
                 "ready 0",
                 "registrations_rejected 0",

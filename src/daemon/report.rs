@@ -27,6 +27,7 @@ use crate::{
 };
 
 use super::{
+    charge::Standing,
     following::{Following, Said},
     now,
 };
@@ -84,6 +85,17 @@ impl Report {
         );
     }
 
+    /// Whether this sidecar acts.
+    pub(super) fn standing(&self, standing: Standing) {
+        self.status.send_modify(|status| {
+            status.in_charge = standing == Standing::InCharge;
+            status.standby = match standing {
+                Standing::InCharge => None,
+                Standing::Standby(reason) => Some(reason),
+            };
+        });
+    }
+
     // === HAProxy ===
 
     pub(super) fn connected(&mut self, info: &ProcessInfo) {
@@ -109,6 +121,7 @@ impl Report {
                 info!(reason = %error, "the session with HAProxy ended; connecting again");
             }
             SessionError::Silent(_)
+            | SessionError::StoodStill(_)
             | SessionError::UnknownReply(_)
             | SessionError::TooLong(_)
             | SessionError::Unasked(_)
@@ -346,14 +359,16 @@ impl Report {
             Fact::Admitted { waited } => {
                 info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
             }
-            Fact::SyncFailed { missing, wanted } => {
-                self.metrics.sync_failed(SyncFailure::Backend);
-                warn!(
-                    missing,
-                    wanted, "registrations are not in rotation 30 s after a sync began"
-                );
-            }
+            Fact::SyncFailed { missing, wanted } => self.sync_failed(missing, wanted),
         }
+    }
+
+    fn sync_failed(&self, missing: usize, wanted: usize) {
+        self.metrics.sync_failed(SyncFailure::Backend);
+        warn!(
+            missing,
+            wanted, "registrations are not in rotation 30 s after a sync began"
+        );
     }
 
     fn hold_ended(&self, backend: &BackendName, hold: &HoldEnded) {

@@ -13,7 +13,23 @@ use crate::reconcile::{
     server_name::is_same_allocation,
 };
 
+/// When a sidecar that stands by looks again at what the other one has not done yet.
+const STANDBY_LOOK: Duration = Duration::from_secs(1);
+
 impl Reconciler {
+    /// Another sidecar came into charge, or is gone.
+    pub(super) fn turned(&mut self, now: Duration, mode: Mode) {
+        if self.mode == mode {
+            return;
+        }
+        self.mode = mode;
+        // What was read is of another's time: everything is read again before anything is written.
+        if let Some(info) = self.process.as_ref().map(|process| process.info.clone()) {
+            self.disconnected(now);
+            self.connected(now, info);
+        }
+    }
+
     pub(super) fn drive(&mut self, now: Duration) {
         let Some(process) = &mut self.process else {
             return;
@@ -124,8 +140,8 @@ impl Reconciler {
             return;
         };
 
-        if plan.steps.is_empty() || self.mode == Mode::Observe {
-            let whole = if plan.steps.is_empty() {
+        if plan.steps.is_empty() || self.mode != Mode::Act {
+            let whole = if plan.steps.is_empty() || self.mode == Mode::Standby {
                 Vec::new()
             } else {
                 self.foresee(now, name, version)
@@ -231,6 +247,13 @@ impl Reconciler {
                 self.outputs
                     .push_back(Output::Tell(Fact::WouldSend(name.clone(), would)));
             }
+        }
+        if self.mode == Mode::Standby && !plan.steps.is_empty() {
+            // Whoever is in charge is about to do it.
+            let again = now + STANDBY_LOOK;
+            backend.due = Some(backend.due.map_or(again, |due| due.min(again)));
+            backend.settled = false;
+            return;
         }
         if !backend.is_done() {
             return;

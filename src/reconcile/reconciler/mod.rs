@@ -50,6 +50,8 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
+    /// Another sidecar came into charge of this HAProxy, or is gone.
+    Turned(Mode),
     /// Time passed.
     Timeout,
 }
@@ -81,6 +83,8 @@ pub enum Mode {
     Act,
     /// Commands are only told.
     Observe,
+    /// Another sidecar sends them: what is missing is looked for again soon, and not told.
+    Standby,
 }
 
 /// What a batch is for.
@@ -204,6 +208,7 @@ impl Reconciler {
             Input::Failed(id, failure) => self.failed(now, id, &failure),
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Turned(mode) => self.turned(now, mode),
             Input::Timeout => {}
         }
         self.drive(now);

@@ -20,7 +20,8 @@ fn waits_for(world: &World) -> Option<Vec<String>> {
 
 fn up(world: &mut World, backend: &str, count: usize) {
     let name = BackendName::new(backend).unwrap();
-    for server in world.haproxy.get_mut(&name).unwrap().servers[..count].iter_mut() {
+    let servers = &mut world.haproxy.get_mut(&name).unwrap().servers;
+    for server in &mut servers[..count] {
         server.oper = crate::model::OperState::Running;
     }
 }
