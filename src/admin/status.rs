@@ -175,11 +175,10 @@ impl fmt::Display for Missing {
                     (1, _) => ("is", "backends"),
                     (_, _) => ("are", "backends"),
                 };
-                let what = match self {
-                    Self::Checks { .. } => "not checked by HAProxy yet",
-                    Self::Haproxy { .. } | Self::Catalog { .. } | Self::Backends { .. } => {
-                        "not applied yet"
-                    }
+                let what = if matches!(self, Self::Checks { .. }) {
+                    "not checked by HAProxy yet"
+                } else {
+                    "not applied yet"
                 };
                 write!(f, "{} of {total} {noun} {verb} {what}", pending.len())?;
                 for (i, name) in pending.iter().take(NAMED_BACKENDS).enumerate() {
