@@ -272,6 +272,7 @@ class Witness:
             self.add(at, who, self.redacted(line))
 
     def redacted(self, text):
+        text = text.replace(f" on {socket.gethostname()},", " on …,")
         return re.sub(re.escape(self.directory) + r"/\S*/(?=[^/\s]+)", "…/", text)
 
     def haproxy_said(self, who, at, line):

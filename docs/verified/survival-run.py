@@ -19,13 +19,15 @@ import time
 import urllib.request
 
 import lab
-from lab import (KIND, LONGEST, ROOT, Stories, allocs, ask, deployment_of, is_toy, kill_9, main, nomad,
+from lab import (KIND, ROOT, Stories, allocs, ask, deployment_of, is_toy, kill_9, main, nomad,
                  run, run_haproxy, settled, story, toys, until, witness)
 
 # A reload or restart of HAProxy is seen within 250 ms; then one batch is sent. The rest is for a loaded machine.
 PUT_BACK = 0.25 + 0.75
-# Nomad's `delay` of the job's `restart` block, with its jitter of a quarter, and HAProxy's start.
-RESTARTED = 1.25 + 1.0
+# From Nomad's start of a task until it listens, on a loaded machine.
+START = 1.0
+# A sidecar that has just started begins with a full read, and servers that it brings in wait for HAProxy's check.
+ADMITTED = START + 0.5 + 1.0
 # The slots of the shipped configuration survive a reload; added servers cannot.
 SURVIVES = KIND == "slots"
 
@@ -110,18 +112,17 @@ class Survival(Stories):
 
     def haproxy_restarted(self):
         self.fixed("`alloc restart` of HAProxy", run(["alloc", "restart", "-task", "haproxy", self.group()["ID"]]),
-                   self.has_been_ready(), functools.partial(while_away, at_most=LONGEST + 1.0, in_flight=False))
+                   self.has_been_ready(), functools.partial(while_away, in_flight=False))
 
     def haproxy_killed(self):
-        self.fixed("`kill -9` of HAProxy", self.killing("haproxy"), self.has_been_ready(),
-                   functools.partial(while_away, at_most=RESTARTED))
+        self.fixed("`kill -9` of HAProxy", self.killing("haproxy"), self.has_been_ready(), while_away)
 
     def both_killed(self):
         self.fixed("`kill -9` of HAProxy and the sidecar", self.killing("haproxy", "sidecar"), self.has_been_ready(),
-                   functools.partial(while_away, at_most=RESTARTED + RESTARTED))
+                   functools.partial(while_away, put_back=ADMITTED))
 
     def both_killed_without_nomad(self):
-        kill = self.killing("haproxy", "sidecar")
+        kill, ready = self.killing("haproxy", "sidecar"), self.has_been_ready()
         def act():
             self.cluster.kill("server")
             time.sleep(2)
@@ -132,11 +133,9 @@ class Survival(Stories):
             witness.add(time.time(), "story", "the server is started again")
             self.cluster.start_server()
             return commands + ["nomad agent -config server.json"]
-        # With checks: what comes from a snapshot is not proven.
-        admitted = 0 if SURVIVES else RESTARTED
-        self.fixed("`kill -9` of HAProxy and the sidecar while Nomad's server is away", act,
-                   lambda: settled("web", 3)() and self.has_been_ready()(),
-                   functools.partial(while_away, at_most=2 + RESTARTED + RESTARTED + admitted))
+        # Nomad is given some time to answer before a snapshot is used.
+        self.fixed("`kill -9` of HAProxy and the sidecar while Nomad's server is away", act, lambda: settled("web", 3)() and ready(),
+                   functools.partial(while_away, put_back=2.0 + ADMITTED))
 
     # --- Nomad's agents ---
 
@@ -360,16 +359,16 @@ def while_put_back(begin, failed):
     return f"what comes while the new process has no servers: {lasted:.2f} s (at most {PUT_BACK:.2f} s).", bad
 
 
-def while_away(begin, failed, at_most, in_flight=True):
+def while_away(begin, failed, put_back=PUT_BACK, in_flight=True):
     """From the end of a process until the next one serves."""
-    sent = [row.at for row in failed]
-    last = max(sent, default=begin)
-    lost = [row for row in failed if row.at <= begin]
-    bad = [row for row in failed if row.ended < begin or row.at > begin + at_most + (0 if SURVIVES else PUT_BACK)]
-    if not in_flight:
-        bad += [row for row in lost if row not in bad]
-    text = f"{len(lost)} in flight, and " if in_flight else "none in flight, and "
-    return text + f"what comes until HAProxy is back and has its servers: {last - begin:.2f} s (at most {at_most:.2f} s).", bad
+    end = witness.saw(begin, r"nomad: haproxy \S+ task: (terminated|restart signaled)")[0][0]
+    started = witness.saw(begin, r"nomad: haproxy \S+ task: started")[-1][0]
+    more = START + (0 if SURVIVES else put_back)
+    lost = [row for row in failed if row.at <= end]
+    last = max((row.at for row in failed), default=started)
+    bad = [row for row in failed if row.ended < begin or row.at > started + more] + ([] if in_flight else lost)
+    return (f"{len(lost)} in flight, and what comes until Nomad has started HAProxy again at {started - begin:.2f} s and it serves: "
+            f"{last - started:.2f} s later (at most {more:.2f} s)."), bad
 
 
 def nothing_was_sent(begin):
