@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{NomadMetrics, Status, process_metrics::ProcessMetrics};
+use super::{GuardMetrics, NomadMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -41,6 +41,7 @@ pub struct Metrics {
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
     leaving: Leaving,
+    guards: GuardMetrics,
     process: ProcessMetrics,
     nomad: NomadMetrics,
     registry: Registry,
@@ -208,6 +209,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             leaving: Leaving::new(to),
+            guards: GuardMetrics::new(to),
             process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
@@ -221,6 +223,12 @@ impl Metrics {
             drop(metrics.sync_failures.get_or_create(&failure.into()));
         }
         metrics
+    }
+
+    /// Those about guards.
+    #[must_use]
+    pub const fn guards(&self) -> &GuardMetrics {
+        &self.guards
     }
 
     /// Those about Nomad.
@@ -422,7 +430,7 @@ fn register_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str
     metric
 }
 
-fn count(number: usize) -> i64 {
+pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -464,8 +472,11 @@ mod tests {
                 "haproxy_restarts_total 0",
                 "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
+                "mass_deregistrations_total 0",
                 "ready 0",
                 "registrations_rejected 0",
+                "removals_frozen 0",
+                "removals_waiting 0",
                 "servers_held 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",

@@ -3,6 +3,7 @@
 //! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
+mod guard_metrics;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
@@ -34,6 +35,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use guard_metrics::GuardMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
@@ -173,12 +175,16 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
 
 fn ready(status: &Status) -> Response<Full<Bytes>> {
     let standby = status.standby_line().unwrap_or_default();
+    let guards = status.guard_lines();
     if status.is_ready() {
-        return plain(StatusCode::OK, format!("ready\n{standby}"));
+        return plain(StatusCode::OK, format!("ready\n{standby}{guards}"));
     }
     let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
     let missing: String = lines.collect();
-    plain(StatusCode::SERVICE_UNAVAILABLE, missing + &standby)
+    plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        missing + &standby + &guards,
+    )
 }
 
 fn exposition(status: &Status, metrics: &Metrics, now: Instant) -> Response<Full<Bytes>> {

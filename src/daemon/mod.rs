@@ -5,10 +5,12 @@
 
 mod charge;
 mod following;
+mod freeze;
 mod jobs;
 mod keep;
 mod memory;
 mod plan;
+mod questions;
 mod report;
 
 use std::{
@@ -37,9 +39,10 @@ use crate::{
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
-    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
 };
 use charge::{Charge, Standing};
+use freeze::Freeze;
 use keep::{Failures, Part};
 use report::Report;
 
@@ -178,10 +181,16 @@ async fn core(
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
     let (services, services_seen) = mpsc::channel(256);
+    let (questions, questions_seen) = mpsc::channel(256);
+    let (answers, mut from_jobs) = mpsc::channel(256);
     parts.spawn(jobs::run(
         Arc::clone(&route),
         policy(&config),
-        services_seen,
+        jobs::Channels {
+            seen: services_seen,
+            questions: questions_seen,
+            answers,
+        },
         metrics,
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
@@ -199,10 +208,13 @@ async fn core(
         batches,
         control,
         services,
+        questions,
+        freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
         report,
     };
     Report::starting(&config);
+    shell.look_at_freeze().await;
     let mut standing = Standings {
         seen: standing,
         last: None,
@@ -224,7 +236,11 @@ async fn core(
             Some(event) = from_catalog.recv() => shell.catalog(event).await,
             () = resync.notified() => shell.ask(catalog::Control::Resync).await,
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
-            _ = ticks.tick() => shell.report.tick(&shell.core.overview()),
+            Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
+            _ = ticks.tick() => {
+                shell.look_at_freeze().await;
+                shell.report.tick(&shell.core.overview());
+            }
         }
     }
 }
@@ -235,6 +251,8 @@ struct Shell {
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
     services: mpsc::Sender<Vec<jobs::Seen>>,
+    questions: mpsc::Sender<Question>,
+    freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
 }
@@ -356,6 +374,8 @@ impl Shell {
                     drop(self.batches.send(batch).await);
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
+                // Without an answer it is as if nobody had asked.
+                Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
                     stands_otherwise |= matches!(
                         fact,
@@ -368,6 +388,12 @@ impl Shell {
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
             self.report.tick(&self.core.overview());
+        }
+    }
+
+    async fn look_at_freeze(&mut self) {
+        if let Some(is_frozen) = self.freeze.changed() {
+            self.input(Input::Freeze(is_frozen)).await;
         }
     }
 
@@ -390,6 +416,8 @@ fn policy(config: &Config) -> Policy {
         slot_prefix: config.slot_prefix.clone(),
         hold: config.hold,
         drain_timeout: config.drain_timeout,
+        max_removals_per_second: config.max_removals_per_second,
+        second_opinion: true,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::{BackendName, ServerState};
 
 use super::{Output, Reconciler};
 use crate::reconcile::{
+    Guard,
     desired::possible_services,
     facts::{Fact, Found, Overview},
     plan::{self, Hindrance, Kind, ObservedBackend},
@@ -131,6 +132,8 @@ impl Reconciler {
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             admitting: (self.admitting.as_ref()).map(|admitting| admitting.backends.clone()),
             backends: self.members.len(),
+            frozen: self.guards.is_frozen(),
+            mass: self.guards.is_mass(),
             ..Overview::default()
         };
         for (name, backend) in &self.backends {
@@ -140,6 +143,13 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            overview.waiting += backend.waiting.len();
+            for guard in Guard::ALL {
+                let servers = backend.guarded(guard);
+                if servers > 0 {
+                    *overview.guarded.entry(guard).or_default() += servers;
+                }
+            }
             let servers = backend
                 .observed
                 .iter()

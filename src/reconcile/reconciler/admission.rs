@@ -57,6 +57,13 @@ impl Reconciler {
         }
     }
 
+    /// Another process of HAProxy is there. What was in rotation not long ago is put back without a check.
+    pub(super) fn admit_again(&mut self, recent: bool) {
+        if !recent {
+            self.admitting = Some(Admitting::default());
+        }
+    }
+
     /// When to look for it next.
     pub(super) fn admissions_due(&self) -> Option<Duration> {
         self.admitting.as_ref()?.look_at

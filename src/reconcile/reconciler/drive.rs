@@ -1,12 +1,16 @@
 //! What is run next: everything, or one step of one backend.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::model::{BackendName, Batch, BatchId, Request, Version};
+use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in};
+use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
-    desired::{DesiredServer, Rejection, possible_services},
+    desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
@@ -71,6 +75,10 @@ impl Reconciler {
     }
 
     /// Takes one backend a step further.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one step, from what was seen to what is sent"
+    )]
     fn step(&mut self, now: Duration, name: &BackendName) {
         let Some(process) = &self.process else {
             return;
@@ -112,7 +120,14 @@ impl Reconciler {
                 .find(claims)
                 .map(|server| server.registration.clone())
         };
-        let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
+        let (guards, policy) = (&self.guards, &self.policy);
+        let (begun, ended) = backend.review_holds(now, policy, &claimed_elsewhere, &|server| {
+            guards.of(now, server, policy)
+        });
+        backend.memory.awaiting = (backend.memory.departed.values())
+            .filter(|server| guards.awaits_answer(now, server))
+            .map(DesiredServer::identity)
+            .collect();
         for hold in ended {
             let fact = Fact::HoldEnded(name.clone(), hold);
             self.outputs.push_back(Output::Tell(fact));
@@ -121,7 +136,11 @@ impl Reconciler {
             let fact = Fact::Held(name.clone(), hold);
             self.outputs.push_back(Output::Tell(fact));
         }
-        let plan = backend.plan(now, name, version, &self.policy);
+        let removals = self.removals(now);
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+        let plan = backend.plan(now, name, version, &self.policy, removals);
         let stat_missing = plan.wants_stat
             && backend
                 .observed
@@ -136,6 +155,10 @@ impl Reconciler {
         }
         let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
         self.tell_differences(name, &plan, notes);
+        self.note_waiting(name, &plan, removals);
+        if self.mode == Mode::Act {
+            self.ask(now, name, &plan);
+        }
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -164,6 +187,9 @@ impl Reconciler {
         } else {
             backend.settled = false;
             backend.busy = true;
+            if plan.removals > 0 {
+                self.guards.pace.take(now, plan.removals);
+            }
             let lock_step = backend.lock_step(version);
             let requests = backend.send(now, name, &plan);
             for step in plan.steps {
@@ -190,6 +216,7 @@ impl Reconciler {
             version,
             policy: &self.policy,
             now,
+            removals: self.removals(now),
         };
         predict::until_settled(&desired, &situation)
     }
@@ -287,4 +314,18 @@ impl Reconciler {
         }));
         self.under_way.insert(id, UnderWay { purpose, requests });
     }
+}
+
+/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
+fn desired_in<'a>(
+    contributions: &'a BTreeMap<ServiceKey, Contribution>,
+    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
+    name: &BackendName,
+) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
+    let services = members.get(name).into_iter().flatten();
+    one_per_address(
+        services
+            .filter_map(|service| contributions.get(service)?.servers.get(name))
+            .flatten(),
+    )
 }

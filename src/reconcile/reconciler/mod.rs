@@ -6,6 +6,7 @@
 mod account;
 mod admission;
 mod drive;
+mod guarding;
 #[cfg(test)]
 mod tests;
 
@@ -17,16 +18,16 @@ use std::{
 };
 
 use crate::model::{
-    BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response,
-    Scope, ServiceKey, SplitMix64,
+    Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
+    Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
-use self::admission::Admitting;
 use super::{
     Policy,
     backend::Backend,
-    desired::{Contribution, DesiredServer, Rejection, contribution, one_per_address},
+    desired::{Contribution, contribution},
     facts::Fact,
+    guards::{Guards, Question},
     plan::ObservedBackend,
 };
 
@@ -50,6 +51,10 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
+    /// What Nomad says of an allocation.
+    Told(AllocationId, Allocation),
+    /// Whether the operator stops all removals.
+    Freeze(bool),
     /// Another sidecar came into charge of this HAProxy, or is gone.
     Turned(Mode),
     /// Time passed.
@@ -72,6 +77,8 @@ pub enum Output {
     Run(Batch),
     /// Read these services, although no list has them: they may have left servers behind.
     Prove(BTreeSet<ServiceKey>),
+    /// Ask for this allocation.
+    Ask(Question),
     /// Know this.
     Tell(Fact),
 }
@@ -164,10 +171,10 @@ pub struct Reconciler {
     proven: BTreeSet<ServiceKey>,
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
+    guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
-    /// Until HAProxy's checks have admitted what a sync brought into an empty HAProxy, or that was waited for long enough.
-    admitting: Option<Admitting>,
+    admitting: Option<admission::Admitting>,
     failures: Backoff,
     outputs: VecDeque<Output>,
 }
@@ -177,6 +184,7 @@ impl Reconciler {
     #[must_use]
     pub fn new(policy: Policy, mode: Mode, seed: u64) -> Self {
         Self {
+            guards: Guards::new(policy.max_removals_per_second),
             policy,
             mode,
             random: SplitMix64::new(seed),
@@ -193,7 +201,7 @@ impl Reconciler {
             unanswered: BTreeSet::new(),
             sync_check_at: None,
             first_sync_told: false,
-            admitting: Some(Admitting::default()),
+            admitting: Some(admission::Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             outputs: VecDeque::new(),
         }
@@ -208,10 +216,13 @@ impl Reconciler {
             Input::Failed(id, failure) => self.failed(now, id, &failure),
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
+            Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
             Input::Timeout => {}
         }
         self.drive(now);
+        self.guard(now);
     }
 
     /// The next thing that the core wants, until `None`.
@@ -222,8 +233,11 @@ impl Reconciler {
     /// When to send [`Input::Timeout`] if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        let process = self.process.as_ref()?;
-        let mut times: Vec<_> = process.read_again_at.into_iter().collect();
+        let guards = self.guards.next_timeout(&self.policy);
+        let Some(process) = &self.process else {
+            return guards;
+        };
+        let mut times: Vec<_> = process.read_again_at.into_iter().chain(guards).collect();
         if !process.reading_everything {
             times.push(process.read_everything_at);
         }
@@ -259,6 +273,7 @@ impl Reconciler {
             }
         }
         let before = self.catalog.take().unwrap_or_default();
+        self.compare(now, &before, &services);
         let names = before.keys().chain(services.keys());
         let changed: BTreeSet<_> = names
             .filter(|name| before.get(name) != services.get(name))
@@ -281,7 +296,8 @@ impl Reconciler {
         let Some(catalog) = &mut self.catalog else {
             return;
         };
-        catalog.insert(service.clone(), registrations);
+        let before = catalog.insert(service.clone(), registrations);
+        self.compare_service(now, service, &before.unwrap_or_default());
         self.unproven.remove(&Scope::Service(service.clone()));
         self.unanswered.remove(service);
         self.contribute(now, service, true);
@@ -300,12 +316,13 @@ impl Reconciler {
             .catalog
             .as_ref()
             .and_then(|catalog| catalog.get(service));
-        let new = contribution(
+        let mut new = contribution(
             service,
             registrations.map_or(&[], Vec::as_slice),
             backends,
             &self.policy,
         );
+        self.guards.reject_dead(&mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -349,9 +366,7 @@ impl Reconciler {
             && !before.is_same_process(&info)
         {
             let recent = now.saturating_sub(lost_at) < PUT_BACK_WITHIN;
-            if !recent {
-                self.admitting = Some(Admitting::default());
-            }
+            self.admit_again(recent);
             for backend in self.backends.values_mut() {
                 backend.forget_process(recent, &self.policy);
             }
@@ -522,6 +537,7 @@ impl Reconciler {
                 backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
             }
         }
+        self.doubt(now);
     }
 
     fn backend_answered(
@@ -581,18 +597,4 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
-fn desired_in<'a>(
-    contributions: &'a BTreeMap<ServiceKey, Contribution>,
-    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
-    name: &BackendName,
-) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
-    let services = members.get(name).into_iter().flatten();
-    one_per_address(
-        services
-            .filter_map(|service| contributions.get(service)?.servers.get(name))
-            .flatten(),
-    )
 }

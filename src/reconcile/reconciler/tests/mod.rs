@@ -1,7 +1,9 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
+mod account;
 mod admissions;
 mod charge;
+mod guards;
 mod holds;
 
 use super::*;
@@ -23,6 +25,7 @@ struct World {
     facts: Vec<Fact>,
     sent: Vec<Request>,
     proven: BTreeSet<ServiceKey>,
+    asked: Vec<Question>,
     refuse: Option<Outcome>,
     /// New servers stay down.
     checks_fail: bool,
@@ -51,6 +54,7 @@ impl World {
             facts,
             sent,
             proven: BTreeSet::new(),
+            asked: Vec::new(),
             refuse: None,
             checks_fail: false,
         }
@@ -76,6 +80,7 @@ impl World {
             match output {
                 Output::Tell(fact) => self.facts.push(fact),
                 Output::Prove(services) => self.proven.extend(services),
+                Output::Ask(question) => self.asked.push(question),
                 Output::Run(batch) => {
                     let answers = batch
                         .requests
@@ -551,29 +556,4 @@ fn what_is_missing_after_thirty_seconds_is_a_failed_sync_but_a_verdict_is_not() 
             wanted: 3
         }
     )));
-}
-
-#[test]
-fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
-    let mut world = World::started(&["web"]);
-    let mut two = registrations("web", 1..3);
-    two[1].port = 0;
-    world.input(synced([(service("web"), two)].into()));
-    world.up();
-    world.wait(6 * SECOND);
-    let expected = Overview {
-        catalog_known: true,
-        haproxy_read: true,
-        in_sync: true,
-        backends: 1,
-        services: 1,
-        wanted: 1,
-        rejected: 1,
-        owned: crate::reconcile::Owned {
-            in_rotation: 1,
-            ..crate::reconcile::Owned::default()
-        },
-        ..Overview::default()
-    };
-    assert_eq!(world.core.overview(), expected);
 }
