@@ -95,7 +95,8 @@ def tell(cluster):
 class Survival(Stories):
     in_order = ["sidecar_restarted", "sidecar_killed", "haproxy_reloaded", "haproxy_restarted", "haproxy_killed",
                 "both_killed", "both_killed_without_nomad", "client_restarted", "client_killed", "server_restarted", "all_killed",
-                "client_frozen", "two_sidecars", "snapshot_restored", "blue_green", "rolling", "server_frozen"]
+                "client_frozen", "two_sidecars", "snapshot_restored", "blue_green", "rolling", "server_frozen",
+                "mass_deregistered"]
 
     # --- the tasks of the group ---
 
@@ -222,6 +223,34 @@ class Survival(Stories):
                   lambda: len(allocs()) == 3 and all(self.cluster.node(name)["Status"] == "ready" for name in "ab"), target=self.following(front))
         finally:
             front.end()
+
+    def mass_deregistered(self):
+        """All instances of four services are on b, which Nomad takes for lost."""
+        a, b = (self.cluster.node(name)["ID"] for name in "ab")
+        config = os.path.join(witness.directory, "four.cfg")
+        with open(os.path.join(ROOT, f"nomad-jobs/haproxy-{KIND}.cfg")) as file:
+            text = file.read()
+        web = re.search(r"\nbackend web\n(  .*\n)+", text)[0]
+        with open(config, "w") as file:
+            file.write(text + web.replace(" web", " shop") + web.replace(" web", " blog"))
+        nomad("node", "eligibility", "-disable", b)
+        before = self.group()["ID"]
+        nomad(*run_haproxy(haproxy_config=config))
+        until("the group with HAProxy is deployed", lambda: deployment_of("haproxy")["Status"] == "successful" and self.group()["ID"] != before, 240)
+        witness.attach(self.group())
+        nomad("node", "eligibility", "-enable", b)
+        nomad("node", "eligibility", "-disable", a)
+        nomad("job", "stop", "-detach", "-purge", "api")
+        for service in ("web", "api", "shop", "blog"):
+            self.deploy(service, 3)
+        nomad("node", "eligibility", "-enable", a)
+        def act():
+            self.freeze("b", 60)
+            return ["kill -STOP $CLIENT_B; sleep 60; kill -CONT $CLIENT_B"]
+        def claims(begin):
+            yield "The sidecar took that for a mistake.", bool(witness.saw(begin, "sidecar: WARN so much was deregistered at once"))
+        self.fixed("12 instances of 4 services are deregistered at once, and live", act,
+                   lambda: settled("web", 3)() and self.cluster.node("b")["Status"] == "ready", claims=claims)
 
     def freeze(self, name, seconds=45):
         self.cluster.agents[name].send_signal(signal.SIGSTOP)
