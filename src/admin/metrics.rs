@@ -140,7 +140,7 @@ impl Metrics {
             ready: register(
                 to,
                 "ready",
-                "1 when the first sync is applied, as /ready answers",
+                "1 when the first sync is applied and HAProxy's checks have admitted it, as /ready answers",
                 Gauge::default(),
             ),
             syncs: register(

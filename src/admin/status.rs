@@ -81,6 +81,13 @@ pub enum Missing {
         /// How many backends there are to apply it to.
         total: usize,
     },
+    /// It is, and HAProxy's checks have not admitted its servers.
+    Checks {
+        /// The backends where they have not.
+        pending: Vec<BackendName>,
+        /// How many backends there are.
+        total: usize,
+    },
 }
 
 impl Status {
@@ -172,17 +179,18 @@ impl fmt::Display for Missing {
             Self::Catalog { reason } => {
                 write!(f, "nomad: no list was accepted yet: {}", OneLine(reason))
             }
-            Self::Backends { pending, total } => {
+            Self::Backends { pending, total } | Self::Checks { pending, total } => {
                 let (verb, noun) = match (pending.len(), total) {
                     (1, 1) => ("is", "backend"),
                     (1, _) => ("is", "backends"),
                     (_, _) => ("are", "backends"),
                 };
-                write!(
-                    f,
-                    "{} of {total} {noun} {verb} not applied yet",
-                    pending.len()
-                )?;
+                let what = if matches!(self, Self::Checks { .. }) {
+                    "not checked by HAProxy yet"
+                } else {
+                    "not applied yet"
+                };
+                write!(f, "{} of {total} {noun} {verb} {what}", pending.len())?;
                 for (i, name) in pending.iter().take(NAMED_BACKENDS).enumerate() {
                     write!(f, "{}{name}", if i == 0 { ": " } else { ", " })?;
                 }
@@ -249,6 +257,12 @@ mod tests {
         assert_eq!(
             backends(&["api", "web"], 40),
             "2 of 40 backends are not applied yet: api, web"
+        );
+        let pending = vec![BackendName::new("api").unwrap()];
+        let checks = Missing::Checks { pending, total: 40 };
+        assert_eq!(
+            checks.to_string(),
+            "1 of 40 backends is not checked by HAProxy yet: api"
         );
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
         assert_eq!(

@@ -441,8 +441,10 @@ impl Shell {
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
-                    stands_otherwise |=
-                        matches!(fact, Fact::Restarted { .. } | Fact::InSync { .. });
+                    stands_otherwise |= matches!(
+                        fact,
+                        Fact::Restarted { .. } | Fact::InSync { .. } | Fact::Admitted { .. }
+                    );
                     self.report.fact(fact);
                 }
             }

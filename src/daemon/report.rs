@@ -389,19 +389,16 @@ impl Report {
                 servers,
             } => {
                 self.metrics.first_sync(took, services);
-                info!(services, servers, took = ?Rounded(took), "the first sync is applied: ready");
+                info!(services, servers, took = ?Rounded(took), "the first sync is applied");
             }
             Fact::InSync { took } => {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
-            Fact::SyncFailed { missing, wanted } => {
-                self.metrics.sync_failed(SyncFailure::Backend);
-                warn!(
-                    missing,
-                    wanted, "registrations are not in rotation 30 s after a sync began"
-                );
+            Fact::Admitted { waited } => {
+                info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
             }
+            Fact::SyncFailed { missing, wanted } => self.sync_failed(missing, wanted),
         }
     }
 
@@ -413,6 +410,14 @@ impl Report {
         for step in steps {
             info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
         }
+    }
+
+    fn sync_failed(&self, missing: usize, wanted: usize) {
+        self.metrics.sync_failed(SyncFailure::Backend);
+        warn!(
+            missing,
+            wanted, "registrations are not in rotation 30 s after a sync began"
+        );
     }
 
     fn mass_began(&self, extent: &Extent) {
@@ -490,6 +495,9 @@ impl Report {
         if missing.is_empty() && !overview.in_sync {
             let (pending, total) = (overview.unsettled.clone(), overview.backends);
             missing.push(Missing::Backends { pending, total });
+        } else if let (true, Some(pending)) = (missing.is_empty(), &overview.admitting) {
+            let (pending, total) = (pending.clone(), overview.backends);
+            missing.push(Missing::Checks { pending, total });
         }
         self.status.send_modify(|status| {
             status.alive_at = now();

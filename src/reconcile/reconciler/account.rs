@@ -89,6 +89,7 @@ impl Reconciler {
                 self.outputs.push_back(Output::Tell(fact));
             }
         }
+        self.check_admissions(now);
         if self.sync_check_at.is_some_and(|at| at <= now) {
             self.sync_check_at = None;
             let (missing, wanted) = self.missing();
@@ -129,6 +130,7 @@ impl Reconciler {
                 .as_ref()
                 .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
+            admitting: (self.admitting.as_ref()).map(|admitting| admitting.backends.clone()),
             backends: self.members.len(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),

@@ -4,6 +4,7 @@
 //! own way: observed, planned, changed, observed again, until the plan is empty. What fails in one delays only that one.
 
 mod account;
+mod admission;
 mod drive;
 mod guarding;
 mod stop;
@@ -174,6 +175,7 @@ pub struct Reconciler {
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
+    admitting: Option<admission::Admitting>,
     failures: Backoff,
     draining_since: Option<Duration>,
     outputs: VecDeque<Output>,
@@ -201,6 +203,7 @@ impl Reconciler {
             unanswered: BTreeSet::new(),
             sync_check_at: None,
             first_sync_told: false,
+            admitting: Some(admission::Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             draining_since: None,
             outputs: VecDeque::new(),
@@ -245,6 +248,7 @@ impl Reconciler {
         // Before that nothing of the following is looked at, however late it is.
         if process.swept {
             times.extend(self.sync_check_at);
+            times.extend(self.admissions_due());
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -366,6 +370,7 @@ impl Reconciler {
             && !before.is_same_process(&info)
         {
             let recent = now.saturating_sub(lost_at) < PUT_BACK_WITHIN;
+            self.admit_again(recent);
             for backend in self.backends.values_mut() {
                 backend.forget_process(recent, &self.policy);
             }

@@ -1,6 +1,7 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
 mod account;
+mod admissions;
 mod charge;
 mod guards;
 mod holds;
@@ -44,10 +45,9 @@ impl World {
             connections: 1,
             stopping: false,
         };
-        let core = Reconciler::new(Policy::default(), Mode::Act, 1);
         let (now, facts, sent) = (Duration::ZERO, Vec::new(), Vec::new());
         Self {
-            core,
+            core: Reconciler::new(Policy::default(), Mode::Act, 1),
             haproxy: haproxy.collect(),
             info,
             now,
