@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("haproxy", &["model", "redacted"]),
     ("nomad", &["model", "redacted", "catalog"]),
     ("admin", &["model", "redacted"]),
+    ("snapshot", &["model", "redacted", "reconcile"]),
     (
         "config",
         &["model", "redacted", "nomad", "haproxy", "reconcile"],
@@ -36,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "haproxy",
             "nomad",
             "admin",
+            "snapshot",
             "config",
             "telemetry",
         ],
@@ -53,6 +55,7 @@ const PURE: &[&str] = &[
     "haproxy/reply",
     "haproxy/parse",
     "nomad/types",
+    "snapshot",
 ];
 
 /// What a pure module may not name, in any of the ways in which rustfmt writes a path.

@@ -10,7 +10,7 @@ mod status;
 
 use std::{
     convert::Infallible,
-    io,
+    io, iter,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,7 +36,7 @@ use tracing::{debug, info, warn};
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
-pub use status::{Missing, Status};
+pub use status::{FromSnapshot, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.
 const MAX_CONNECTIONS: usize = 64;
@@ -132,7 +132,7 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
     let now = Instant::now();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/live") => live(status, now),
-        (&Method::GET, "/ready") => ready(status),
+        (&Method::GET, "/ready") => ready(status, now),
         (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
         (&Method::GET, "/metrics") => exposition(status, metrics, now),
         (_, "/live" | "/ready" | "/status" | "/metrics") => {
@@ -160,12 +160,17 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
     }
 }
 
-fn ready(status: &Status) -> Response<Full<Bytes>> {
+fn ready(status: &Status, now: Instant) -> Response<Full<Bytes>> {
+    let snapshot = status.snapshot.iter().map(|snapshot| snapshot.line(now));
     if status.is_ready() {
-        return plain(StatusCode::OK, "ready\n".to_owned());
+        let lines = iter::once("ready\n".to_owned()).chain(snapshot);
+        return plain(StatusCode::OK, lines.collect());
     }
     let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
-    plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+    plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        lines.chain(snapshot).collect(),
+    )
 }
 
 fn exposition(status: &Status, metrics: &Metrics, now: Instant) -> Response<Full<Bytes>> {

@@ -140,6 +140,16 @@ pub struct Options {
     )]
     pub(super) drain_timeout: Option<Given>,
 
+    /// Where the last good catalog is kept for a start without Nomad, or off [default:
+    /// ${NOMAD_ALLOC_DIR}/data/haproxy-nomad-sidecar.snapshot in a Nomad task, otherwise off]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_SNAPSHOT_FILE",
+        value_name = "PATH"
+    )]
+    pub(super) snapshot_file: Option<Given>,
+
     /// Do everything but write to HAProxy
     #[arg(long, global = true, env = "SIDECAR_OBSERVE", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]

@@ -7,6 +7,7 @@ mod following;
 mod jobs;
 mod plan;
 mod report;
+mod snapshot;
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +36,10 @@ use crate::{
     model::{Backoff, Batch, BatchId, Request, SplitMix64},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
     reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
+    snapshot::{Refusal, Usable},
 };
 use report::Report;
+use snapshot::Keeper;
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +166,7 @@ async fn core(
         Arc::clone(&route),
         policy(&config),
         services_seen,
-        metrics,
+        Arc::clone(&metrics),
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
 
@@ -173,6 +176,7 @@ async fn core(
         Mode::Act
     };
     let started = now();
+    let keeper = Keeper::new(&config, started, metrics, &mut parts);
     let mut shell = Shell {
         core: Reconciler::new(policy(&config), mode, seed()),
         started,
@@ -181,11 +185,13 @@ async fn core(
         services,
         under_way: BTreeMap::new(),
         report,
+        keeper,
     };
     Report::starting(&config);
     let mut ticks = interval(Duration::from_secs(1));
     loop {
         let wake = shell.core.next_timeout().map(|at| (started + at).into());
+        let due = shell.keeper.due().map(Into::into);
         tokio::select! {
             biased;
             Some(ended) = parts.join_next() => {
@@ -199,6 +205,8 @@ async fn core(
             Some(event) = from_catalog.recv() => shell.catalog(event).await,
             Some(()) = resyncs.recv() => shell.ask(catalog::Control::Resync).await,
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
+            () = sleep_until(due.unwrap_or_else(|| now().into())), if due.is_some() => shell.keep(),
+            read = shell.keeper.read() => shell.restore(read).await,
             _ = ticks.tick() => shell.report.tick(&shell.core.overview()),
         }
     }
@@ -212,6 +220,7 @@ struct Shell {
     services: mpsc::Sender<Vec<jobs::Seen>>,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
+    keeper: Keeper,
 }
 
 impl Shell {
@@ -253,6 +262,7 @@ impl Shell {
 
     async fn catalog(&mut self, event: catalog::Event) {
         self.report.catalog(&event);
+        self.keeper.heard(now(), &event);
         match event {
             catalog::Event::Synced(synced) => {
                 let (services, unproven) = (synced.services, synced.unproven);
@@ -296,8 +306,13 @@ impl Shell {
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
                 Output::Tell(fact) => {
-                    stands_otherwise |=
-                        matches!(fact, Fact::Restarted { .. } | Fact::InSync { .. });
+                    stands_otherwise |= matches!(
+                        fact,
+                        Fact::Restarted { .. } | Fact::InSync { .. } | Fact::SnapshotApplied { .. }
+                    );
+                    if matches!(fact, Fact::Held(..) | Fact::HoldEnded(..)) {
+                        self.keeper.changed();
+                    }
                     self.report.fact(fact);
                 }
             }
@@ -305,6 +320,24 @@ impl Shell {
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
             self.report.tick(&self.core.overview());
+        }
+    }
+
+    /// Keeps what is known for a successor.
+    fn keep(&mut self) {
+        let now = now();
+        let at = now.saturating_duration_since(self.started);
+        self.keeper.act(now, || self.core.remember(at));
+    }
+
+    /// Nomad is away: what a predecessor knew is taken in.
+    async fn restore(&mut self, read: Result<Usable, Refusal>) {
+        match read {
+            Ok(snapshot) => {
+                self.report.snapshot_used(self.keeper.path(), &snapshot);
+                self.input(Input::Restored(snapshot.remembered)).await;
+            }
+            Err(refusal) => self.report.snapshot_refused(self.keeper.path(), &refusal),
         }
     }
 

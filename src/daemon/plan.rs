@@ -101,6 +101,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::Unrejected(..)
             | Fact::FirstSync { .. }
             | Fact::InSync { .. }
+            | Fact::SnapshotApplied { .. }
             | Fact::SyncFailed { .. } => {}
         }
     }

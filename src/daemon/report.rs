@@ -2,6 +2,7 @@
 //! that lasts is said at its begin and at its end.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,8 +11,8 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, Metrics, Missing, ServersOwned, Status, SyncFailure},
-    catalog::Cause,
+    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
         command::print,
@@ -24,6 +25,7 @@ use crate::{
         watch::Event,
     },
     reconcile::{Fact, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
+    snapshot::{Refusal, Usable},
 };
 
 use super::{
@@ -41,6 +43,9 @@ pub(super) struct Report {
     asked_at: String,
     following: Following,
     nomad: String,
+    /// Nomad answers, and refuses: no time will change that.
+    is_refused: bool,
+    snapshot: Option<FromSnapshot>,
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
     event_lag: Duration,
@@ -67,6 +72,8 @@ impl Report {
             route,
             following: Following::new(namespaces, now()),
             nomad,
+            is_refused: false,
+            snapshot: None,
             catalog_at: None,
             event_lag: Duration::ZERO,
         }
@@ -146,6 +153,14 @@ impl Report {
         match event {
             Event::Synced(synced) => {
                 self.catalog_at = Some(now());
+                if let Some(snapshot) = self.snapshot.take() {
+                    let after = Rounded(snapshot.read_at.elapsed());
+                    info!(
+                        ?after,
+                        index = synced.index,
+                        "Nomad is back: its catalog replaces the snapshot"
+                    );
+                }
                 let unproven: Vec<_> = synced.unproven.iter().map(ToString::to_string).collect();
                 if unproven.is_empty() {
                     debug!(
@@ -193,10 +208,52 @@ impl Report {
             }
             Event::Trouble { scope, kind, text } => {
                 self.nomad.clone_from(text);
+                if let Scope::Namespace(_) = scope {
+                    self.is_refused = matches!(kind, FailureKind::Denied | FailureKind::BadToken);
+                }
                 self.metrics.sync_failed(SyncFailure::Nomad);
                 debug!(%scope, %kind, "{text}");
             }
             Event::Recovered { scope } => debug!(%scope, "read again"),
+        }
+    }
+
+    /// Nomad is away at the start, and this is used in its place.
+    pub(super) fn snapshot_used(&mut self, path: &Path, snapshot: &Usable) {
+        let Usable {
+            age,
+            index,
+            too_old,
+            remembered,
+        } = snapshot;
+        let registrations: usize = remembered.services.values().map(Vec::len).sum();
+        warn!(
+            snapshot = %path.display(),
+            age = ?Rounded(*age),
+            index,
+            services = remembered.services.len(),
+            registrations,
+            held = remembered.holds.len(),
+            too_old = too_old.join(","),
+            reason = self.nomad,
+            "Nomad gives no catalog at the start: serving from the snapshot of the last good one, by HAProxy's checks; nothing \
+             is removed until Nomad is back"
+        );
+        self.snapshot = Some(FromSnapshot {
+            age: *age,
+            read_at: now(),
+            reason: self.nomad.clone(),
+        });
+    }
+
+    /// Nomad is away at the start, and there is nothing in its place.
+    pub(super) fn snapshot_refused(&self, path: &Path, refusal: &Refusal) {
+        let snapshot = path.display();
+        self.metrics.snapshot_refused(refusal.as_str());
+        if *refusal == Refusal::Absent {
+            info!(%snapshot, "Nomad gives no catalog at the start, and there is no snapshot of a former one");
+        } else {
+            warn!(%snapshot, "Nomad gives no catalog at the start, and the snapshot is not used: {refusal}");
         }
     }
 
@@ -343,6 +400,9 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
+            Fact::SnapshotApplied { took } => {
+                info!(took = ?Rounded(took), "this HAProxy process has everything that the snapshot has");
+            }
             Fact::SyncFailed { missing, wanted } => {
                 self.metrics.sync_failed(SyncFailure::Backend);
                 warn!(
@@ -393,7 +453,8 @@ impl Report {
                 reason: reason.clone(),
             });
         }
-        if !overview.catalog_known {
+        // From a snapshot a new version of a job would look healthy although its token is wrong.
+        if !overview.catalog_known || (overview.from_snapshot && self.is_refused) {
             missing.push(Missing::Catalog {
                 reason: self.nomad.clone(),
             });
@@ -405,6 +466,7 @@ impl Report {
         self.status.send_modify(|status| {
             status.alive_at = now();
             status.catalog_at = self.catalog_at;
+            status.snapshot.clone_from(&self.snapshot);
             status.missing = missing;
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
@@ -435,7 +497,7 @@ impl std::fmt::Debug for Rounded {
 }
 
 /// An error with what caused it.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

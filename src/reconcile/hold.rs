@@ -27,6 +27,8 @@ pub struct Hold {
     pub service: Option<ServiceKey>,
     /// Since when.
     pub since: Duration,
+    /// A predecessor held it, and it was not seen in rotation since.
+    pub is_awaited: bool,
 }
 
 /// A server is held from now on.
@@ -132,17 +134,15 @@ impl Review<'_> {
         memory.holds.retain(|_, hold| {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
+            hold.is_awaited &= !state.is_some_and(ServerState::in_rotation);
+            let is_coming = hold.is_awaited || memory.put_back.contains(&put_back);
             let end = match wanted(hold.server.address) {
                 Some(server) if is_same_allocation(&server.name, &hold.server.name) => {
                     Some(HoldEnd::Returned)
                 }
                 Some(server) => Some(HoldEnd::Claimed(server.registration.clone())),
-                None if state.is_none() && !memory.put_back.contains(&put_back) => {
-                    Some(HoldEnd::Gone)
-                }
-                None if state.is_some_and(|state| !state.in_rotation())
-                    && !memory.put_back.contains(&put_back) =>
-                {
+                None if state.is_none() && !is_coming => Some(HoldEnd::Gone),
+                None if state.is_some_and(|state| !state.in_rotation()) && !is_coming => {
                     Some(HoldEnd::OutOfRotation)
                 }
                 None => self.end(hold, &states),
@@ -206,6 +206,7 @@ impl Review<'_> {
                 service: former.map(|former| former.service.clone()),
                 server,
                 since: self.now,
+                is_awaited: false,
             };
             if self.end(&hold, &states).is_some() {
                 continue;

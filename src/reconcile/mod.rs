@@ -23,7 +23,8 @@ use std::{sync::Arc, time::Duration};
 
 pub use facts::{Fact, Found, Overview, Owned};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
-pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
+pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use server_name::is_dynamic_name;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ mod support {
 mod a_job_that_stops_its_instances_too_soon_is_named;
 mod a_restart_of_the_sidecar_writes_nothing;
 mod a_sidecar_that_died_on_the_way_is_continued;
+mod a_start_without_nomad_is_served_from_the_snapshot;
 mod clients_with_a_cookie_reach_nobody_new;
 mod everything_is_back_after_a_restart_of_haproxy;
 mod haproxy_follows_the_catalog;

@@ -74,7 +74,8 @@ impl Reconciler {
             && possible_services(name, &self.policy)
                 .iter()
                 .any(|service| self.unanswered.contains(service));
-        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
+        backend.memory.strangers_stay =
+            awaits_proof || !self.unproven.is_empty() || self.restored.unheard;
         backend.memory.cookies = process.cookies.contains(name);
         if std::mem::take(&mut backend.stale) {
             let (desired, doubles) = desired_in(&self.contributions, &self.members, name);

@@ -5,6 +5,7 @@
 
 mod account;
 mod drive;
+mod restore;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,10 @@ use crate::model::{
     BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response,
     Scope, ServiceKey, SplitMix64,
 };
+
+pub use restore::{HeldServer, Remembered};
+
+use restore::Restored;
 
 use super::{
     Policy,
@@ -48,6 +53,8 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
+    /// Nomad is away, and this is what a predecessor knew.
+    Restored(Remembered),
     /// Time passed.
     Timeout,
 }
@@ -158,6 +165,7 @@ pub struct Reconciler {
     proven: BTreeSet<ServiceKey>,
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
+    restored: Restored,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
@@ -183,6 +191,7 @@ impl Reconciler {
             next_batch: 0,
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
+            restored: Restored::default(),
             sync_check_at: None,
             first_sync_told: false,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
@@ -199,6 +208,7 @@ impl Reconciler {
             Input::Failed(id, failure) => self.failed(now, id, &failure),
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Restored(remembered) => self.restored(now, remembered),
             Input::Timeout => {}
         }
         self.drive(now);
@@ -232,7 +242,7 @@ impl Reconciler {
     fn synced(
         &mut self,
         now: Duration,
-        services: BTreeMap<ServiceKey, Vec<Registration>>,
+        mut services: BTreeMap<ServiceKey, Vec<Registration>>,
         unproven: BTreeSet<Scope>,
     ) {
         self.unproven = unproven;
@@ -247,14 +257,15 @@ impl Reconciler {
                 process.read_everything_at = now;
             }
         }
+        self.unanswered
+            .retain(|service| !services.contains_key(service));
+        self.keep_borrowed(now, &mut services);
         let before = self.catalog.take().unwrap_or_default();
         let names = before.keys().chain(services.keys());
         let changed: BTreeSet<_> = names
             .filter(|name| before.get(name) != services.get(name))
             .cloned()
             .collect();
-        self.unanswered
-            .retain(|service| !services.contains_key(service));
         self.catalog = Some(services);
         for service in changed {
             self.contribute(now, &service, false);
@@ -267,9 +278,10 @@ impl Reconciler {
 
     fn changed(&mut self, now: Duration, service: &ServiceKey, registrations: Vec<Registration>) {
         // Before the first list nothing is complete.
-        let Some(catalog) = &mut self.catalog else {
+        let Some(catalog) = self.catalog.as_mut().filter(|_| !self.restored.unheard) else {
             return;
         };
+        self.restored.borrowed.remove(service);
         catalog.insert(service.clone(), registrations);
         self.unproven.remove(&Scope::Service(service.clone()));
         self.unanswered.remove(service);
@@ -502,6 +514,7 @@ impl Reconciler {
                 self.contribute(now, &service, false);
             }
         }
+        self.restore_holds(now);
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {

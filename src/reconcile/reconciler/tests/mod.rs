@@ -1,6 +1,7 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
 mod holds;
+mod restored;
 
 use super::*;
 use crate::{
