@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{NomadMetrics, Status};
+use super::{NomadMetrics, SnapshotMetrics, Status};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -41,7 +41,7 @@ pub struct Metrics {
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
     leaving: Leaving,
-    snapshot: OfSnapshot,
+    snapshot: SnapshotMetrics,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -93,57 +93,6 @@ impl Leaving {
             ),
         }
     }
-}
-
-/// What becomes of the snapshot of the catalog.
-#[derive(Debug)]
-struct OfSnapshot {
-    in_use: Gauge,
-    writes: Family<ByOutcomeAlone, Counter>,
-    refusals: Family<ByReason, Counter>,
-}
-
-impl OfSnapshot {
-    fn new(to: &mut Registry) -> Self {
-        let new = Self {
-            in_use: register(
-                to,
-                "snapshot_in_use",
-                "1 while what is served is a snapshot's, since Nomad was away at the start",
-                Gauge::default(),
-            ),
-            writes: register(
-                to,
-                "snapshot_writes",
-                "Snapshots of the catalog, by whether they could be written",
-                Family::default(),
-            ),
-            refusals: register(
-                to,
-                "snapshots_refused",
-                "Snapshots that were not used although Nomad was away at the start, by why",
-                Family::default(),
-            ),
-        };
-        // A rate over a counter needs its zero.
-        for outcome in [WRITTEN, FAILED] {
-            drop(new.writes.get_or_create(&outcome));
-        }
-        new
-    }
-}
-
-const WRITTEN: ByOutcomeAlone = ByOutcomeAlone { outcome: "written" };
-const FAILED: ByOutcomeAlone = ByOutcomeAlone { outcome: "failed" };
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcomeAlone {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -259,7 +208,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             leaving: Leaving::new(to),
-            snapshot: OfSnapshot::new(to),
+            snapshot: SnapshotMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -278,6 +227,12 @@ impl Metrics {
     #[must_use]
     pub const fn nomad(&self) -> &NomadMetrics {
         &self.nomad
+    }
+
+    /// Those about the snapshot of the catalog.
+    #[must_use]
+    pub const fn snapshot(&self) -> &SnapshotMetrics {
+        &self.snapshot
     }
 
     /// A full pass ended with everything applied.
@@ -349,22 +304,6 @@ impl Metrics {
         self.leaving.jobs_short.set(count(jobs));
     }
 
-    /// A snapshot was written.
-    pub fn snapshot_written(&self) {
-        self.snapshot.writes.get_or_create(&WRITTEN).inc();
-    }
-
-    /// It could not be.
-    pub fn snapshot_not_written(&self) {
-        self.snapshot.writes.get_or_create(&FAILED).inc();
-    }
-
-    /// Nomad is away, and the snapshot is not used for this reason.
-    pub fn snapshot_refused(&self, reason: &'static str) {
-        let refusals = &self.snapshot.refusals;
-        refusals.get_or_create(&ByReason { reason }).inc();
-    }
-
     /// How many servers the sidecar owns now.
     pub fn servers_owned(&self, servers: ServersOwned) {
         for (state, number) in [
@@ -384,8 +323,7 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
-        let in_use = status.snapshot.is_some();
-        self.snapshot.in_use.set(in_use.into());
+        self.snapshot.show(status);
         self.nomad.show(status, now);
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;

@@ -6,6 +6,7 @@
 mod metrics;
 mod namespace;
 mod nomad_metrics;
+mod snapshot_metrics;
 mod status;
 
 use std::{
@@ -36,6 +37,7 @@ use tracing::{debug, info, warn};
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
+pub use snapshot_metrics::SnapshotMetrics;
 pub use status::{FromSnapshot, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.

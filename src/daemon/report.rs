@@ -249,7 +249,7 @@ impl Report {
     /// Nomad is away at the start, and there is nothing in its place.
     pub(super) fn snapshot_refused(&self, path: &Path, refusal: &Refusal) {
         let snapshot = path.display();
-        self.metrics.snapshot_refused(refusal.as_str());
+        self.metrics.snapshot().refused(refusal.as_str());
         if *refusal == Refusal::Absent {
             info!(%snapshot, "Nomad gives no catalog at the start, and there is no snapshot of a former one");
         } else {

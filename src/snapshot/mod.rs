@@ -74,11 +74,15 @@ pub struct Usable {
 /// The bytes of a snapshot.
 #[must_use]
 pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let body = Body::of(snapshot).to_json();
-    let (length, sum) = (body.len(), checksum(&body));
-    let mut bytes = format!("{MAGIC} {VERSION} {length} {sum}\n").into_bytes();
-    bytes.extend(body);
-    bytes
+    sign(&Body::of(snapshot).to_json())
+}
+
+/// The body with its first line.
+#[must_use]
+pub fn sign(body: &[u8]) -> Vec<u8> {
+    let (length, sum) = (body.len(), checksum(body));
+    let head = format!("{MAGIC} {VERSION} {length} {sum}\n");
+    [head.as_bytes(), body].concat()
 }
 
 /// What of `bytes` a sidecar that follows `source` may use at `now`, since the epoch.

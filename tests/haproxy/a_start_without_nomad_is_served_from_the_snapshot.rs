@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use haproxy_nomad_sidecar::snapshot;
 use tempfile::TempDir;
 
 use crate::support::{
@@ -62,17 +63,7 @@ impl Place {
 
 /// Writes a snapshot with this body and a first line that is right.
 fn sign(path: &Path, body: &str) {
-    let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
-    let sum: String = digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let text = format!(
-        "haproxy-nomad-sidecar-snapshot 1 {} {sum}\n{body}",
-        body.len()
-    );
-    fs::write(path, text).expect("the directory is ours");
+    fs::write(path, snapshot::sign(body.as_bytes())).expect("the directory is ours");
 }
 
 /// The body of the snapshot there.
@@ -184,7 +175,8 @@ fn a_service_that_the_list_lacks_later_is_served_until_it_was_read() {
         world.until_served_by("dynamic", &[&only]);
 
         // The list is back; the reads are not.
-        world.nomad.mode(Which::Reads, Mode::Hang);
+        let read = || Which::Service("dynamic".to_owned());
+        world.nomad.mode(read(), Mode::Hang);
         world.nomad.resume();
         world.tap.forget();
         world.until_asked_again();
@@ -197,7 +189,7 @@ fn a_service_that_the_list_lacks_later_is_served_until_it_was_read() {
             drains.count()
         };
         assert_eq!(drains(), 0);
-        world.nomad.mode(Which::Reads, Mode::Normal);
+        world.nomad.mode(read(), Mode::Normal);
         within(Duration::from_secs(40), "it is proven to be gone", || {
             (drains() == 1).then_some(())
         });
@@ -338,8 +330,12 @@ fn a_snapshot_that_cannot_be_used_is_named_and_replaced_by_the_next_sync() {
             format!("{head}{field}1{rest}")
         };
 
+        let shortened = |body: &str, field: &str| {
+            let (head, rest) = body.split_once(field).expect("it is there");
+            format!("{head}{field}{}", &rest[1..])
+        };
         let current = "\"current\":{\"default\":";
-        let cases: [(&str, Box<dyn Fn()>, &[(&str, &str)]); 6] = [
+        let cases: [(&str, Box<dyn Fn()>, &[(&str, &str)]); 7] = [
             (
                 "there is no snapshot of a former one",
                 Box::new(|| fs::remove_file(place.path()).expect("it is ours")),
@@ -360,6 +356,11 @@ fn a_snapshot_that_cannot_be_used_is_named_and_replaced_by_the_next_sync() {
                     bytes[last] = b' ';
                     fs::write(place.path(), bytes).expect("it is ours");
                 }),
+                &[],
+            ),
+            (
+                "s old, and addresses outlive their owners: after 600 s they are not used any more",
+                Box::new(|| sign(&place.path(), &shortened(&old, current))),
                 &[],
             ),
             (

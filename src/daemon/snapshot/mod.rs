@@ -216,14 +216,14 @@ async fn write(path: PathBuf, mut snapshots: mpsc::Receiver<Snapshot>, metrics: 
         let shown = path.display();
         match written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
             Ok(length) => {
-                metrics.snapshot_written();
+                metrics.snapshot().written();
                 debug!(snapshot = %shown, length, "the snapshot was written");
                 if failed.take().is_some() {
                     info!(snapshot = %shown, "the snapshot of the catalog can be written again");
                 }
             }
             Err(error) => {
-                metrics.snapshot_not_written();
+                metrics.snapshot().failed();
                 let text = Chain(&error).to_string();
                 if failed.as_ref().is_none_or(|(_, said)| *said != text) {
                     warn!(
