@@ -180,6 +180,10 @@ job "haproxy" {
         image        = local.docker ? var.sidecar_image : null
         network_mode = local.docker ? "host" : null
         args         = var.sidecar_args
+        # It needs no right but those of its user. raw_exec cannot take any away.
+        cap_drop        = var.driver == "raw_exec" ? null : ["all"]
+        readonly_rootfs = local.docker ? true : null
+        security_opt    = local.docker ? ["no-new-privileges"] : null
       }
 
       # Nomad is read over the Task API with this identity. Reading services needs no ACL policy; the event stream does:

@@ -1,15 +1,12 @@
 //! The shape of the code, held by reading it: who may import whom, what the pure modules may not touch, how long a file
-//! may be, and that every invariant of `docs/architecture.md` names a test that exists.
+//! may be, and that every invariant of `docs/architecture.md` and every threat of `docs/threats.md` names a test that
+//! exists.
 //!
 //! It reads text, not syntax: comments are left out, paths are taken as rustfmt writes them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// For each module at the top, those that it may import.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -356,20 +353,41 @@ fn invariants_are_read_out_of_the_document() {
 
 #[test]
 fn every_invariant_names_a_test_that_exists_or_says_not_yet() {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
-    let document = fs::read_to_string(path).expect("docs/architecture.md is there");
-    let mut sources = Source::all("src");
-    sources.extend(Source::all("tests"));
-    let items = invariants(&document);
+    let items = invariants(&document("architecture.md"));
     assert_eq!(items.len(), 13, "the design has thirteen invariants");
     for item in items {
-        let tests = named_tests(&item);
         assert!(
-            !tests.is_empty() || item.contains("not yet"),
+            names_tests(&item) || item.contains("not yet"),
             "no test: {item}"
         );
-        for test in tests {
-            assert!(is_test(test, &sources), "{test} is no test: {item}");
-        }
     }
+}
+
+#[test]
+fn every_threat_names_a_test_that_exists() {
+    let document = document("threats.md");
+    let threats = document
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| threat |"));
+    for threat in threats {
+        assert!(names_tests(threat), "no test: {threat}");
+    }
+}
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs")
+        .join(name);
+    fs::read_to_string(path).expect("the page is there")
+}
+
+/// Whether there are tests named; those that are have to exist.
+fn names_tests(item: &str) -> bool {
+    let mut sources = Source::all("src");
+    sources.extend(Source::all("tests"));
+    let tests = named_tests(item);
+    for test in &tests {
+        assert!(is_test(test, &sources), "{test} is no test: {item}");
+    }
+    !tests.is_empty()
 }

@@ -179,8 +179,13 @@ impl View {
             .collect()
     }
 
-    /// Takes a line of the stream; gives the services that it changed.
-    pub(super) fn take(&mut self, line: Line) -> BTreeSet<ServiceKey> {
+    /// Takes a line of the stream; gives the services that it changed. `waiting` is the index of a read of a service that
+    /// is yet to be adopted: up to there its events are the past.
+    pub(super) fn take(
+        &mut self,
+        line: Line,
+        waiting: impl Fn(&ServiceKey) -> Option<u64>,
+    ) -> BTreeSet<ServiceKey> {
         let mut changed = BTreeSet::new();
         if line.index <= self.seen {
             return changed;
@@ -190,11 +195,13 @@ impl View {
             self.complete = self.complete.max(line.index);
         }
         for event in line.events {
-            if !self.follows(&event.registration().service) {
+            let key = &event.registration().service;
+            if !self.follows(key) {
                 continue;
             }
-            if self.live && self.apply(line.index, &event) {
-                changed.insert(event.registration().service.clone());
+            let is_past = waiting(key).is_some_and(|read_at| line.index <= read_at);
+            if self.live && !is_past && self.apply(line.index, &event) {
+                changed.insert(key.clone());
             }
             self.journal.push_back((line.index, event));
         }

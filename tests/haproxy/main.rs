@@ -29,5 +29,6 @@ mod plan_and_observe_write_nothing;
 mod the_admin_listener_tells_how_things_stand;
 mod the_change_of_one_service_costs_one_backend;
 mod the_token_is_read_again;
+mod two_users_share_the_socket_and_nothing_else;
 mod what_belongs_to_others_is_never_changed;
 mod what_is_missing_is_waited_for;

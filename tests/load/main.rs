@@ -34,7 +34,10 @@ use std::{
 
 use day::{ADVISED, Day, Setup};
 use scenarios::Scenario;
-use support::haproxy::{binaries, now};
+use support::{
+    haproxy::{binaries, now},
+    load::report::MEANS_NOTHING,
+};
 
 #[test]
 fn the_ordinary_life_of_a_service_costs_no_request() {
@@ -63,6 +66,22 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a day found. One during which the machine stood still says nothing of the product, and is played again, twice at
+/// most: then the machine is too slow for this.
+fn judged(play: impl Fn() -> Vec<String>) -> Vec<String> {
+    for _ in 0..2 {
+        let found = play();
+        if !found.iter().any(|problem| problem.contains(MEANS_NOTHING)) {
+            return found;
+        }
+        eprintln!(
+            "PLAYED AGAIN, the machine was too slow: {}",
+            found.join("\n")
+        );
+    }
+    play()
+}
+
 /// Plays one day on each HAProxy, one after the other; and then others, if it is asked to go on.
 fn for_as_long_as_asked(scenarios: &[Scenario], setup: Setup) {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
@@ -81,7 +100,7 @@ fn for_as_long_as_asked(scenarios: &[Scenario], setup: Setup) {
     for seed in first.. {
         let mut problems = Vec::new();
         for bin in &bins {
-            let found = Day::begin(bin, seed, setup, &scenarios).play();
+            let found = judged(|| Day::begin(bin, seed, setup, &scenarios).play());
             if !found.is_empty() {
                 problems.push(format!("with HAProxy {}:", bin.version));
                 problems.extend(found);

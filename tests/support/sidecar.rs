@@ -1,9 +1,12 @@
 //! The real program as a child process: its settings, its log, its admin listener, and signals to it.
 
 use std::{
-    fs,
+    env,
+    fs::{self, Permissions},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -33,9 +36,11 @@ pub(crate) fn within<T>(limit: Duration, what: &str, mut poll: impl FnMut() -> O
     }
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_haproxy-nomad-sidecar");
+
 /// The program with these settings and nothing else in its environment.
 fn command(settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"));
+    let mut command = Command::new(PROGRAM);
     command.env_clear().envs(settings.iter().copied());
     command.stdin(Stdio::null());
     command
@@ -51,12 +56,43 @@ pub(crate) fn plan(settings: &[(&str, &str)]) -> Output {
 pub(crate) struct Sidecar {
     process: Child,
     directory: TempDir,
+    /// Where its copy is.
+    program: Option<TempDir>,
     started: Instant,
 }
 
 impl Sidecar {
     /// Starts it with these environment variables. Its admin listener is on a free port unless they say otherwise.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        Self::run(command, settings)
+    }
+
+    /// The same as the last arguments of another program, which becomes it: to take rights from it. Everybody may read and
+    /// execute it.
+    pub(crate) fn start_behind(before: &[&str], settings: &[(&str, &str)]) -> Self {
+        let directory =
+            TempDir::with_prefix("everybody").expect("the temporary directory is writable");
+        let open = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o755));
+        open(directory.path()).expect("it is ours");
+        let program = directory.path().join("haproxy-nomad-sidecar");
+        fs::copy(PROGRAM, &program).expect("the program was built with the test");
+        open(&program).expect("it is ours");
+        let mut sidecar = Self::run(
+            |settings| {
+                let mut command = Command::new(before[0]);
+                command.args(&before[1..]).arg(&program);
+                command.env_clear().envs(settings.iter().copied());
+                command.env("PATH", env::var_os("PATH").unwrap_or_default());
+                command.stdin(Stdio::null());
+                command
+            },
+            settings,
+        );
+        sidecar.program = Some(directory);
+        sidecar
+    }
+
+    fn run(command: impl Fn(&[(&str, &str)]) -> Command, settings: &[(&str, &str)]) -> Self {
         let directory =
             TempDir::with_prefix("sidecar").expect("the temporary directory is writable");
         let log = fs::File::create(directory.path().join("log")).expect("the directory is ours");
@@ -66,12 +102,18 @@ impl Sidecar {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("the program was built with the test");
+            .expect("the program can be started");
         Self {
             process,
             directory,
+            program: None,
             started,
         }
+    }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// How long ago it was started.

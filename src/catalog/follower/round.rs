@@ -44,6 +44,16 @@ pub(super) struct Reads {
     failed: BTreeMap<ServiceKey, Failure>,
 }
 
+impl Round {
+    /// The index of a read that waits for the others of its round.
+    pub(super) fn read_at(&self, key: &ServiceKey) -> Option<u64> {
+        match self {
+            Self::Reading(reads) => reads.read.get(key).map(|reading| reading.index),
+            Self::Idle { .. } | Self::Listing { .. } => None,
+        }
+    }
+}
+
 impl Follower {
     pub(in crate::catalog) fn listed(
         &mut self,
@@ -232,6 +242,7 @@ impl Follower {
             self.strike(now, key, failure, out);
         }
         if !reads.failed.keys().all(|key| self.strikes.is_out(key)) {
+            self.round = Round::Reading(reads);
             return self.fail_round(now, None, out);
         }
         let mut asked_for = Vec::new();
@@ -286,12 +297,20 @@ impl Follower {
         self.tell_current(out);
     }
 
-    /// Everything that is known stays as it is.
+    /// Everything that is known stays as it is, but for what was read already: events that it includes were passed over.
     pub(super) fn fail_round(&mut self, now: Duration, failure: Option<Failure>, out: &mut Outbox) {
         self.let_go(now, out);
         if let Round::Reading(reads) = &mut self.round {
-            for (ticket, _) in std::mem::take(&mut reads.in_flight) {
+            let reads = std::mem::take(reads);
+            for (ticket, _) in reads.in_flight {
                 out.asks.push_back(Ask::Cancel { ticket });
+            }
+            let readings = self.view.is_live().then_some(reads.read);
+            for (key, reading) in readings.into_iter().flatten() {
+                let index = reading.index;
+                if self.view.adopt_one(now, &key, reading) {
+                    self.tell_changed(key, index, None, out);
+                }
             }
         }
         self.paused = true;

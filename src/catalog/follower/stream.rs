@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{Follower, GRACE, HEAD_START, Outbox};
-use crate::catalog::{Ask, Cause, How, Line, Listing, StreamEnd, Tell, Ticket};
+use crate::{
+    catalog::{Ask, Cause, How, Line, Listing, StreamEnd, Tell, Ticket},
+    model::ServiceKey,
+};
 
 /// Between two attempts to open a stream that was refused.
 const STREAM_RETRY: Duration = Duration::from_mins(1);
@@ -50,7 +53,8 @@ impl Follower {
             return;
         }
         let index = line.index;
-        for key in self.view.take(line) {
+        let waiting = |key: &ServiceKey| self.round.read_at(key);
+        for key in self.view.take(line, waiting) {
             self.tell_changed(key, index, Some(index), out);
         }
         self.tell_current(out);

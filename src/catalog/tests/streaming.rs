@@ -51,6 +51,33 @@ fn a_read_that_is_older_than_an_applied_event_does_not_undo_it() {
 }
 
 #[test]
+fn an_event_that_a_waiting_read_includes_is_not_told_even_if_the_round_fails() {
+    for fails in [false, true] {
+        let mut rig = Rig::synced_with(&[web("a", 50)]);
+        rig.end_stream(StreamEnd::Lost("cut".to_owned()));
+        rig.wait_for_deadline();
+        rig.open_stream();
+        rig.list(listing(110, &["web", "zoo"]));
+        rig.wait(Duration::from_secs(1));
+        // Deregistered at 111, and back at 112.
+        rig.read("web", reading(112, &[web("a", 112)]));
+        rig.line(deregistered(111, web("a", 50)));
+        assert_eq!(rig.web(), ["a"], "the past was told");
+        rig.line(registered(113, web("b", 113)));
+        let zoo = if fails {
+            failure(FailureKind::Unreachable)
+        } else {
+            reading(110, &[])
+        };
+        rig.wait(Duration::from_secs(1));
+        rig.read("zoo", zoo);
+        assert_eq!(rig.web(), ["a", "b"]);
+        let key = ServiceKey::new("default", "web");
+        assert_eq!(rig.known[&key][0].modify_index, 112);
+    }
+}
+
+#[test]
 fn events_change_a_service_at_once() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
     rig.line(registered(101, web("b", 101)));

@@ -9,7 +9,7 @@
 //! whatever its status.
 
 mod client;
-mod report;
+pub(crate) mod report;
 
 use std::{
     net::SocketAddr,

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 /// So much of what was asked for has to be sent in time.
 const LEAST: f64 = 0.95;
+/// What [`Report::fault`] says at its end.
+pub(crate) const MEANS_NOTHING: &str = "what it found means nothing";
+
 /// A request that was sent later than this after it was due was not sent in time: a pause of the generator is no rate.
 const IN_TIME: Duration = Duration::from_secs(1);
 
@@ -160,8 +163,8 @@ impl Report {
         (in_time < LEAST * asked).then(|| {
             let [_, _, late] = self.percentiles(|record| record.late);
             format!(
-                "the generator sent {in_time} of {asked} requests in time, at worst {late:?} too late: what it found \
-                 means nothing"
+                "the generator sent {in_time} of {asked} requests in time, at worst {late:?} too late: \
+                 {MEANS_NOTHING}"
             )
         })
     }

@@ -1,12 +1,13 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
 mod holds;
+mod overview;
 mod restored;
 
 use super::*;
 use crate::{
     model::{Command, Outcome, ServerRow, ServerState, Version},
-    reconcile::{desired::Reason, facts::Overview, predict},
+    reconcile::{desired::Reason, predict},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -573,29 +574,4 @@ fn observing_tells_the_whole_plan_once_and_writes_nothing() {
         })
         .collect();
     assert_eq!(plans, [6]);
-}
-
-#[test]
-fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
-    let mut world = World::started(&["web"]);
-    let mut two = registrations("web", 1..3);
-    two[1].port = 0;
-    world.input(synced([(service("web"), two)].into()));
-    world.up();
-    world.wait(6 * SECOND);
-    let expected = Overview {
-        catalog_known: true,
-        haproxy_read: true,
-        in_sync: true,
-        backends: 1,
-        services: 1,
-        wanted: 1,
-        rejected: 1,
-        owned: crate::reconcile::Owned {
-            in_rotation: 1,
-            ..crate::reconcile::Owned::default()
-        },
-        ..Overview::default()
-    };
-    assert_eq!(world.core.overview(), expected);
 }
