@@ -400,9 +400,7 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
-            Fact::SnapshotApplied { took } => {
-                info!(took = ?Rounded(took), "this HAProxy process has everything that the snapshot has");
-            }
+            Fact::SnapshotApplied { took } => snapshot_applied(took),
             Fact::SyncFailed { missing, wanted } => {
                 self.metrics.sync_failed(SyncFailure::Backend);
                 warn!(
@@ -472,6 +470,10 @@ impl Report {
             status.namespaces = self.following.namespaces();
         });
     }
+}
+
+fn snapshot_applied(took: Duration) {
+    info!(took = ?Rounded(took), "this HAProxy process has everything that the snapshot has");
 }
 
 fn held(backend: &BackendName, hold: &HoldBegun) {

@@ -109,6 +109,10 @@ pub struct Found {
 }
 
 /// The state of things, counted.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
     /// A catalog was read.

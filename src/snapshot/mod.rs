@@ -105,7 +105,7 @@ pub fn decode(bytes: &[u8], source: &Source, now: Duration) -> Result<Usable, Re
     let mut youngest = None;
     for (namespace, at) in current {
         if at > now + CLOCK {
-            return Err(Refusal::FromTheFuture(at - now));
+            return Err(Refusal::FromTheFuture(at.saturating_sub(now)));
         }
         let since = now.saturating_sub(at);
         youngest = Some(youngest.map_or(since, |other: Duration| other.min(since)));
@@ -184,9 +184,15 @@ fn verified(bytes: &[u8]) -> Result<&[u8], Refusal> {
 }
 
 fn checksum(body: &[u8]) -> String {
+    use std::fmt::Write as _;
+
     let digest = ring::digest::digest(&ring::digest::SHA256, body);
-    let bytes = digest.as_ref().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in digest.as_ref() {
+        // Writing to a text does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 impl Source {

@@ -208,7 +208,9 @@ fn what_was_held_is_held_again() {
         for service in BOTH {
             world.until_served_by(service, &[&last]);
         }
-        keys.iter().for_each(|key| world.deregister(key));
+        for key in &keys {
+            world.deregister(key);
+        }
         sidecar.until_metric("servers_held", 2);
         place.until_written("\"until\":", "\"services\":[{");
         world.nomad.stop();
@@ -311,6 +313,9 @@ fn a_hostile_snapshot_writes_nothing() {
     });
 }
 
+/// What is said, what makes it so, and settings.
+type Case<'a> = (&'a str, Box<dyn Fn() + 'a>, &'a [(&'a str, &'a str)]);
+
 #[test]
 fn a_snapshot_that_cannot_be_used_is_named_and_replaced_by_the_next_sync() {
     on_every_line(|bin| {
@@ -335,7 +340,7 @@ fn a_snapshot_that_cannot_be_used_is_named_and_replaced_by_the_next_sync() {
             format!("{head}{field}{}", &rest[1..])
         };
         let current = "\"current\":{\"default\":";
-        let cases: [(&str, Box<dyn Fn()>, &[(&str, &str)]); 7] = [
+        let cases: [Case<'_>; 7] = [
             (
                 "there is no snapshot of a former one",
                 Box::new(|| fs::remove_file(place.path()).expect("it is ours")),
@@ -344,7 +349,7 @@ fn a_snapshot_that_cannot_be_used_is_named_and_replaced_by_the_next_sync() {
             (
                 "its end is missing",
                 Box::new(|| {
-                    fs::write(place.path(), &whole[..whole.len() - 9]).expect("it is ours")
+                    fs::write(place.path(), &whole[..whole.len() - 9]).expect("it is ours");
                 }),
                 &[],
             ),

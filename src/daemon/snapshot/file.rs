@@ -11,9 +11,12 @@ use crate::snapshot::{MAX_LENGTH, Refusal, Snapshot, encode};
 
 /// The bytes of the file at `path`.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
-    let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Refusal::Absent,
-        _ => Refusal::Unreadable(error.to_string()),
+    let unreadable = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Refusal::Absent
+        } else {
+            Refusal::Unreadable(error.to_string())
+        }
     };
     // A pipe would keep whoever opens it waiting.
     let metadata = fs::metadata(path).map_err(unreadable)?;

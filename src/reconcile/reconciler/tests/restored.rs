@@ -76,11 +76,9 @@ fn what_a_predecessor_knew_is_admitted_by_checks_and_what_it_held_is_held_for_th
     world.wait(17 * SECOND);
     assert_eq!(world.core.overview().held, 1);
     world.wait(3 * SECOND);
-    let ends = world.facts.iter().filter_map(|fact| match fact {
-        Fact::HoldEnded(_, hold) => Some(hold.end.clone()),
-        _ => None,
-    });
-    assert_eq!(ends.collect::<Vec<_>>(), [HoldEnd::Over]);
+    let is_over =
+        |fact: &Fact| matches!(fact, Fact::HoldEnded(_, hold) if hold.end == HoldEnd::Over);
+    assert_eq!(world.told(is_over), 1);
 }
 
 #[test]
