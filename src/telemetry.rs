@@ -4,9 +4,12 @@
 //! control characters in them are escaped: one event is one line, and no terminal obeys it. A standard error that is gone
 //! loses the log and nothing else. The filter is `Targets`: `info`, or `info,haproxy_nomad_sidecar::nomad=debug`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    panic,
+};
 
-use tracing::{Subscriber, subscriber::set_global_default};
+use tracing::{Subscriber, error, subscriber::set_global_default};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, registry};
 
 use crate::config::{Log, LogFormat};
@@ -16,14 +19,20 @@ use crate::config::{Log, LogFormat};
 #[error("set up the log")]
 pub struct Error(#[from] tracing::subscriber::SetGlobalDefaultError);
 
-/// Sends every event of the process to the standard error, as `log` says.
+/// Sends every event of the process, panics too, to the standard error, as `log` says.
 pub fn init(log: &Log) -> Result<(), Error> {
     let filter = log.filter.clone();
     match log.format {
         LogFormat::Plain => set_global_default(plain(filter, io::stderr)),
         LogFormat::Json => set_global_default(json(filter, io::stderr)),
     }
-    .map_err(Error)
+    .map_err(Error)?;
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or("without words");
+        error!(place, "panicked, which is a bug: {message}");
+    }));
+    Ok(())
 }
 
 fn plain<W>(

@@ -391,3 +391,12 @@ fn names_tests(item: &str) -> bool {
     }
     !tests.is_empty()
 }
+
+#[test]
+fn a_panic_unwinds_in_every_build() {
+    // Otherwise it would end the process, and with it the task group.
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    let manifest = manifest.unwrap();
+    assert!(manifest.contains("[profile.release]"));
+    assert!(!manifest.contains("panic ="), "{manifest}");
+}

@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{NomadMetrics, SnapshotMetrics, Status};
+use super::{NomadMetrics, SnapshotMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -42,6 +42,7 @@ pub struct Metrics {
     registrations_rejected: Gauge,
     leaving: Leaving,
     snapshot: SnapshotMetrics,
+    process: ProcessMetrics,
     nomad: NomadMetrics,
     registry: Registry,
 }
@@ -209,6 +210,7 @@ impl Metrics {
             ),
             leaving: Leaving::new(to),
             snapshot: SnapshotMetrics::new(to),
+            process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
         };
@@ -304,6 +306,16 @@ impl Metrics {
         self.leaving.jobs_short.set(count(jobs));
     }
 
+    /// A part of the process panicked.
+    pub fn panicked(&self, part: &'static str) {
+        self.process.panics(part).inc();
+    }
+
+    /// A part of the process may panic: its counter is there from the start.
+    pub fn panics(&self, part: &'static str) {
+        drop(self.process.panics(part));
+    }
+
     /// How many servers the sidecar owns now.
     pub fn servers_owned(&self, servers: ServersOwned) {
         for (state, number) in [
@@ -324,6 +336,7 @@ impl Metrics {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
         self.snapshot.show(status);
+        self.process.show(status);
         self.nomad.show(status, now);
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -458,10 +471,14 @@ mod tests {
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
+                "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
                 "ready 0",
                 "registrations_rejected 0",
                 "servers_held 0",
+                "snapshot_in_use 0",
+                "snapshot_writes_total{outcome=\"failed\"} 0",
+                "snapshot_writes_total{outcome=\"written\"} 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",
                 "sync_failures_total{kind=\"nomad\"} 0",

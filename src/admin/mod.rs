@@ -6,6 +6,7 @@
 mod metrics;
 mod namespace;
 mod nomad_metrics;
+mod process_metrics;
 mod snapshot_metrics;
 mod status;
 
@@ -38,7 +39,7 @@ pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
 pub use snapshot_metrics::SnapshotMetrics;
-pub use status::{FromSnapshot, Missing, Status};
+pub use status::{Failure, FromSnapshot, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.
 const MAX_CONNECTIONS: usize = 64;
@@ -89,18 +90,28 @@ pub async fn bind_forever(addr: SocketAddr) -> TcpListener {
 /// Answers requests for as long as the future is polled. Dropping it closes every connection.
 pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, metrics: Arc<Metrics>) {
     let mut connections = JoinSet::new();
+    let mut is_failing = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                    if std::mem::take(&mut is_failing) {
+                        info!("the admin listener accepts connections again");
+                    }
                     connections.spawn(answer(stream, status.clone(), Arc::clone(&metrics)));
                 }
                 Ok((_, peer)) => debug!(%peer, "too many admin connections; this one is closed"),
-                Err(error) => {
+                Err(error) if concerns_one_connection(&error) => {
                     debug!(%error, "an admin connection could not be accepted");
-                    if !concerns_one_connection(&error) {
-                        sleep(RETRY).await;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        warn!(
+                            %error,
+                            "the admin listener cannot accept connections and tries again every second: raise the limit of open files (ulimit -n), or see who keeps connections to it open"
+                        );
                     }
+                    sleep(RETRY).await;
                 }
             },
             Some(_) = connections.join_next() => {}
@@ -164,14 +175,15 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
 
 fn ready(status: &Status, now: Instant) -> Response<Full<Bytes>> {
     let snapshot = status.snapshot.iter().map(|snapshot| snapshot.line(now));
+    let besides = snapshot.chain(status.standby_line());
     if status.is_ready() {
-        let lines = iter::once("ready\n".to_owned()).chain(snapshot);
+        let lines = iter::once("ready\n".to_owned()).chain(besides);
         return plain(StatusCode::OK, lines.collect());
     }
     let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
     plain(
         StatusCode::SERVICE_UNAVAILABLE,
-        lines.chain(snapshot).collect(),
+        lines.chain(besides).collect(),
     )
 }
 
@@ -283,6 +295,41 @@ mod tests {
         assert_eq!(
             ask(addr, "GET /ready").await,
             plain_answer("200 OK", "ready\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn ready_and_the_status_say_who_else_is_in_charge_and_what_failed() {
+        let (addr, status) = listening(starting()).await;
+        status.send_modify(|status| {
+            status.missing.clear();
+            status.standby = Some("another\nsidecar".to_owned());
+            status.failure = Some(Failure {
+                part: "core",
+                reason: "no way".to_owned(),
+                times: 2,
+                at: status.started,
+            });
+        });
+        assert_eq!(
+            ask(addr, "GET /ready").await,
+            plain_answer("200 OK", "ready\nstandby: another sidecar\n")
+        );
+        assert_eq!(
+            ask(addr, "GET /status").await.2,
+            "nomad: asked at nowhere yet\nstandby: another sidecar\n\
+             failed: 2 times since the start, a bug; the last time 0 s ago, in the core: no way\n"
+        );
+        status.send_modify(|status| {
+            let reason = "no way".to_owned();
+            status.missing = vec![Missing::Core { reason }];
+        });
+        assert_eq!(
+            ask(addr, "GET /ready").await,
+            plain_answer(
+                "503 Service Unavailable",
+                "core: it failed and starts afresh: no way\nstandby: another sidecar\n"
+            )
         );
     }
 

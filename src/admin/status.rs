@@ -35,6 +35,25 @@ pub struct Status {
     pub nomad: String,
     /// How each namespace is followed.
     pub namespaces: Vec<Namespace>,
+    /// Whether this sidecar acts: another one may be in charge, or it only observes.
+    pub in_charge: bool,
+    /// Why it does not, when that is another one's doing.
+    pub standby: Option<String>,
+    /// The last panic of a part.
+    pub failure: Option<Failure>,
+}
+
+/// A part of the process panicked, and was started afresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub part: &'static str,
+    /// What the panic said.
+    pub reason: String,
+    /// How many there were since the start.
+    pub times: u64,
+    /// When the last one was.
+    pub at: Instant,
 }
 
 /// A catalog that was not read from Nomad since the start.
@@ -51,6 +70,11 @@ pub struct FromSnapshot {
 /// Something without which the daemon is not ready. Each is one line of `/ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
+    /// The core failed, and starts afresh.
+    Core {
+        /// What its panic said.
+        reason: String,
+    },
     /// There is no usable connection to HAProxy's runtime socket.
     Haproxy {
         /// Why, in an operator's words.
@@ -86,6 +110,9 @@ impl Status {
             ],
             nomad: "nowhere yet".to_owned(),
             namespaces: Vec::new(),
+            in_charge: false,
+            standby: None,
+            failure: None,
         }
     }
 
@@ -95,7 +122,28 @@ impl Status {
         let lines = self.namespaces.iter();
         let lines = lines.map(|namespace| format!("{}\n", namespace.line(now)));
         let nomad = OneLine(&self.nomad);
-        format!("nomad: asked at {nomad}\n{}", lines.collect::<String>())
+        let standby = self.standby_line().unwrap_or_default();
+        let failure = self.failure.as_ref().map(|failure| {
+            let ago = now.saturating_duration_since(failure.at).as_secs();
+            format!(
+                "failed: {} times since the start, a bug; the last time {ago} s ago, in the {}: {}\n",
+                failure.times,
+                failure.part,
+                OneLine(&failure.reason)
+            )
+        });
+        format!(
+            "nomad: asked at {nomad}\n{}{standby}{}",
+            lines.collect::<String>(),
+            failure.unwrap_or_default()
+        )
+    }
+
+    /// That another sidecar is in charge, if it is.
+    #[must_use]
+    pub fn standby_line(&self) -> Option<String> {
+        let reason = self.standby.as_ref()?;
+        Some(format!("standby: {}\n", OneLine(reason)))
     }
 
     /// Whether the first sync is applied.
@@ -139,6 +187,9 @@ impl FromSnapshot {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Core { reason } => {
+                write!(f, "core: it failed and starts afresh: {}", OneLine(reason))
+            }
             Self::Haproxy { reason } => write!(f, "haproxy: not connected: {}", OneLine(reason)),
             Self::Catalog { reason } => {
                 write!(f, "nomad: no list was accepted yet: {}", OneLine(reason))

@@ -124,6 +124,13 @@ pub struct Reading {
     pub registrations: Vec<Registration>,
 }
 
+impl Reading {
+    /// What it takes in memory, about, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.registrations.iter().map(Registration::weight).sum()
+    }
+}
+
 /// Why a stream is not, or no longer, there. The text is for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamEnd {

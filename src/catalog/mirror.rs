@@ -91,6 +91,16 @@ impl Mirror {
         mirror
     }
 
+    /// Bounds what is known, in bytes of memory. A service that has no room stays as it is known, and is said.
+    #[must_use]
+    pub fn limited(mut self, most: usize) -> Self {
+        let share = most / self.followers.len().max(1);
+        for follower in self.followers.values_mut() {
+            follower.limit(share);
+        }
+        self
+    }
+
     /// Takes what was heard. An answer to something that is no longer asked has no effect.
     pub fn handle(&mut self, now: Duration, heard: Heard) {
         let asked = match &heard {

@@ -12,12 +12,14 @@ use std::{
 };
 
 use crate::{
-    catalog::{Line, ListedService, Listing, Reading, Wanted},
+    catalog::{Failure, Line, ListedService, Listing, Reading, Wanted},
     model::{NomadEvent, Registration, ServiceKey},
 };
 
 /// No more events than this are kept between two syncs.
 const JOURNAL_EVENTS: usize = 4096;
+/// Nor more than this, in bytes.
+const JOURNAL_WEIGHT: usize = 4 * 1024 * 1024;
 
 /// What is known of one followed namespace (or of all, for `*`).
 #[derive(Clone, Debug)]
@@ -25,10 +27,13 @@ pub(super) struct View {
     namespace: Arc<str>,
     wanted: Wanted,
     services: BTreeMap<ServiceKey, Entry>,
+    /// What all registrations take in memory, in bytes, and what they may.
+    weight: usize,
+    most: usize,
     /// Services that are there and could not be read, never or not since the index went back: an event tells of one
     /// registration, not of the others, and may be of any past.
     unread: BTreeSet<ServiceKey>,
-    journal: VecDeque<(u64, NomadEvent)>,
+    journal: Journal,
     /// Events up to this index fell out of the journal: an older read cannot be completed.
     forgotten: u64,
     /// The index of the last list that was believed: the base of every service that has none.
@@ -45,6 +50,27 @@ pub(super) struct View {
     live: bool,
 }
 
+/// Events by their indexes, the oldest first.
+#[derive(Clone, Debug, Default)]
+struct Journal {
+    events: VecDeque<(u64, NomadEvent)>,
+    weight: usize,
+}
+
+impl Journal {
+    fn push(&mut self, index: u64, event: NomadEvent) {
+        self.weight += event.registration().weight();
+        self.events.push_back((index, event));
+    }
+
+    /// Lets go of the oldest; gives its index.
+    fn forget(&mut self) -> Option<u64> {
+        let (index, event) = self.events.pop_front()?;
+        self.weight -= event.registration().weight();
+        Some(index)
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Entry {
     /// The index of the read that this began with.
@@ -52,6 +78,8 @@ struct Entry {
     /// When that was.
     read_at: Duration,
     registrations: BTreeMap<Arc<str>, Registration>,
+    /// What these take in memory.
+    weight: usize,
 }
 
 impl View {
@@ -60,8 +88,10 @@ impl View {
             namespace,
             wanted,
             services: BTreeMap::new(),
+            weight: 0,
+            most: usize::MAX,
             unread: BTreeSet::new(),
-            journal: VecDeque::new(),
+            journal: Journal::default(),
             forgotten: 0,
             floor: 0,
             seen: 0,
@@ -112,6 +142,31 @@ impl View {
         self.unbroken = true;
     }
 
+    /// From now on no more than this is taken, in bytes.
+    pub(super) const fn limit(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// Takes only what there is room for, beside `more` that is to come or go.
+    pub(super) fn admit(
+        &self,
+        key: &ServiceKey,
+        reading: Reading,
+        more: &mut isize,
+    ) -> Result<Reading, Failure> {
+        let bytes = |weight: usize| isize::try_from(weight).unwrap_or(isize::MAX);
+        let before = self.services.get(key).map_or(0, |entry| entry.weight);
+        let change = bytes(reading.weight()) - bytes(before);
+        let after = bytes(self.weight)
+            .saturating_add(*more)
+            .saturating_add(change);
+        if change > 0 && after > bytes(self.most) {
+            return Err(Failure::no_room(key, self.most));
+        }
+        *more += change;
+        Ok(reading)
+    }
+
     /// The services that have registrations.
     pub(super) fn known(&self) -> impl Iterator<Item = &ServiceKey> {
         self.services
@@ -143,12 +198,11 @@ impl View {
         // No read is under way that is older than the list before this one.
         while self
             .journal
+            .events
             .front()
             .is_some_and(|(index, _)| *index <= before)
         {
-            if let Some((index, _)) = self.journal.pop_front() {
-                self.forgotten = index;
-            }
+            self.forgotten = self.journal.forget().unwrap_or(self.forgotten);
         }
         self.forget_the_gone();
         let mut gone: BTreeSet<_> = self.known().cloned().collect();
@@ -179,16 +233,16 @@ impl View {
             .collect()
     }
 
-    /// Takes a line of the stream; gives the services that it changed. `waiting` is the index of a read of a service that
-    /// is yet to be adopted: up to there its events are the past.
+    /// Takes a line of the stream; gives the services that it changed, and those that it could not for want of room.
+    /// `waiting` is the index of a read of a service that is yet to be adopted: up to there its events are the past.
     pub(super) fn take(
         &mut self,
         line: Line,
         waiting: impl Fn(&ServiceKey) -> Option<u64>,
-    ) -> BTreeSet<ServiceKey> {
-        let mut changed = BTreeSet::new();
+    ) -> (BTreeSet<ServiceKey>, BTreeSet<ServiceKey>) {
+        let (mut changed, mut without_room) = (BTreeSet::new(), BTreeSet::new());
         if line.index <= self.seen {
-            return changed;
+            return (changed, without_room);
         }
         self.seen = line.index;
         if self.unbroken {
@@ -199,18 +253,19 @@ impl View {
             if !self.follows(key) {
                 continue;
             }
+            let was_unread = self.unread.contains(key);
             let is_past = waiting(key).is_some_and(|read_at| line.index <= read_at);
             if self.live && !is_past && self.apply(line.index, &event) {
                 changed.insert(key.clone());
+            } else if !was_unread && self.unread.contains(key) {
+                without_room.insert(key.clone());
             }
-            self.journal.push_back((line.index, event));
+            self.journal.push(line.index, event);
         }
-        while self.journal.len() > JOURNAL_EVENTS {
-            if let Some((index, _)) = self.journal.pop_front() {
-                self.forgotten = index;
-            }
+        while self.journal.events.len() > JOURNAL_EVENTS || self.journal.weight > JOURNAL_WEIGHT {
+            self.forgotten = self.journal.forget().unwrap_or(self.forgotten);
         }
-        changed
+        (changed, without_room)
     }
 
     /// Adopts what was read after a list of this index. `failed`: what could not be read. `unbroken`: the stream was open
@@ -227,15 +282,15 @@ impl View {
         for (key, reading) in readings {
             self.read_to = self.read_to.max(reading.index);
             let entry = Entry::from_reading(&key, reading, now);
-            self.services.insert(key, entry);
+            self.put(&key, entry);
         }
         self.unread = failed.filter(|key| self.base(key) == 0).cloned().collect();
         self.floor = list_index;
         self.live = true;
-        for (index, event) in std::mem::take(&mut self.journal) {
+        for (index, event) in std::mem::take(&mut self.journal).events {
             if index > list_index {
                 self.apply(index, &event);
-                self.journal.push_back((index, event));
+                self.journal.push(index, event);
             }
         }
         self.unbroken = unbroken;
@@ -253,10 +308,11 @@ impl View {
         let index = reading.index;
         self.read_to = self.read_to.max(index);
         let entry = Entry::from_reading(key, reading, now);
-        let old = self.services.insert(key.clone(), entry);
+        let old = self.put(key, entry);
         self.unread.remove(key);
         let later: Vec<_> = self
             .journal
+            .events
             .iter()
             .filter(|(at, event)| *at > index && event.registration().service == *key)
             .cloned()
@@ -278,7 +334,7 @@ impl View {
 
     /// The catalog's index went back: no index of before means anything now. What is known stays, unproven.
     pub(super) fn reset_indexes(&mut self) {
-        self.journal.clear();
+        self.journal = Journal::default();
         self.forgotten = 0;
         self.floor = 0;
         self.seen = 0;
@@ -317,6 +373,13 @@ impl View {
             .map(|(key, _)| (key.clone(), self.registrations(key)))
     }
 
+    fn put(&mut self, key: &ServiceKey, entry: Entry) -> Option<Entry> {
+        self.weight += entry.weight;
+        let old = self.services.insert(key.clone(), entry);
+        self.weight -= old.as_ref().map_or(0, |old| old.weight);
+        old
+    }
+
     fn follows(&self, key: &ServiceKey) -> bool {
         &*self.namespace == "*" || key.namespace == self.namespace
     }
@@ -335,6 +398,11 @@ impl View {
                 if base.is_none() && !self.wanted.wants(&new.tags) {
                     return false;
                 }
+                if self.weight.saturating_add(new.weight()) > self.most {
+                    // It is read, and tried again, until there is room.
+                    self.unread.insert(new.service.clone());
+                    return false;
+                }
                 let floor = self.floor;
                 let entry = self
                     .services
@@ -343,16 +411,23 @@ impl View {
                         base: floor,
                         ..Entry::default()
                     });
-                entry
-                    .registrations
-                    .insert(Arc::clone(&new.id), new.clone())
-                    .as_ref()
-                    != Some(new)
+                let before = entry.registrations.insert(Arc::clone(&new.id), new.clone());
+                let gone = before.as_ref().map_or(0, Registration::weight);
+                entry.weight = entry.weight + new.weight() - gone;
+                self.weight = self.weight + new.weight() - gone;
+                before.as_ref() != Some(new)
             }
-            NomadEvent::Deregistered(old) => self
-                .services
-                .get_mut(&old.service)
-                .is_some_and(|entry| entry.registrations.remove(&old.id).is_some()),
+            NomadEvent::Deregistered(old) => {
+                let Some(entry) = self.services.get_mut(&old.service) else {
+                    return false;
+                };
+                let Some(gone) = entry.registrations.remove(&old.id) else {
+                    return false;
+                };
+                entry.weight -= gone.weight();
+                self.weight -= gone.weight();
+                true
+            }
         }
     }
 
@@ -366,6 +441,7 @@ impl View {
                     .any(|one| self.wanted.wants(&one.tags))
             {
                 entry.registrations.clear();
+                self.weight -= std::mem::take(&mut entry.weight);
             }
         }
     }
@@ -382,13 +458,14 @@ impl View {
 impl Entry {
     /// Only what carries the name that was asked for: nothing else was asked, so nothing else is proven.
     fn from_reading(key: &ServiceKey, reading: Reading, now: Duration) -> Self {
-        let registrations = reading
+        let registrations: BTreeMap<_, _> = reading
             .registrations
             .into_iter()
             .filter(|registration| registration.service == *key)
             .map(|registration| (Arc::clone(&registration.id), registration))
             .collect();
         Self {
+            weight: registrations.values().map(Registration::weight).sum(),
             base: reading.index,
             read_at: now,
             registrations,

@@ -3,8 +3,11 @@
 //! It ends only by a signal. A panic of any part is logged and everything but the admin listener is started afresh: in a
 //! task group a task that fails for good takes its siblings down, HAProxy included.
 
+mod charge;
 mod following;
 mod jobs;
+mod keep;
+mod memory;
 mod plan;
 mod report;
 mod snapshot;
@@ -20,12 +23,12 @@ use std::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::{interval, sleep, sleep_until},
+    time::{interval, sleep_until},
 };
 use tokio_stream::StreamExt as _;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use plan::{PlanVerdict, plan};
 
@@ -33,11 +36,13 @@ use crate::{
     admin::{self, Metrics, Status},
     config::Config,
     haproxy::session,
-    model::{Backoff, Batch, BatchId, Request, SplitMix64},
+    model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
     reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
     snapshot::{Refusal, Usable},
 };
+use charge::{Charge, Standing};
+use keep::{Failures, Part};
 use report::Report;
 use snapshot::Keeper;
 
@@ -69,57 +74,69 @@ pub enum Error {
 pub async fn run(mut config: Config) -> Result<(), Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::Signals)?;
     let metrics = Arc::new(Metrics::new());
+    for part in Part::ALL {
+        metrics.panics(part.as_str());
+    }
     let traffic = Arc::new(Traffic::default());
     let (status, status_seen) = watch::channel(Status::starting(now()));
+    let failures = Failures {
+        metrics: Arc::clone(&metrics),
+        status: status.clone(),
+    };
     let mut listener = JoinSet::new();
     if let Some(address) = config.admin_listen {
         let metrics = Arc::clone(&metrics);
-        listener.spawn(async move {
-            admin::serve(admin::bind_forever(address).await, status_seen, metrics).await;
-        });
+        listener.spawn(failures.clone().keep(Part::Admin, move || {
+            let (status, metrics) = (status_seen.clone(), Arc::clone(&metrics));
+            async move { admin::serve(admin::bind_forever(address).await, status, metrics).await }
+        }));
     }
-    let mut restarts = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    let id = seed();
     loop {
-        let nomad = Arc::new(nomad_settings(&config));
-        let route = Route::new(nomad, Arc::clone(&traffic));
-        let report = Report::new(
-            Arc::clone(&metrics),
-            status.clone(),
-            Arc::clone(&route),
-            &config.nomad.namespaces,
-        );
         let mut parts = JoinSet::new();
-        let (to_core, signals_seen) = mpsc::channel(4);
-        parts.spawn(core(
-            config.clone(),
-            route,
-            report,
-            signals_seen,
-            Arc::clone(&metrics),
-        ));
-        let ended = loop {
-            tokio::select! {
-                biased;
-                signal = signals.next() => {
-                    if signal != Some(SIGHUP) {
-                        info!("stopping; HAProxy goes on serving as it is");
-                        return Ok(());
-                    }
-                    if let Some(new) = reread(&config) {
-                        config = new;
-                        break Ok(());
-                    }
-                    // One that waits already will do for this signal, too.
-                    let _ = to_core.try_send(());
-                }
-                Some(ended) = parts.join_next() => break ended,
+        let resync = Arc::new(Notify::new());
+        let standing = (!config.observe).then(|| {
+            let (standing, seen) = watch::channel(None);
+            let config = config.clone();
+            parts.spawn(failures.clone().keep(Part::Charge, move || {
+                charge::run(Charge::new(&config, id), standing.clone())
+            }));
+            seen
+        });
+        let start = {
+            let config = config.clone();
+            let (traffic, metrics) = (Arc::clone(&traffic), Arc::clone(&metrics));
+            let (status, resync) = (status.clone(), Arc::clone(&resync));
+            move || {
+                let nomad = Arc::new(nomad_settings(&config));
+                let route = Route::new(nomad, Arc::clone(&traffic));
+                let report = Report::new(
+                    Arc::clone(&metrics),
+                    status.clone(),
+                    Arc::clone(&route),
+                    &config.nomad.namespaces,
+                );
+                let (standing, resync) = (standing.clone(), Arc::clone(&resync));
+                let metrics = Arc::clone(&metrics);
+                core(config.clone(), route, report, standing, resync, metrics)
             }
         };
-        if let Err(panic) = ended {
-            let delay = restarts.next_delay(&mut SplitMix64::new(seed()));
-            error!(%panic, ?delay, "a part of the sidecar failed; it starts afresh");
-            sleep(delay).await;
+        parts.spawn(failures.clone().keep(Part::Core, start));
+        loop {
+            if signals.next().await != Some(SIGHUP) {
+                info!("stopping; HAProxy goes on serving as it is");
+                parts.shutdown().await;
+                charge::leave(&config.haproxy.socket, id);
+                return Ok(());
+            }
+            if let Some(new) = reread(&config) {
+                config = new;
+                break;
+            }
+            // One that waits already will do for this signal, too.
+            resync.notify_one();
         }
+        parts.shutdown().await;
     }
 }
 
@@ -151,14 +168,16 @@ async fn core(
     config: Config,
     route: Arc<Route>,
     report: Report,
-    mut resyncs: mpsc::Receiver<()>,
+    standing: Option<watch::Receiver<Option<Standing>>>,
+    resync: Arc<Notify>,
     metrics: Arc<Metrics>,
 ) {
     let mut parts = JoinSet::new();
     let (batches, batches_seen) = mpsc::channel(64);
     let (haproxy_events, mut from_haproxy) = mpsc::channel(64);
     let (control, control_seen) = mpsc::channel(16);
-    let (catalog_events, mut from_catalog) = mpsc::channel(256);
+    // Few: one may have all registrations of a large service.
+    let (catalog_events, mut from_catalog) = mpsc::channel(4);
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
     let (services, services_seen) = mpsc::channel(256);
@@ -170,10 +189,11 @@ async fn core(
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
 
+    // Who does not know yet whether another one acts does not.
     let mode = if config.observe {
         Mode::Observe
     } else {
-        Mode::Act
+        Mode::Standby
     };
     let started = now();
     let keeper = Keeper::new(&config, started, metrics, &mut parts);
@@ -188,6 +208,10 @@ async fn core(
         keeper,
     };
     Report::starting(&config);
+    let mut standing = Standings {
+        seen: standing,
+        last: None,
+    };
     let mut ticks = interval(Duration::from_secs(1));
     loop {
         let wake = shell.core.next_timeout().map(|at| (started + at).into());
@@ -201,9 +225,10 @@ async fn core(
                 }
                 return;
             }
+            new = standing.next() => shell.turned(new).await,
             Some(event) = from_haproxy.recv() => shell.haproxy(event).await,
             Some(event) = from_catalog.recv() => shell.catalog(event).await,
-            Some(()) = resyncs.recv() => shell.ask(catalog::Control::Resync).await,
+            () = resync.notified() => shell.ask(catalog::Control::Resync).await,
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
             () = sleep_until(due.unwrap_or_else(|| now().into())), if due.is_some() => shell.keep(),
             read = shell.keeper.read() => shell.restore(read).await,
@@ -223,7 +248,43 @@ struct Shell {
     keeper: Keeper,
 }
 
+/// What is heard of the lock; nothing, under `--observe`.
+struct Standings {
+    seen: Option<watch::Receiver<Option<Standing>>>,
+    last: Option<Standing>,
+}
+
+impl Standings {
+    /// The next one that is not the last one. Cancel-safe.
+    async fn next(&mut self) -> Standing {
+        if let Some(seen) = &mut self.seen {
+            loop {
+                if let Some(new) = seen.borrow_and_update().clone()
+                    && self.last.as_ref() != Some(&new)
+                {
+                    self.last = Some(new.clone());
+                    return new;
+                }
+                if seen.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
 impl Shell {
+    async fn turned(&mut self, standing: Standing) {
+        let mode = match standing {
+            Standing::InCharge => Mode::Act,
+            Standing::Standby(_) => Mode::Standby,
+        };
+        self.report.standing(standing);
+        self.input(Input::Turned(mode)).await;
+        self.report.tick(&self.core.overview());
+    }
+
     async fn haproxy(&mut self, event: session::Event) {
         match event {
             session::Event::Connected(info) => {
@@ -366,6 +427,7 @@ fn policy(config: &Config) -> Policy {
 fn nomad_settings(config: &Config) -> Settings {
     Settings {
         seed: seed(),
+        catalog_room: memory::catalog_room(),
         ..config.nomad.clone()
     }
 }

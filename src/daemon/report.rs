@@ -29,6 +29,7 @@ use crate::{
 };
 
 use super::{
+    charge::Standing,
     following::{Following, Said},
     now,
 };
@@ -91,6 +92,17 @@ impl Report {
         );
     }
 
+    /// Whether this sidecar acts.
+    pub(super) fn standing(&self, standing: Standing) {
+        self.status.send_modify(|status| {
+            status.in_charge = standing == Standing::InCharge;
+            status.standby = match standing {
+                Standing::InCharge => None,
+                Standing::Standby(reason) => Some(reason),
+            };
+        });
+    }
+
     // === HAProxy ===
 
     pub(super) fn connected(&mut self, info: &ProcessInfo) {
@@ -116,6 +128,7 @@ impl Report {
                 info!(reason = %error, "the session with HAProxy ended; connecting again");
             }
             SessionError::Silent(_)
+            | SessionError::StoodStill(_)
             | SessionError::UnknownReply(_)
             | SessionError::TooLong(_)
             | SessionError::Unasked(_)

@@ -76,6 +76,26 @@ pub struct Registration {
     pub modify_index: u64,
 }
 
+impl Registration {
+    /// What it takes in memory, about, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        /// What a text takes beside its bytes.
+        const TEXT: usize = 40;
+        let texts = [
+            &*self.id,
+            &*self.service.namespace,
+            &*self.service.name,
+            &*self.alloc_id,
+            &*self.job_id,
+            &self.address,
+        ];
+        let tags = self.tags.iter().map(String::as_str);
+        let texts = texts.into_iter().chain(tags);
+        size_of::<Self>() + texts.map(|text| text.len() + TEXT).sum::<usize>()
+    }
+}
+
 /// One change of the catalog, from the event stream. `Type` names the Raft message that caused it, so whatever is not
 /// `ServiceRegistration` is a deletion (nomad/state/events.go).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,27 +5,35 @@
 
 use std::{error::Error as StdError, time::Duration};
 
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::{
     Response, StatusCode,
     body::{Body, Bytes, Incoming},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
-use tokio::time::timeout;
+use memchr::memchr_iter;
+use tokio::{sync::SemaphorePermit, time::timeout};
 
 use crate::{
     catalog::FailureKind,
     nomad::{
+        route::Route,
         settings::TokenError,
-        traffic::{Kind, Outcome, Traffic},
+        traffic::{Kind, Outcome},
         transport::DialError,
     },
 };
 
 /// For a whole answer, from the request to the last byte of the body.
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
-/// 10,000 registrations are some 4 MB.
-const MAX_BODY: usize = 64 * 1024 * 1024;
+/// 10,000 registrations are some 6 MB.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+/// What an answer or a line may take in memory once it is read.
+pub(super) const MAX_WEIGHT: usize = 16 * 1024 * 1024;
+/// What a text takes beside its bytes.
+const TEXT: usize = 48;
+/// Answers that are longer are read one at a time.
+const SMALL: usize = 256 * 1024;
 /// For the text of an error, which is of less use the later it comes.
 const ERROR_BODY: Duration = Duration::from_secs(5);
 /// So much of the text of an error is kept.
@@ -93,7 +101,10 @@ pub enum Error {
     #[error("the answer is no HTTP/1")]
     Protocol(#[source] hyper::Error),
     /// The body is longer than any that is expected.
-    #[error("the answer is longer than {} MiB", MAX_BODY / 1024 / 1024)]
+    #[error(
+        "the answer is longer than {} MiB, or would take more than {} MiB of memory, and is not read; what is known stays",
+        MAX_BODY / 1024 / 1024, MAX_WEIGHT / 1024 / 1024
+    )]
     TooLong,
     /// The token cannot be had.
     #[error(transparent)]
@@ -219,23 +230,40 @@ pub(super) fn compressed(headers: &HeaderMap) -> Result<(), Doubt> {
     }
 }
 
-/// A whole body, counted as it comes.
-pub(super) async fn whole(body: Incoming, traffic: &Traffic, kind: Kind) -> Result<Bytes, Error> {
+/// A whole body, counted as it comes; with the right to a large one, for as long as it is there.
+pub(super) async fn whole(
+    mut body: Incoming,
+    route: &Route,
+    kind: Kind,
+) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Error> {
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(Error::TooLong);
     }
-    let body = body.map_frame(|frame| {
-        traffic.received(kind, frame.data_ref().map_or(0, Bytes::len));
-        frame
-    });
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLong),
-        Err(error) => match error.downcast::<hyper::Error>() {
-            Ok(error) => Err(Error::from_hyper(*error)),
-            Err(_) => Err(Error::TooLong),
-        },
+    let (mut whole, mut right) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(Error::from_hyper)?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        route.traffic.received(kind, data.len());
+        let length = whole.len() + data.len();
+        if length > MAX_BODY {
+            return Err(Error::TooLong);
+        }
+        if length > SMALL && right.is_none() {
+            right = route.large_answers.acquire().await.ok();
+        }
+        whole.extend_from_slice(data);
     }
+    if weight(&whole) > MAX_WEIGHT {
+        return Err(Error::TooLong);
+    }
+    Ok((whole, right))
+}
+
+/// What some JSON will take in memory, about: many short texts take far more than their bytes.
+pub(super) fn weight(json: &[u8]) -> usize {
+    json.len() + memchr_iter(b'"', json).count() / 2 * TEXT
 }
 
 /// What an answer means that is not 200.

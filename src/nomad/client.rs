@@ -255,10 +255,10 @@ impl Client {
             }
             let believed = answer::believed_index(head.headers());
             // The body is read in any case, so that the connection can be kept.
-            let body = answer::whole(head.into_body(), &self.route.traffic, query.kind).await?;
+            let body = answer::whole(head.into_body(), &self.route, query.kind).await?;
             Ok((believed, body))
         };
-        let (believed, body) = timeout(query.deadline, exchange)
+        let (believed, (body, _right)) = timeout(query.deadline, exchange)
             .await
             .map_err(|_| Error::Timeout(query.deadline))??;
         let index = believed.map_err(Error::NotBelievable)?;

@@ -5,7 +5,7 @@
 
 use std::{error::Error as StdError, fmt, future::pending, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::nomad::{
     answer::chain,
@@ -19,6 +19,8 @@ pub struct Route {
     pub(super) settings: Arc<Settings>,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) traffic: Arc<Traffic>,
+    /// The right to read a large answer: memory is for one of them.
+    pub(super) large_answers: Semaphore,
     first: watch::Sender<First>,
 }
 
@@ -52,6 +54,7 @@ impl Route {
             settings,
             dial,
             traffic,
+            large_answers: Semaphore::new(1),
             first: watch::Sender::new(first),
         })
     }

@@ -30,6 +30,8 @@ pub struct Settings {
     pub expose_by_default: bool,
     /// For the jitter of retries.
     pub seed: u64,
+    /// What the catalog may take in memory, in bytes.
+    pub catalog_room: usize,
 }
 
 impl Settings {
@@ -45,6 +47,7 @@ impl Settings {
             tag_prefix: "haproxy".to_owned(),
             expose_by_default: false,
             seed: 0,
+            catalog_room: usize::MAX,
         }
     }
 

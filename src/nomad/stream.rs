@@ -18,7 +18,7 @@ use tokio_util::{
 use crate::{
     catalog::{FailureKind, Line},
     nomad::{
-        answer::{Error, shortened},
+        answer::{Error, MAX_WEIGHT, shortened, weight},
         route::Left,
         settings::Endpoint,
         traffic::{Kind, Outcome, Traffic},
@@ -31,7 +31,7 @@ const FIRST_LINE: Duration = Duration::from_secs(5);
 /// Between two lines.
 const SILENCE: Duration = Duration::from_secs(40);
 /// A line has all registrations that one Raft entry changed.
-const MAX_LINE: usize = 16 * 1024 * 1024;
+const MAX_LINE: usize = 4 * 1024 * 1024;
 /// What a server without event broker answers (1.11.1 and older), with the status 500.
 pub(super) const NO_BROKER: &str = "EventBroker not configured";
 /// What 1.9.5 and older answer to a valid token that may not follow, with the status 500.
@@ -81,7 +81,11 @@ pub enum StreamError {
     #[error("the event stream ended within a line")]
     EndedWithin,
     /// A line that is too long to be one.
-    #[error("a line of the event stream is longer than {} MiB", MAX_LINE / 1024 / 1024)]
+    #[error(
+        "a line of the event stream is longer than {} MiB, or would take more than {} MiB of memory: it is passed over, \
+         and everything is read again",
+        MAX_LINE / 1024 / 1024, MAX_WEIGHT / 1024 / 1024
+    )]
     LineTooLong,
     /// A line that is not one of Nomad's.
     #[error("a line of the event stream cannot be understood: {0}")]
@@ -209,6 +213,9 @@ async fn next_line(lines: &mut Lines) -> Result<Line, StreamError> {
             }
             Some(Err(LinesCodecError::Io(source))) => return Err(StreamError::Broken(source)),
         };
+        if weight(text.as_bytes()) > MAX_WEIGHT {
+            return Err(StreamError::LineTooLong);
+        }
         // 1.11.1 and older end their last text with one.
         if text.is_empty() {
             continue;

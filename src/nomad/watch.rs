@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::{self, AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -34,6 +34,8 @@ use crate::{
 
 /// So many lines wait before the stream's task does. Nomad cuts a reader that waits for long, which is a resync.
 const LINES: usize = 1024;
+/// And so many KiB of them.
+const LINES_KIB: u32 = 4 * 1024;
 /// The connections that are kept: the parallel reads and a list.
 const KEPT: usize = Mirror::PARALLEL_READS + 1;
 /// So many services have a blocking query of their own, where connections are not counted: through the Task API. An agent
@@ -230,9 +232,14 @@ struct Watch {
     running: BTreeMap<Ticket, AbortHandle>,
     /// The tasks that read streams; none if there shall be no stream.
     streams: Option<BTreeMap<Ticket, AbortHandle>>,
-    lines: mpsc::Receiver<(Heard, Instant)>,
-    line_sender: mpsc::Sender<(Heard, Instant)>,
+    lines: mpsc::Receiver<Waiting>,
+    line_sender: mpsc::Sender<Waiting>,
+    /// Room for lines that wait, in KiB.
+    line_room: Arc<Semaphore>,
 }
+
+/// What a stream said, when, and the room that it takes until it is heard.
+type Waiting = (Heard, Instant, Option<OwnedSemaphorePermit>);
 
 impl Watch {
     fn new(route: Arc<Route>) -> Self {
@@ -253,7 +260,8 @@ impl Watch {
                 held_reads,
                 settings.seed,
                 Duration::ZERO,
-            ),
+            )
+            .limited(settings.catalog_room),
             settings,
             route,
             started,
@@ -264,6 +272,7 @@ impl Watch {
             streams: Some(BTreeMap::new()),
             lines,
             line_sender,
+            line_room: Arc::new(Semaphore::new(LINES_KIB as usize)),
         }
     }
 
@@ -325,7 +334,7 @@ impl Watch {
         let due = self.mirror.next_deadline();
         tokio::select! {
             biased;
-            Some((heard, at)) = self.lines.recv() => {
+            Some((heard, at, _room)) = self.lines.recv() => {
                 if let (Heard::StreamEnded { ticket, .. }, Some(streams)) =
                     (&heard, &mut self.streams)
                 {
@@ -373,6 +382,7 @@ impl Watch {
             client: Client::on(Arc::clone(&self.route)),
             settings: Arc::clone(&self.settings),
             lines: self.line_sender.clone(),
+            room: Arc::clone(&self.line_room),
         };
         streams.insert(ticket, task::spawn(stream.run()).abort_handle());
     }
@@ -451,7 +461,8 @@ struct StreamTask {
     namespace: Arc<str>,
     client: Client,
     settings: Arc<Settings>,
-    lines: mpsc::Sender<(Heard, Instant)>,
+    lines: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
 }
 
 impl StreamTask {
@@ -489,8 +500,25 @@ impl StreamTask {
     }
 
     async fn forward(&self, heard: Heard) {
+        let at = Instant::now();
+        let weight = match &heard {
+            Heard::StreamLine { line, .. } => line
+                .events
+                .iter()
+                .map(|event| event.registration().weight())
+                .sum(),
+            Heard::StreamOpened { .. }
+            | Heard::StreamEnded { .. }
+            | Heard::Listed { .. }
+            | Heard::Read { .. } => 0,
+        };
+        let weight: usize = weight;
+        let kib = u32::try_from(weight / 1024)
+            .unwrap_or(LINES_KIB)
+            .min(LINES_KIB);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.ok();
         // Nobody listens only when this task is about to be stopped.
-        drop(self.lines.send((heard, Instant::now())).await);
+        drop(self.lines.send((heard, at, room)).await);
     }
 }
 

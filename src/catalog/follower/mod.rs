@@ -110,6 +110,11 @@ impl Follower {
         }
     }
 
+    /// From now on no more than this is known, in bytes of memory.
+    pub(super) const fn limit(&mut self, most: usize) {
+        self.view.limit(most);
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self, now: Duration, out: &mut Outbox) {
         if let Stream::Open { since, .. } = self.stream

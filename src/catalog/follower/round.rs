@@ -41,6 +41,8 @@ pub(super) struct Reads {
     pending: BTreeSet<ServiceKey>,
     in_flight: BTreeMap<Ticket, ServiceKey>,
     read: BTreeMap<ServiceKey, Reading>,
+    /// How much more memory that takes than what it replaces.
+    more: isize,
     failed: BTreeMap<ServiceKey, Failure>,
 }
 
@@ -134,6 +136,7 @@ impl Follower {
             return;
         };
         let oldest = reads.list_index.max(self.view.oldest_readable(&key));
+        let result = result.and_then(|reading| self.view.admit(&key, reading, &mut reads.more));
         match result {
             Ok(reading) if reading.index >= oldest => {
                 reads.read.insert(key, reading);

@@ -126,6 +126,7 @@ impl Follower {
         result: Result<Reading, Failure>,
         out: &mut Outbox,
     ) -> bool {
+        let result = result.and_then(|reading| self.view.admit(key, reading, &mut 0));
         let failure = match result {
             Ok(reading) if reading.index >= self.view.oldest_readable(key) => {
                 return self.adopt_single(now, key, reading, out);
@@ -237,6 +238,18 @@ impl Follower {
 }
 
 impl Failure {
+    /// There is no memory for what a read has.
+    pub(in crate::catalog) fn no_room(key: &ServiceKey, most: usize) -> Self {
+        Self {
+            kind: FailureKind::ServerError,
+            text: format!(
+                "service {key} has no room beside the others: what is followed would take more than {} MiB of memory; what \
+                 is known of it stays: follow fewer namespaces, tag fewer services, or give the sidecar more memory",
+                most / 1024 / 1024
+            ),
+        }
+    }
+
     /// A read that is older than what was known before.
     pub(super) fn too_old(key: &ServiceKey, index: u64, known: u64) -> Self {
         Self {

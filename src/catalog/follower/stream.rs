@@ -54,9 +54,11 @@ impl Follower {
         }
         let index = line.index;
         let waiting = |key: &ServiceKey| self.round.read_at(key);
-        for key in self.view.take(line, waiting) {
+        let (changed, without_room) = self.view.take(line, waiting);
+        for key in changed {
             self.tell_changed(key, index, Some(index), out);
         }
+        self.read_soon(Cause::Retry, without_room, out);
         self.tell_current(out);
     }
 

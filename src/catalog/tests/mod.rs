@@ -9,6 +9,7 @@
 mod blocking;
 mod law;
 mod reading;
+mod room;
 mod streaming;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

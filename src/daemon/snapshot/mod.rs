@@ -43,7 +43,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Keeper {
     source: Source,
     path: Option<PathBuf>,
-    /// Nobody writes in observing mode, or without a path.
+    /// Nobody writes without a path.
     writer: Option<mpsc::Sender<Snapshot>>,
     started: Instant,
     /// When the snapshot is to be read; nothing when that is decided.
@@ -65,8 +65,7 @@ impl Keeper {
         parts: &mut JoinSet<()>,
     ) -> Self {
         let path = config.snapshot_file.clone();
-        // What only observes leaves the file to the sidecar that is in charge.
-        let writer = path.clone().filter(|_| !config.observe).map(|path| {
+        let writer = path.clone().map(|path| {
             let (sender, receiver) = mpsc::channel(1);
             parts.spawn(write(path, receiver, metrics));
             sender
@@ -157,7 +156,7 @@ impl Keeper {
             }
             return;
         }
-        // A sidecar that has not heard Nomad has nothing to say.
+        // A sidecar that has not heard Nomad, or is not in charge, has nothing to say.
         if let Some(writer) = &self.writer
             && let Ok(free) = writer.try_reserve()
             && let Some(remembered) = remember()

@@ -2,7 +2,7 @@
 //!
 //! It ends at its first error, at once: an open connection keeps a replaced HAProxy alive.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
@@ -24,6 +24,9 @@ use crate::{
 /// Read at most so much at once.
 const CHUNK: usize = 64 << 10;
 
+/// A sidecar that looks so much later than it should was stopped, or its machine was.
+const STOOD_STILL: Duration = Duration::from_secs(3);
+
 /// No answer of the greeting is longer.
 const MAX_GREETING: usize = 64 << 10;
 
@@ -36,6 +39,8 @@ pub struct Connection {
     settings: Settings,
     /// When the answer that is due last grew, or became due.
     progress: Instant,
+    /// When the session looked at the process last, for a connection that has a session.
+    polled_at: Option<Instant>,
 }
 
 impl Connection {
@@ -65,6 +70,7 @@ impl Connection {
             pipeline: Pipeline::new(info.clone(), settings.window),
             settings: settings.clone(),
             progress: Instant::now(),
+            polled_at: None,
         };
         Ok((connection, info))
     }
@@ -93,6 +99,16 @@ impl Connection {
 
     pub(super) fn poll(&mut self) {
         self.pipeline.poll();
+        // Otherwise the connection is about to end.
+        if self.stood_still().is_none() {
+            self.polled_at = Some(Instant::now());
+        }
+    }
+
+    /// For how long the sidecar itself did nothing, when that is too long: what it was about to write is of another time.
+    fn stood_still(&self) -> Option<SessionError> {
+        let silence = self.polled_at?.elapsed();
+        (silence > self.settings.poll + STOOD_STILL).then_some(SessionError::StoodStill(silence))
     }
 
     pub(super) fn waiting_batches(&self) -> usize {
@@ -117,6 +133,9 @@ impl Connection {
             return Err(SessionError::NotConnected);
         };
         loop {
+            if let Some(error) = self.stood_still() {
+                return Err(error);
+            }
             if let Some(answered) = self.pipeline.answer()? {
                 return Ok(answered);
             }
@@ -136,6 +155,9 @@ impl Connection {
             } else {
                 stream.ready(interest).await?
             };
+            if let Some(error) = self.stood_still() {
+                return Err(error);
+            }
             if ready.is_readable() {
                 let input = self.pipeline.input();
                 input.reserve(CHUNK);

@@ -10,6 +10,9 @@ use std::{
 
 use crate::haproxy::{parse::ParseError, reply::UnknownReply};
 
+/// `ENFILE` and `EMFILE`: none for anybody, or none for this process.
+const NO_DESCRIPTOR: [i32; 2] = [23, 24];
+
 /// The longest path of a Unix socket, in bytes.
 pub(super) const MAX_PATH: usize = 107;
 
@@ -94,6 +97,12 @@ pub enum ConnectError {
     /// The other side closed before it had answered.
     #[error("{} closed the connection: HAProxy is just being restarted, or it is not HAProxy", .0.display())]
     Closed(PathBuf),
+    /// The process may open no more files.
+    #[error(
+        "there is no file descriptor left to connect to {}: raise the sidecar's limit (ulimit -n), or see who keeps \
+         connections to its admin listener open", .0.display()
+    )]
+    NoDescriptor(PathBuf),
     /// Another error of the operating system.
     #[error("connect to {}", path.display())]
     Io {
@@ -122,6 +131,12 @@ impl ConnectError {
             } else {
                 Self::Refused(path)
             };
+        }
+        if source
+            .raw_os_error()
+            .is_some_and(|code| NO_DESCRIPTOR.contains(&code))
+        {
+            return Self::NoDescriptor(path);
         }
         // The queue of connections that wait to be accepted is full.
         if source.kind() == io::ErrorKind::WouldBlock {
@@ -187,6 +202,9 @@ pub enum SessionError {
     /// No byte of an answer that is due came for so long.
     #[error("HAProxy did not answer within {0:?}")]
     Silent(Duration),
+    /// The sidecar was stopped itself (SIGSTOP, a frozen machine): what it planned before is not written any more.
+    #[error("this sidecar stood still for {0:.1?}")]
+    StoodStill(Duration),
     /// The answer does not tell what became of the request.
     #[error(transparent)]
     UnknownReply(#[from] UnknownReply),
@@ -253,6 +271,18 @@ mod tests {
                 path.display()
             )
         );
+    }
+
+    #[test]
+    fn a_process_without_a_free_descriptor_is_told_what_to_raise() {
+        for code in NO_DESCRIPTOR {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(
+                ConnectError::from_connect(Path::new("/s"), error, Duration::ZERO).to_string(),
+                "there is no file descriptor left to connect to /s: raise the sidecar's limit (ulimit -n), or see who keeps \
+                 connections to its admin listener open"
+            );
+        }
     }
 
     #[test]

@@ -1,19 +1,39 @@
 //! What is run next: everything, or one step of one backend.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::model::{BackendName, Batch, BatchId, Request, Version};
+use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay, desired_in};
+use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
-    desired::{DesiredServer, Rejection, possible_services},
+    desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
     server_name::is_same_allocation,
 };
 
+/// When a sidecar that stands by looks again at what the other one has not done yet.
+const STANDBY_LOOK: Duration = Duration::from_secs(1);
+
 impl Reconciler {
+    /// Another sidecar came into charge, or is gone.
+    pub(super) fn turned(&mut self, now: Duration, mode: Mode) {
+        if self.mode == mode {
+            return;
+        }
+        self.mode = mode;
+        // What was read is of another's time: everything is read again before anything is written.
+        if let Some(info) = self.process.as_ref().map(|process| process.info.clone()) {
+            self.disconnected(now);
+            self.connected(now, info);
+        }
+    }
+
     pub(super) fn drive(&mut self, now: Duration) {
         let Some(process) = &mut self.process else {
             return;
@@ -125,8 +145,8 @@ impl Reconciler {
             return;
         };
 
-        if plan.steps.is_empty() || self.mode == Mode::Observe {
-            let whole = if plan.steps.is_empty() {
+        if plan.steps.is_empty() || self.mode != Mode::Act {
+            let whole = if plan.steps.is_empty() || self.mode == Mode::Standby {
                 Vec::new()
             } else {
                 self.foresee(now, name, version)
@@ -233,6 +253,13 @@ impl Reconciler {
                     .push_back(Output::Tell(Fact::WouldSend(name.clone(), would)));
             }
         }
+        if self.mode == Mode::Standby && !plan.steps.is_empty() {
+            // Whoever is in charge is about to do it.
+            let again = now + STANDBY_LOOK;
+            backend.due = Some(backend.due.map_or(again, |due| due.min(again)));
+            backend.settled = false;
+            return;
+        }
         if !backend.is_done() {
             return;
         }
@@ -265,4 +292,18 @@ impl Reconciler {
         }));
         self.under_way.insert(id, UnderWay { purpose, requests });
     }
+}
+
+/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
+fn desired_in<'a>(
+    contributions: &'a BTreeMap<ServiceKey, Contribution>,
+    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
+    name: &BackendName,
+) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
+    let services = members.get(name).into_iter().flatten();
+    one_per_address(
+        services
+            .filter_map(|service| contributions.get(service)?.servers.get(name))
+            .flatten(),
+    )
 }

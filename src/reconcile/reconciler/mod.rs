@@ -28,7 +28,7 @@ use restore::Restored;
 use super::{
     Policy,
     backend::Backend,
-    desired::{Contribution, DesiredServer, Rejection, contribution, one_per_address},
+    desired::{Contribution, contribution},
     facts::Fact,
     plan::ObservedBackend,
 };
@@ -55,6 +55,8 @@ pub enum Input {
     Changed(ServiceKey, Vec<Registration>),
     /// Nomad is away, and this is what a predecessor knew.
     Restored(Remembered),
+    /// Another sidecar came into charge of this HAProxy, or is gone.
+    Turned(Mode),
     /// Time passed.
     Timeout,
 }
@@ -86,6 +88,8 @@ pub enum Mode {
     Act,
     /// Commands are only told.
     Observe,
+    /// Another sidecar sends them: what is missing is looked for again soon, and not told.
+    Standby,
 }
 
 /// What a batch is for.
@@ -209,6 +213,7 @@ impl Reconciler {
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Restored(remembered) => self.restored(now, remembered),
+            Input::Turned(mode) => self.turned(now, mode),
             Input::Timeout => {}
         }
         self.drive(now);
@@ -580,18 +585,4 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// The desired servers of one backend, from all services that resolve to it, and those that share an address.
-fn desired_in<'a>(
-    contributions: &'a BTreeMap<ServiceKey, Contribution>,
-    members: &BTreeMap<BackendName, BTreeSet<ServiceKey>>,
-    name: &BackendName,
-) -> (Vec<&'a DesiredServer>, Vec<Rejection>) {
-    let services = members.get(name).into_iter().flatten();
-    one_per_address(
-        services
-            .filter_map(|service| contributions.get(service)?.servers.get(name))
-            .flatten(),
-    )
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Output, Reconciler};
+use super::{Mode, Output, Reconciler};
 use crate::{
     model::{BackendName, Registration, ServiceKey},
     reconcile::{
@@ -55,10 +55,10 @@ pub(super) struct Restored {
 }
 
 impl Reconciler {
-    /// What a successor should know; nothing before Nomad was heard.
+    /// What a successor should know; nothing before Nomad was heard, and nothing while another sidecar is in charge.
     #[must_use]
     pub fn remember(&self, now: Duration) -> Option<Remembered> {
-        if self.restored.unheard {
+        if self.restored.unheard || self.mode != Mode::Act {
             return None;
         }
         let all = self.catalog.as_ref()?.iter();

@@ -1,5 +1,6 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
+mod charge;
 mod holds;
 mod overview;
 mod restored;
@@ -552,26 +553,4 @@ fn what_is_missing_after_thirty_seconds_is_a_failed_sync_but_a_verdict_is_not() 
             wanted: 3
         }
     )));
-}
-
-#[test]
-fn observing_tells_the_whole_plan_once_and_writes_nothing() {
-    let mut world = World::new(&["web"]);
-    world.core = Reconciler::new(Policy::default(), Mode::Observe, 1);
-    world.input(Input::Connected(world.info.clone()));
-    world.input(synced(catalog(&[("web", 1..3)])));
-    world.wait(60 * SECOND);
-    assert_eq!(world.changes(), Vec::<&Command>::new());
-    let plans: Vec<_> = world
-        .facts
-        .iter()
-        .filter_map(|fact| {
-            if let Fact::WouldSend(_, steps) = fact {
-                Some(steps.len())
-            } else {
-                None
-            }
-        })
-        .collect();
-    assert_eq!(plans, [6]);
 }
