@@ -73,6 +73,8 @@ fn the_table_of_metrics_is_what_is_exposed() {
     metrics.command_answered(&model::Command::Ready(server), &Outcome::Done);
     metrics.hold_ended("replaced");
     metrics.snapshot().refused("too_old");
+    metrics.guards().servers_guarded("mass", 0);
+    metrics.guards().second_opinion(&model::Allocation::Unknown);
     metrics.panicked("core");
     metrics.nomad().requests("list", "ok", 1);
     metrics.nomad().received_bytes("list", 1);

@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{NomadMetrics, SnapshotMetrics, Status, process_metrics::ProcessMetrics};
+use super::{GuardMetrics, NomadMetrics, SnapshotMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -42,6 +42,7 @@ pub struct Metrics {
     registrations_rejected: Gauge,
     leaving: Leaving,
     snapshot: SnapshotMetrics,
+    guards: GuardMetrics,
     process: ProcessMetrics,
     nomad: NomadMetrics,
     registry: Registry,
@@ -210,6 +211,7 @@ impl Metrics {
             ),
             leaving: Leaving::new(to),
             snapshot: SnapshotMetrics::new(to),
+            guards: GuardMetrics::new(to),
             process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
             registry,
@@ -223,6 +225,12 @@ impl Metrics {
             drop(metrics.sync_failures.get_or_create(&failure.into()));
         }
         metrics
+    }
+
+    /// Those about guards.
+    #[must_use]
+    pub const fn guards(&self) -> &GuardMetrics {
+        &self.guards
     }
 
     /// Those about Nomad.
@@ -431,7 +439,7 @@ fn register_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str
     metric
 }
 
-fn count(number: usize) -> i64 {
+pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -473,8 +481,11 @@ mod tests {
                 "haproxy_restarts_total 0",
                 "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
+                "mass_deregistrations_total 0",
                 "ready 0",
                 "registrations_rejected 0",
+                "removals_frozen 0",
+                "removals_waiting 0",
                 "servers_held 0",
                 "snapshot_in_use 0",
                 "snapshot_writes_total{outcome=\"failed\"} 0",

@@ -3,6 +3,7 @@
 //! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
+mod guard_metrics;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
@@ -35,6 +36,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use guard_metrics::GuardMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
@@ -175,7 +177,9 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
 
 fn ready(status: &Status, now: Instant) -> Response<Full<Bytes>> {
     let snapshot = status.snapshot.iter().map(|snapshot| snapshot.line(now));
-    let besides = snapshot.chain(status.standby_line());
+    let besides = snapshot
+        .chain(status.standby_line())
+        .chain([status.guard_lines()]);
     if status.is_ready() {
         let lines = iter::once("ready\n".to_owned()).chain(besides);
         return plain(StatusCode::OK, lines.collect());

@@ -33,6 +33,8 @@ pub struct Status {
     pub missing: Vec<Missing>,
     /// The address of Nomad that is asked first.
     pub nomad: String,
+    /// What guards hold back, in lines.
+    pub guards: Vec<String>,
     /// How each namespace is followed.
     pub namespaces: Vec<Namespace>,
     /// Whether this sidecar acts: another one may be in charge, or it only observes.
@@ -109,6 +111,7 @@ impl Status {
                 Missing::Catalog { reason: reason() },
             ],
             nomad: "nowhere yet".to_owned(),
+            guards: Vec::new(),
             namespaces: Vec::new(),
             in_charge: false,
             standby: None,
@@ -122,6 +125,7 @@ impl Status {
         let lines = self.namespaces.iter();
         let lines = lines.map(|namespace| format!("{}\n", namespace.line(now)));
         let nomad = OneLine(&self.nomad);
+        let guards = self.guard_lines();
         let standby = self.standby_line().unwrap_or_default();
         let failure = self.failure.as_ref().map(|failure| {
             let ago = now.saturating_duration_since(failure.at).as_secs();
@@ -133,10 +137,16 @@ impl Status {
             )
         });
         format!(
-            "nomad: asked at {nomad}\n{}{standby}{}",
+            "nomad: asked at {nomad}\n{}{guards}{standby}{}",
             lines.collect::<String>(),
             failure.unwrap_or_default()
         )
+    }
+
+    /// What guards hold back.
+    pub(super) fn guard_lines(&self) -> String {
+        let lines = self.guards.iter().map(|line| format!("{line}\n"));
+        lines.collect()
     }
 
     /// That another sidecar is in charge, if it is.

@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     env, fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::{haproxy::session, nomad::settings::Settings};
+use crate::{haproxy::session, nomad::settings::Settings, reconcile::MAX_REMOVALS_PER_SECOND};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
@@ -64,6 +65,12 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Where the last good catalog is kept; `None` is nowhere.
     pub snapshot_file: Option<PathBuf>,
+    /// How many servers that are UP may be taken out of rotation in a second.
+    pub max_removals_per_second: NonZeroU32,
+    /// Stop all removals.
+    pub freeze: bool,
+    /// All removals are stopped while this file is there.
+    pub freeze_file: Option<PathBuf>,
     /// Where the admin listener listens; `None` is nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// The log.
@@ -191,6 +198,16 @@ impl Config {
                 None => DEFAULT_DRAIN,
             },
             snapshot_file: snapshot_file(&layers, &sources.task),
+            max_removals_per_second: match find!(layers, max_removals_per_second) {
+                Some(found) => found.parse(value::removals)?,
+                None => MAX_REMOVALS_PER_SECOND,
+            },
+            freeze: value::switch(find!(layers, freeze))?,
+            freeze_file: match (find!(layers, freeze_file), &sources.task.alloc_dir) {
+                (Some(found), _) => Some(found.text.into()),
+                (None, Some(alloc_dir)) => Some(alloc_dir.join("sidecar.freeze")),
+                (None, None) => None,
+            },
             admin_listen: match find!(layers, admin_listen) {
                 Some(found) => found.parse(value::listen)?,
                 None => Some(DEFAULT_ADMIN),

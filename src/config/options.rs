@@ -150,6 +150,28 @@ pub struct Options {
     )]
     pub(super) snapshot_file: Option<Given>,
 
+    /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together
+    /// [default: 20]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_MAX_REMOVALS_PER_SECOND",
+        value_name = "NUMBER"
+    )]
+    #[serde(deserialize_with = "number")]
+    pub(super) max_removals_per_second: Option<Given>,
+
+    /// Stop all removals: no server is drained or deleted and no slot is freed; everything else goes on
+    #[arg(long, global = true, env = "SIDECAR_FREEZE", value_name = "BOOL",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(deserialize_with = "switch")]
+    pub(super) freeze: Option<Given>,
+
+    /// A file that does the same for as long as it is there [default: ${NOMAD_ALLOC_DIR}/sidecar.freeze in a Nomad task,
+    /// otherwise none]
+    #[arg(long, global = true, env = "SIDECAR_FREEZE_FILE", value_name = "PATH")]
+    pub(super) freeze_file: Option<Given>,
+
     /// Do everything but write to HAProxy
     #[arg(long, global = true, env = "SIDECAR_OBSERVE", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -210,6 +232,11 @@ impl<'de> Deserialize<'de> for Given {
 /// A boolean of the file, as the text that a flag would have.
 fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
     spanned(deserializer, |on: bool| on.to_string()).map(Some)
+}
+
+/// A number of the file, as the text that a flag would have.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
+    spanned(deserializer, |number: u32| number.to_string()).map(Some)
 }
 
 /// A list of the file, as the text that a flag would have.

@@ -1,6 +1,6 @@
 //! What the text of a setting means. Each complaint says what could be written instead, and none repeats a secret.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -34,6 +34,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Err(error) => Err(format!(
             "{text:?} is not a duration ({error}); write for example 10s or 1m30s"
         )),
+    }
+}
+
+pub(super) fn removals(text: &str) -> Result<NonZeroU32, String> {
+    match text.parse().map(NonZeroU32::new) {
+        Ok(Some(number)) => Ok(number),
+        Ok(None) => Err(
+            "0 would remove nothing for ever; to stop all removals for a while, use --freeze or the --freeze-file".to_owned(),
+        ),
+        Err(_) => Err(format!("{text:?} is not a number of servers; write for example 20")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Looks at the jobs behind the services, where the token may: whoever stops an instance should leave it running for long
 //! enough after its deregistration. Only told, never acted on, and asked so slowly that nobody minds.
+//! On the same connection it asks for the allocations that the core wants to know of.
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +11,17 @@ use std::{
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::now;
+use super::{now, questions::Questions};
 use crate::{
     admin::Metrics,
     catalog::FailureKind,
-    model::{Registration, ServiceKey},
+    model::{Allocation, AllocationId, Registration, ServiceKey},
     nomad::{client::Client, route::Route, types::JobService},
-    reconcile::{Policy, tags},
+    reconcile::{Policy, Question, tags},
 };
 
 /// Between two jobs that are read.
@@ -29,6 +30,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_mins(1);
 /// Where the token may not read jobs, it is tried again after this time.
 const DENIED: Duration = Duration::from_hours(1);
+/// For an answer about an allocation. Later it is of no use.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Until HAProxy has taken an instance out of rotation and its replacement, which is there already, in: the event, and two
 /// passed checks by the defaults.
 const ADMISSION: Duration = Duration::from_secs(2);
@@ -204,20 +207,47 @@ impl std::fmt::Display for Short {
     }
 }
 
-/// Reads jobs for ever. Services come through `seen`.
+/// What comes to this part and goes from it.
+pub(super) struct Channels {
+    /// Services.
+    pub(super) seen: mpsc::Receiver<Vec<Seen>>,
+    /// Allocations that are asked for.
+    pub(super) questions: mpsc::Receiver<Question>,
+    /// What becomes of them.
+    pub(super) answers: mpsc::Sender<(AllocationId, Allocation)>,
+}
+
+/// Reads jobs and allocations for ever.
 pub(super) async fn run(
     route: Arc<Route>,
     policy: Policy,
-    mut seen: mpsc::Receiver<Vec<Seen>>,
+    mut channels: Channels,
     metrics: Arc<Metrics>,
 ) {
     let started = now();
+    let mut questions = Questions::default();
     let mut client = Client::on(route);
     let mut jobs = Jobs::default();
     let mut next = Instant::from_std(started + PAUSE);
     loop {
+        let question_at = Instant::from_std(started + questions.next_at().unwrap_or_default());
         tokio::select! {
-            service = seen.recv() => match service {
+            question = channels.questions.recv() => {
+                let Some(question) = question else { return };
+                if let Some(unasked) = questions.add(started.elapsed(), question) {
+                    drop(channels.answers.send((unasked, Allocation::Unknown)).await);
+                }
+                continue;
+            }
+            () = sleep_until(question_at), if questions.next_at().is_some() => {
+                if let Some(allocation) = questions.next(started.elapsed()) {
+                    for answer in ask(allocation, &mut client, &mut questions, started).await {
+                        drop(channels.answers.send(answer).await);
+                    }
+                }
+                continue;
+            }
+            service = channels.seen.recv() => match service {
                 Some(services) => {
                     for service in services {
                         jobs.see(service);
@@ -233,6 +263,34 @@ pub(super) async fn run(
         }
         metrics.jobs_short(jobs.short());
         next = Instant::from_std(now() + PAUSE);
+    }
+}
+
+/// Asks for one allocation: what is known then, of it and of those that will not be asked for any more.
+async fn ask(
+    allocation: AllocationId,
+    client: &mut Client,
+    questions: &mut Questions,
+    started: std::time::Instant,
+) -> Vec<(AllocationId, Allocation)> {
+    let namespace = Arc::clone(&allocation.namespace);
+    let unknown = |allocation| (allocation, Allocation::Unknown);
+    match timeout(ANSWER, client.allocation(&allocation)).await {
+        Ok(Ok(answer)) => vec![(allocation, answer.value)],
+        Ok(Err(failed)) if failed.last().kind() == FailureKind::Denied => {
+            info!(
+                %namespace,
+                "allocations may not be read (capability read-job), so a deregistration is believed without a second opinion"
+            );
+            let dropped = questions.deny(&namespace, started.elapsed() + DENIED);
+            let all = std::iter::once(allocation).chain(dropped);
+            all.map(unknown).collect()
+        }
+        Ok(Err(failed)) => {
+            debug!(%namespace, allocation = shown(&allocation.id), reason = %failed.last(), "an allocation cannot be read");
+            vec![unknown(allocation)]
+        }
+        Err(_) => vec![unknown(allocation)],
     }
 }
 

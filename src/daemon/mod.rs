@@ -5,10 +5,12 @@
 
 mod charge;
 mod following;
+mod freeze;
 mod jobs;
 mod keep;
 mod memory;
 mod plan;
+mod questions;
 mod report;
 mod snapshot;
 
@@ -38,10 +40,11 @@ use crate::{
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
-    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Reconciler},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
     snapshot::{Refusal, Usable},
 };
 use charge::{Charge, Standing};
+use freeze::Freeze;
 use keep::{Failures, Part};
 use report::Report;
 use snapshot::Keeper;
@@ -181,10 +184,16 @@ async fn core(
     let settings = config.haproxy.clone();
     parts.spawn(session::run(settings, batches_seen, haproxy_events));
     let (services, services_seen) = mpsc::channel(256);
+    let (questions, questions_seen) = mpsc::channel(256);
+    let (answers, mut from_jobs) = mpsc::channel(256);
     parts.spawn(jobs::run(
         Arc::clone(&route),
         policy(&config),
-        services_seen,
+        jobs::Channels {
+            seen: services_seen,
+            questions: questions_seen,
+            answers,
+        },
         Arc::clone(&metrics),
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
@@ -203,11 +212,14 @@ async fn core(
         batches,
         control,
         services,
+        questions,
+        freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
         report,
         keeper,
     };
     Report::starting(&config);
+    shell.look_at_freeze().await;
     let mut standing = Standings {
         seen: standing,
         last: None,
@@ -232,7 +244,11 @@ async fn core(
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
             () = sleep_until(due.unwrap_or_else(|| now().into())), if due.is_some() => shell.keep(),
             read = shell.keeper.read() => shell.restore(read).await,
-            _ = ticks.tick() => shell.report.tick(&shell.core.overview()),
+            Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
+            _ = ticks.tick() => {
+                shell.look_at_freeze().await;
+                shell.report.tick(&shell.core.overview());
+            }
         }
     }
 }
@@ -243,6 +259,8 @@ struct Shell {
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
     services: mpsc::Sender<Vec<jobs::Seen>>,
+    questions: mpsc::Sender<Question>,
+    freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
     keeper: Keeper,
@@ -366,6 +384,8 @@ impl Shell {
                     drop(self.batches.send(batch).await);
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
+                // Without an answer it is as if nobody had asked.
+                Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
                     stands_otherwise |= matches!(
                         fact,
@@ -402,6 +422,12 @@ impl Shell {
         }
     }
 
+    async fn look_at_freeze(&mut self) {
+        if let Some(is_frozen) = self.freeze.changed() {
+            self.input(Input::Freeze(is_frozen)).await;
+        }
+    }
+
     /// What is lost here only leaves a job unread until the next change or sync.
     fn look_at_jobs(&self, seen: Vec<jobs::Seen>) {
         let _ = self.services.try_send(seen);
@@ -421,6 +447,8 @@ fn policy(config: &Config) -> Policy {
         slot_prefix: config.slot_prefix.clone(),
         hold: config.hold,
         drain_timeout: config.drain_timeout,
+        max_removals_per_second: config.max_removals_per_second,
+        second_opinion: true,
     }
 }
 

@@ -7,10 +7,10 @@ use crate::{
     haproxy::{command::print, session::Connection},
     model::{BackendName, Request},
     nomad::watch::read_once,
-    reconcile::{Fact, Input, Mode, Output, Reconciler, plan::Step},
+    reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals, plan::Step},
 };
 
-use super::{Error, nomad_settings, policy};
+use super::{Error, freeze::Freeze, nomad_settings, policy};
 
 /// Whether a plan has something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
     let (mut connection, info) = Connection::open(&config.haproxy).await?;
     let mut core = Reconciler::new(policy(&config), Mode::Observe, 0);
     let unproven = [].into();
+    if let Some(is_frozen) = Freeze::new(&config).changed() {
+        core.handle(Duration::ZERO, Input::Freeze(is_frozen));
+    }
     core.handle(Duration::ZERO, Input::Connected(info));
     core.handle(Duration::ZERO, Input::Synced { services, unproven });
     let mut facts = Vec::new();
@@ -44,8 +47,8 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
                 core.handle(Duration::ZERO, Input::Answered(batch.id, responses));
             }
             Output::Tell(fact) => facts.push(fact),
-            // Without a running daemon nobody waits for the proof.
-            Output::Prove(_) => {}
+            // Without a running daemon nobody waits for the proof, nor for an answer.
+            Output::Prove(_) | Output::Ask(_) => {}
         }
     }
     write_plan(&facts, out)
@@ -71,6 +74,16 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     "blocked in {backend}: {}: {}",
                     hindrance.registration, hindrance.obstacle
                 )?;
+            }
+            Fact::Held(backend, hold) if hold.guard == Some(Guard::Frozen) => {
+                writeln!(
+                    out,
+                    "frozen in {backend}: {}: removals are stopped",
+                    hold.registration
+                )?;
+            }
+            Fact::Waits(backend, server, Removals::Frozen) => {
+                writeln!(out, "frozen in {backend}: {server}: removals are stopped")?;
             }
             Fact::Held(backend, hold) => {
                 writeln!(
@@ -98,6 +111,13 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::Failed { .. }
             | Fact::Unhindered(..)
             | Fact::HoldEnded(..)
+            | Fact::MassBegan(_)
+            | Fact::MassEnded { .. }
+            | Fact::SecondOpinion(_)
+            | Fact::Frozen { .. }
+            | Fact::Thawed { .. }
+            | Fact::Limited { .. }
+            | Fact::Waits(..)
             | Fact::Unrejected(..)
             | Fact::FirstSync { .. }
             | Fact::InSync { .. }

@@ -1,8 +1,9 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod snapshot;
+
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,8 +25,7 @@ use crate::{
         traffic::{Kind, Outcome},
         watch::Event,
     },
-    reconcile::{Fact, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
-    snapshot::{Refusal, Usable},
+    reconcile::{Extent, Fact, Guard, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
 };
 
 use super::{
@@ -231,45 +231,6 @@ impl Report {
         }
     }
 
-    /// Nomad is away at the start, and this is used in its place.
-    pub(super) fn snapshot_used(&mut self, path: &Path, snapshot: &Usable) {
-        let Usable {
-            age,
-            index,
-            too_old,
-            remembered,
-        } = snapshot;
-        let registrations: usize = remembered.services.values().map(Vec::len).sum();
-        warn!(
-            snapshot = %path.display(),
-            age = ?Rounded(*age),
-            index,
-            services = remembered.services.len(),
-            registrations,
-            held = remembered.holds.len(),
-            too_old = too_old.join(","),
-            reason = self.nomad,
-            "Nomad gives no catalog at the start: serving from the snapshot of the last good one, by HAProxy's checks; nothing \
-             is removed until Nomad is back"
-        );
-        self.snapshot = Some(FromSnapshot {
-            age: *age,
-            read_at: now(),
-            reason: self.nomad.clone(),
-        });
-    }
-
-    /// Nomad is away at the start, and there is nothing in its place.
-    pub(super) fn snapshot_refused(&self, path: &Path, refusal: &Refusal) {
-        let snapshot = path.display();
-        self.metrics.snapshot().refused(refusal.as_str());
-        if *refusal == Refusal::Absent {
-            info!(%snapshot, "Nomad gives no catalog at the start, and there is no snapshot of a former one");
-        } else {
-            warn!(%snapshot, "Nomad gives no catalog at the start, and the snapshot is not used: {refusal}");
-        }
-    }
-
     /// Says what has lasted, and counts what was asked.
     fn follow(&mut self) {
         for said in self.following.poll(now()) {
@@ -321,6 +282,7 @@ impl Report {
 
     // === The core ===
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each fact")]
     pub(super) fn fact(&mut self, fact: Fact) {
         match fact {
             Fact::Found(found) => {
@@ -390,6 +352,36 @@ impl Report {
             }
             Fact::Held(backend, hold) => held(&backend, &hold),
             Fact::HoldEnded(backend, hold) => self.hold_ended(&backend, &hold),
+            Fact::MassBegan(extent) => self.mass_began(&extent),
+            Fact::MassEnded { lasted, gone } => {
+                info!(
+                    lasted = ?Rounded(lasted),
+                    still_gone = gone,
+                    "the mass deregistration is over: what is still gone is taken out, unless it is held for another reason"
+                );
+            }
+            Fact::SecondOpinion(answer) => self.metrics.guards().second_opinion(&answer),
+            Fact::Frozen { lasts, waiting } => {
+                warn!(
+                    waiting,
+                    lasts = ?Rounded(lasts),
+                    "removals are stopped by --freeze or the freeze file: what is deregistered stays in HAProxy; unset the flag \
+                     and remove the file to go on"
+                );
+            }
+            Fact::Thawed { lasted, waiting } => {
+                info!(waiting, lasted = ?Rounded(lasted), "removals go on");
+            }
+            Fact::Limited { waiting: 0 } => info!("no removal waits any more"),
+            Fact::Limited { waiting } => {
+                info!(
+                    waiting,
+                    "removals wait: no more than --max-removals-per-second servers are taken out of rotation"
+                );
+            }
+            Fact::Waits(backend, server, removals) => {
+                debug!(%backend, %server, ?removals, "a removal waits");
+            }
             Fact::Rejected(service, rejection) => {
                 let registration = &*rejection.registration;
                 if rejection.reason.is_note() {
@@ -413,7 +405,7 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
-            Fact::SnapshotApplied { took } => snapshot_applied(took),
+            Fact::SnapshotApplied { took } => snapshot::applied(took),
             Fact::SyncFailed { missing, wanted } => {
                 self.metrics.sync_failed(SyncFailure::Backend);
                 warn!(
@@ -424,8 +416,26 @@ impl Report {
         }
     }
 
+    fn mass_began(&self, extent: &Extent) {
+        self.metrics.guards().mass_deregistration();
+        warn!(
+            gone = extent.gone,
+            of = extent.of,
+            jobs = extent.jobs,
+            held_for = ?extent.hold,
+            "so much was deregistered at once that it looks like a mistake of Nomad's: servers that pass their checks stay in \
+             rotation for that time; see whether the instances run (nomad node status), and to keep them for longer, set \
+             --freeze or make the freeze file"
+        );
+    }
+
     fn hold_ended(&self, backend: &BackendName, hold: &HoldEnded) {
         self.metrics.hold_ended(hold.end.as_str());
+        if matches!(hold.guard, Some(Guard::Mass | Guard::Frozen)) {
+            // There are many, and it was said of all.
+            debug!(%backend, registration = &*hold.registration, "no longer held: {}", hold.end);
+            return;
+        }
         info!(
             %backend,
             address = %hold.address,
@@ -457,6 +467,11 @@ impl Report {
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_held(overview.held);
+        let guards = self.metrics.guards();
+        guards.removals(overview.waiting, overview.frozen);
+        for guard in Guard::ALL {
+            guards.servers_guarded(guard.as_str(), kept(overview, guard));
+        }
         self.metrics.servers_owned(overview.owned.into());
         let mut missing = Vec::new();
         if let Err(reason) = &self.haproxy {
@@ -479,17 +494,32 @@ impl Report {
             status.catalog_at = self.catalog_at;
             status.snapshot.clone_from(&self.snapshot);
             status.missing = missing;
+            status.guards = guard_lines(overview);
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
         });
     }
 }
 
-fn snapshot_applied(took: Duration) {
-    info!(took = ?Rounded(took), "this HAProxy process has everything that the snapshot has");
-}
-
 fn held(backend: &BackendName, hold: &HoldBegun) {
+    match hold.guard {
+        Some(Guard::Alive) => {
+            warn!(
+                %backend,
+                server = %hold.server,
+                registration = &*hold.registration,
+                at_most = ?hold.at_most,
+                "held in rotation: its registration is gone, but its allocation runs and passes HAProxy's check; to register it \
+                 again, restart it or change its job"
+            );
+            return;
+        }
+        Some(Guard::Mass | Guard::Frozen) => {
+            debug!(%backend, registration = &*hold.registration, guard = ?hold.guard, "held in rotation");
+            return;
+        }
+        None => {}
+    }
     info!(
         %backend,
         server = %hold.server,
@@ -500,6 +530,33 @@ fn held(backend: &BackendName, hold: &HoldBegun) {
         at_most = ?hold.at_most,
         "held in rotation: its registration is gone, and too few others of its service are UP"
     );
+}
+
+fn kept(overview: &Overview, guard: Guard) -> usize {
+    overview.guarded.get(&guard).copied().unwrap_or_default()
+}
+
+/// What an operator should know of guards, in lines.
+fn guard_lines(overview: &Overview) -> Vec<String> {
+    let mut lines = Vec::new();
+    if overview.frozen {
+        let waiting = overview.waiting + kept(overview, Guard::Frozen);
+        lines.push(format!("removals are stopped: {waiting} servers wait"));
+    } else if overview.waiting > 0 {
+        let waiting = overview.waiting;
+        lines.push(format!("removals are limited: {waiting} servers wait"));
+    }
+    if overview.mass {
+        let held = kept(overview, Guard::Mass);
+        lines.push(format!("mass deregistration: {held} servers are held"));
+    }
+    let held = kept(overview, Guard::Alive);
+    if held > 0 {
+        lines.push(format!(
+            "{held} servers are held because their allocations run without a registration"
+        ));
+    }
+    lines
 }
 
 /// A time as people read it.

@@ -16,4 +16,4 @@ pub use haproxy::{
     OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
 };
 pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
-pub use nomad::{NomadEvent, Registration, Scope, ServiceKey};
+pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

@@ -76,6 +76,28 @@ pub struct Registration {
     pub modify_index: u64,
 }
 
+/// An allocation: its namespace and its ID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AllocationId {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The ID.
+    pub id: Arc<str>,
+}
+
+/// What Nomad says of an allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// It runs, and is to run on.
+    Running,
+    /// Whoever runs it is ending it, or a task of it.
+    Stopping,
+    /// It has ended, or counts as lost: its client status.
+    Ended(Arc<str>),
+    /// Nothing that helps: it was not told, or is something else.
+    Unknown,
+}
+
 impl Registration {
     /// What it takes in memory, about, in bytes.
     #[must_use]

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::{
     catalog::ListedService,
-    model::{Registration, ServiceKey},
+    model::{Allocation, AllocationId, Registration, ServiceKey},
     nomad::{
         answer::{self, ANSWER, shortened},
         route::{Failed, Route},
@@ -120,6 +120,21 @@ impl Client {
         );
         let kinds = (Kind::Job, Kind::Job);
         self.get(Query::new(kinds, path, None, types::parse_job))
+            .await
+    }
+
+    /// What becomes of an allocation. Needs the capability `read-job`.
+    pub async fn allocation(
+        &mut self,
+        allocation: &AllocationId,
+    ) -> Result<Answer<Allocation>, Failed<Error>> {
+        let path = format!(
+            "/v1/allocation/{}?namespace={}",
+            percent_encoded(&allocation.id),
+            percent_encoded(&allocation.namespace)
+        );
+        let kinds = (Kind::Allocation, Kind::Allocation);
+        self.get(Query::new(kinds, path, None, types::parse_allocation))
             .await
     }
 

@@ -21,6 +21,8 @@ pub enum Kind {
     Stream,
     /// What a job's author wrote.
     Job,
+    /// What becomes of an allocation.
+    Allocation,
 }
 
 /// What comes of it.
@@ -55,13 +57,14 @@ pub struct Traffic {
 
 impl Kind {
     /// Each of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::List,
         Self::Read,
         Self::BlockingList,
         Self::BlockingRead,
         Self::Stream,
         Self::Job,
+        Self::Allocation,
     ];
 
     /// Its name in metrics.
@@ -74,6 +77,7 @@ impl Kind {
             Self::BlockingRead => "blocking_read",
             Self::Stream => "stream",
             Self::Job => "job",
+            Self::Allocation => "allocation",
         }
     }
 }

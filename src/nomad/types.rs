@@ -2,13 +2,13 @@
 //!
 //! No I/O. Sources: `nomad/structs/service_registration.go` (the same fields from 1.3 to 2.0) and `nomad/structs/event.go`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
     catalog::{Line, ListedService},
-    model::{NomadEvent, Registration, ServiceKey},
+    model::{Allocation, NomadEvent, Registration, ServiceKey},
 };
 
 /// The topic of registrations.
@@ -116,6 +116,64 @@ pub fn parse_job(body: &[u8]) -> Result<Vec<JobService>, serde_json::Error> {
         }));
     }
     Ok(services)
+}
+
+/// The end of a task, or the way there, as its last event (`nomad/structs/structs.go`, `TaskEvent`): an allocation that is
+/// to run and does may be restarting a task, which is deregistered meanwhile.
+const ENDINGS: [&str; 9] = [
+    "Killing",
+    "Killed",
+    "Leader Task Dead",
+    "Main Tasks Dead",
+    "Not Restarting",
+    "Restart Signaled",
+    "Restarting",
+    "Terminated",
+    "Waiting for shutdown delay",
+];
+
+/// What becomes of an allocation.
+///
+/// # Errors
+///
+/// When `body` is not an allocation.
+pub fn parse_allocation(body: &[u8]) -> Result<Allocation, serde_json::Error> {
+    let allocation: AllocationWire = serde_json::from_slice(body)?;
+    let tasks = allocation.task_states.unwrap_or_default();
+    let is_ending = |task: &TaskStateWire| {
+        let last = task.events.iter().flatten().last();
+        // A task that is dead has done its work before the others began.
+        task.state != "dead" && last.is_some_and(|event| ENDINGS.contains(&event.r#type.as_str()))
+    };
+    Ok(match allocation.client_status.as_str() {
+        status @ ("complete" | "failed" | "lost") => Allocation::Ended(status.into()),
+        "running" | "pending" if allocation.desired_status != "run" => Allocation::Stopping,
+        "running" if tasks.values().any(is_ending) => Allocation::Stopping,
+        "running" => Allocation::Running,
+        _ => Allocation::Unknown,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AllocationWire {
+    desired_status: String,
+    client_status: String,
+    /// Nothing before the client has taken it up.
+    task_states: Option<BTreeMap<String, TaskStateWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskStateWire {
+    state: String,
+    events: Option<Vec<TaskEventWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskEventWire {
+    r#type: String,
 }
 
 #[derive(Deserialize)]
@@ -287,6 +345,58 @@ mod tests {
             [("a", "web", 6), ("a", "admin", 1), ("b", "db", 0)]
         );
         assert!(parse_job(b"[]").is_err());
+    }
+
+    #[test]
+    fn an_allocation_runs_when_it_shall_and_no_task_of_it_is_ending() {
+        let allocation = |desired: &str, client: &str, events: &str| {
+            let events = events
+                .split(',')
+                .map(|event| format!(r#"{{"Type": "{event}"}}"#));
+            let json = format!(
+                r#"{{"ID": "1", "DesiredStatus": "{desired}", "ClientStatus": "{client}", "TaskStates": {{
+                    "init": {{"State": "dead", "Events": [{{"Type": "Terminated"}}]}},
+                    "web": {{"State": "running", "Events": [{}]}}}}}}"#,
+                events.collect::<Vec<_>>().join(",")
+            );
+            parse_allocation(json.as_bytes()).unwrap()
+        };
+        let started = "Received,Task Setup,Started";
+        for (desired, client, events, expected) in [
+            ("run", "running", started, Allocation::Running),
+            ("stop", "running", started, Allocation::Stopping),
+            (
+                "run",
+                "running",
+                "Started,Restart Signaled",
+                Allocation::Stopping,
+            ),
+            (
+                "run",
+                "running",
+                "Started,Restart Signaled,Started",
+                Allocation::Running,
+            ),
+            (
+                "stop",
+                "complete",
+                started,
+                Allocation::Ended("complete".into()),
+            ),
+            ("run", "failed", started, Allocation::Ended("failed".into())),
+            ("stop", "lost", started, Allocation::Ended("lost".into())),
+            ("run", "unknown", started, Allocation::Unknown),
+            ("run", "pending", "Received", Allocation::Unknown),
+        ] {
+            assert_eq!(
+                allocation(desired, client, events),
+                expected,
+                "{desired} {client} {events}"
+            );
+        }
+        let new = br#"{"DesiredStatus": "run", "ClientStatus": "pending", "TaskStates": null}"#;
+        assert_eq!(parse_allocation(new).unwrap(), Allocation::Unknown);
+        assert!(parse_allocation(b"{}").is_err());
     }
 
     #[test]

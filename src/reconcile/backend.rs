@@ -12,7 +12,7 @@ use crate::model::{
 };
 
 use super::{
-    Policy,
+    Guard, Policy, Removals,
     desired::{DesiredServer, Rejection},
     hold::{HoldBegun, HoldEnded, Review},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
@@ -81,6 +81,8 @@ pub(super) struct Backend {
     pub(super) failures: Backoff,
     /// Refusals.
     pub(super) refusals: Backoff,
+    /// Servers that may not be taken out now.
+    pub(super) waiting: BTreeSet<ServerName>,
     /// In observing mode: what was told last.
     pub(super) would: Vec<plan::Step>,
 }
@@ -111,6 +113,7 @@ impl Backend {
             notes: BTreeSet::new(),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
+            waiting: BTreeSet::new(),
             would: Vec::new(),
         }
     }
@@ -173,6 +176,29 @@ impl Backend {
         self.desired.iter().chain(held)
     }
 
+    /// Whether a server was seen in rotation.
+    pub(super) fn shows_in_rotation(&self, server: &DesiredServer, policy: &Policy) -> bool {
+        let Some(observed) = &self.observed else {
+            return false;
+        };
+        // As a dynamic server it has this name, as a slot this address.
+        let kind = self.kind(policy);
+        let mut servers = observed.servers.iter();
+        servers.any(|state| {
+            let is_it = match kind {
+                Kind::Dynamic => state.name.as_ref() == Some(&server.name),
+                Kind::Slots => state.address() == Some(server.address),
+            };
+            is_it && state.in_rotation() && plan::is_owned(state, kind, policy)
+        })
+    }
+
+    /// How many servers this guard keeps.
+    pub(super) fn guarded(&self, guard: Guard) -> usize {
+        let holds = self.memory.holds.values();
+        holds.filter(|hold| hold.guard == Some(guard)).count()
+    }
+
     /// Takes in what registrations ask for now.
     pub(super) fn desire(&mut self, mut desired: Vec<DesiredServer>, doubles: Vec<Rejection>) {
         desired.sort_by_key(|server| server.address);
@@ -196,6 +222,7 @@ impl Backend {
         now: Duration,
         policy: &Policy,
         claimed_elsewhere: &dyn Fn(&DesiredServer) -> Option<Arc<str>>,
+        guard: &dyn Fn(&DesiredServer) -> Option<Guard>,
     ) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let Some(observed) = &self.observed else {
             return (Vec::new(), Vec::new());
@@ -206,6 +233,7 @@ impl Backend {
             policy,
             now,
             claimed_elsewhere,
+            guard,
         };
         review.of(&mut self.memory)
     }
@@ -265,6 +293,7 @@ impl Backend {
         name: &BackendName,
         version: Version,
         policy: &Policy,
+        removals: Removals,
     ) -> Plan {
         let Some(observed) = &self.observed else {
             return Plan::default();
@@ -280,6 +309,7 @@ impl Backend {
             version,
             policy,
             now,
+            removals,
         };
         let mut plan = plan::plan(&desired, &situation);
         if !self.memory.holds.is_empty() {

@@ -87,6 +87,8 @@ pub enum Reason {
     ForeignNamespace(BackendName),
     /// Another registration of the same backend has this address and is younger.
     SameAddress(Address, Arc<str>),
+    /// Nomad says that its allocation has ended: its client status.
+    AllocationEnded(Arc<str>),
     /// Served, but a tag has no effect.
     Note(TagProblem),
     /// Served, but a slot cannot do what the tag asks.
@@ -139,6 +141,12 @@ impl fmt::Display for Reason {
                     tags::shown(other)
                 )
             }
+            Self::AllocationEnded(status) => write!(
+                f,
+                "its allocation has ended (ClientStatus {}), and it is not UP: if the registration stays, delete it with `nomad \
+                 service delete`",
+                tags::shown(status)
+            ),
             Self::Note(problem) => problem.fmt(f),
             Self::NotWithSlots(tag) => write!(
                 f,

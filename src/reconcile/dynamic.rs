@@ -94,6 +94,8 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             .is_some_and(|address| on_the_way.contains(&address));
         if successor && state.in_rotation() && replacements.replaces(state) {
             plan.look_within(ADMISSION_POLL);
+        } else if replacements.replaces(state) {
+            removal::plan_replaced(state, situation, plan);
         } else {
             removal::plan(state, situation, plan);
         }

@@ -1,11 +1,15 @@
 //! What the core tells the shell, for logs, metrics and `/ready`: facts, no orders.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use crate::model::{BackendName, ProcessInfo, ServiceKey};
+use crate::model::{Allocation, BackendName, ProcessInfo, ServerName, ServiceKey};
 
 use super::{
     desired::Rejection,
+    guards::{Extent, Guard, Removals},
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
 };
@@ -56,6 +60,38 @@ pub enum Fact {
     Held(BackendName, HoldBegun),
     /// It no longer does for that reason.
     HoldEnded(BackendName, HoldEnded),
+    /// So much was deregistered at once that what passes its checks is held.
+    MassBegan(Extent),
+    /// That is over.
+    MassEnded {
+        /// How long it lasted.
+        lasted: Duration,
+        /// Registrations of it that are still gone.
+        gone: usize,
+    },
+    /// Nomad said what becomes of the allocation of a registration that is gone, or that is not served.
+    SecondOpinion(Allocation),
+    /// Removals are stopped: at the begin, and each minute.
+    Frozen {
+        /// For how long already.
+        lasts: Duration,
+        /// Servers that would be taken out.
+        waiting: usize,
+    },
+    /// They are allowed again.
+    Thawed {
+        /// How long they were not.
+        lasted: Duration,
+        /// Servers that are taken out now.
+        waiting: usize,
+    },
+    /// So many servers wait because of the limit, after a time when none did; or none do any more.
+    Limited {
+        /// Servers that wait.
+        waiting: usize,
+    },
+    /// A server may not be taken out now.
+    Waits(BackendName, ServerName, Removals),
     /// A registration is not served, or not as its tags ask.
     Rejected(ServiceKey, Rejection),
     /// It is now, or it is gone.
@@ -137,6 +173,14 @@ pub struct Overview {
     pub rejected: usize,
     /// Servers that stay in rotation although their registration is gone.
     pub held: usize,
+    /// Those of them that a guard keeps, by which one.
+    pub guarded: BTreeMap<Guard, usize>,
+    /// Servers that are not taken out now, because of the limit or because removals are stopped.
+    pub waiting: usize,
+    /// Removals are stopped.
+    pub frozen: bool,
+    /// So much was deregistered at once that what passes its checks is held.
+    pub mass: bool,
     /// Servers of followed backends that are the sidecar's.
     pub owned: Owned,
 }

@@ -10,9 +10,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::model::{Address, ServerName, ServerState, ServiceKey};
 
 use super::{
-    Policy,
+    Guard, Policy,
     backend::States,
     desired::{DesiredServer, Identity, desired_at},
+    guards::GRACE,
     plan::{self, Kind, Memory, ObservedBackend},
     server_name::is_same_allocation,
     tags::FixedTags,
@@ -29,6 +30,10 @@ pub struct Hold {
     pub since: Duration,
     /// A predecessor held it, and it was not seen in rotation since.
     pub is_awaited: bool,
+    /// What keeps it, besides that too few others are UP.
+    pub guard: Option<Guard>,
+    /// It was in drain, and has to be made ready again.
+    pub recalled: bool,
 }
 
 /// A server is held from now on.
@@ -46,6 +51,8 @@ pub struct HoldBegun {
     pub min_ready: u32,
     /// For how long at most.
     pub at_most: Duration,
+    /// What keeps it, besides that too few others are UP.
+    pub guard: Option<Guard>,
 }
 
 /// It no longer is.
@@ -59,6 +66,8 @@ pub struct HoldEnded {
     pub end: HoldEnd,
     /// How long it lasted.
     pub lasted: Duration,
+    /// What kept it last, besides that too few others are UP.
+    pub guard: Option<Guard>,
 }
 
 /// Why a hold ends.
@@ -117,10 +126,19 @@ pub(super) struct Review<'a> {
     pub(super) now: Duration,
     /// The registration of another allocation, in another backend, that has a server's address.
     pub(super) claimed_elsewhere: &'a dyn Fn(&DesiredServer) -> Option<Arc<str>>,
+    /// What keeps a server without a registration, whoever else is UP.
+    pub(super) guard: &'a dyn Fn(&DesiredServer) -> Option<Guard>,
 }
+
+/// So long a server that was in drain when it was held may take to be in rotation again.
+const RECALL: Duration = Duration::from_secs(2);
 
 impl Review<'_> {
     /// Begins and ends holds by what was just observed.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the ends, and then the begins, in one order"
+    )]
     pub(super) fn of(&self, memory: &mut Memory) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let kind = plan::kind(&self.observed.servers, self.policy);
         if self.is_usual(memory, kind) {
@@ -131,18 +149,28 @@ impl Review<'_> {
 
         let mut ended = Vec::new();
         let mut let_go = Vec::new();
+        memory
+            .guarded
+            .retain(|(address, _)| wanted(*address).is_none());
         memory.holds.retain(|_, hold| {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
+            hold.guard = state.and_then(|state| self.guard(&hold.server, state));
             hold.is_awaited &= !state.is_some_and(ServerState::in_rotation);
             let is_coming = hold.is_awaited || memory.put_back.contains(&put_back);
+            let is_recalled = hold.recalled
+                && state.is_some_and(|state| !state.admin.in_maintenance())
+                && self.now.saturating_sub(hold.since) < RECALL;
             let end = match wanted(hold.server.address) {
                 Some(server) if is_same_allocation(&server.name, &hold.server.name) => {
                     Some(HoldEnd::Returned)
                 }
                 Some(server) => Some(HoldEnd::Claimed(server.registration.clone())),
                 None if state.is_none() && !is_coming => Some(HoldEnd::Gone),
-                None if state.is_some_and(|state| !state.in_rotation()) && !is_coming => {
+                None if state.is_some_and(|state| !state.in_rotation())
+                    && !is_recalled
+                    && !is_coming =>
+                {
                     Some(HoldEnd::OutOfRotation)
                 }
                 None => self.end(hold, &states),
@@ -156,6 +184,7 @@ impl Review<'_> {
                 registration: hold.server.registration.clone(),
                 end,
                 lasted: self.now.saturating_sub(hold.since),
+                guard: hold.guard,
             });
             false
         });
@@ -192,13 +221,18 @@ impl Review<'_> {
                 memory.claimed.insert(name.clone());
                 continue;
             }
-            if !state.in_rotation()
+            let identity: Identity = server.identity();
+            let guard = self.guard(&server, state);
+            // It was not known yet that this one should not have been drained.
+            let is_to_be_recalled = matches!(guard, Some(Guard::Mass | Guard::Alive))
+                && is_in_drain(state)
+                && !memory.guarded.contains(&identity);
+            if !(state.in_rotation() || is_to_be_recalled)
                 || memory.let_go.contains(name)
                 || (former.is_none() && memory.strangers_stay)
             {
                 continue;
             }
-            let identity: Identity = server.identity();
             if state.weight == 0 || memory.holds.contains_key(&identity) {
                 continue;
             }
@@ -207,6 +241,8 @@ impl Review<'_> {
                 server,
                 since: self.now,
                 is_awaited: false,
+                guard,
+                recalled: is_to_be_recalled,
             };
             if self.end(&hold, &states).is_some() {
                 continue;
@@ -218,7 +254,11 @@ impl Review<'_> {
                 up: self.up(&hold, &states),
                 min_ready: min_ready(&hold),
                 at_most: self.at_most(&hold),
+                guard,
             });
+            if guard.is_some() {
+                memory.guarded.insert(identity.clone());
+            }
             memory.holds.insert(identity, hold);
         }
         (begun, ended)
@@ -251,6 +291,9 @@ impl Review<'_> {
         if let Some(other) = (self.claimed_elsewhere)(&hold.server) {
             return Some(HoldEnd::Claimed(other));
         }
+        if hold.guard.is_some() {
+            return None;
+        }
         let up = self.up(hold, states);
         if up >= min_ready(hold) {
             return Some(HoldEnd::Replaced(up));
@@ -278,9 +321,24 @@ impl Review<'_> {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// What keeps a server as HAProxy has it. Without a check, nothing but the registration says that it lives.
+    fn guard(&self, server: &DesiredServer, state: &ServerState) -> Option<Guard> {
+        let guard = (self.guard)(server)?;
+        (guard == Guard::Frozen || state.check.is_enabled()).then_some(guard)
+    }
+
     fn at_most(&self, hold: &Hold) -> Duration {
+        match hold.guard {
+            Some(Guard::Alive) => return GRACE,
+            Some(Guard::Frozen) => return Duration::MAX,
+            Some(Guard::Mass) | None => {}
+        }
         hold.server.leaving.hold.unwrap_or(self.policy.hold)
     }
+}
+
+fn is_in_drain(state: &ServerState) -> bool {
+    state.admin.in_drain() && !state.admin.in_maintenance() && state.is_up()
 }
 
 /// Whose server it is, by the name that a dynamic one has; nobody remembers of slots that were there at the start.

@@ -8,6 +8,7 @@ mod backend;
 pub mod desired;
 mod dynamic;
 mod facts;
+mod guards;
 mod hold;
 pub mod plan;
 #[cfg(test)]
@@ -19,9 +20,10 @@ mod server_name;
 mod slots;
 pub mod tags;
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 pub use facts::{Fact, Found, Overview, Owned};
+pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
 pub use server_name::is_dynamic_name;
@@ -41,7 +43,14 @@ pub struct Policy {
     pub hold: Duration,
     /// How long a server may drain before it goes into maintenance with sessions left.
     pub drain_timeout: Duration,
+    /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together.
+    pub max_removals_per_second: NonZeroU32,
+    /// Whether Nomad may be asked for allocations.
+    pub second_opinion: bool,
 }
+
+/// A node with a hundred instances is drained within 5 s, which a usual `shutdown_delay` covers.
+pub const MAX_REMOVALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
 impl Default for Policy {
     fn default() -> Self {
@@ -52,6 +61,8 @@ impl Default for Policy {
             slot_prefix: "nomad".to_owned(),
             hold: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+            max_removals_per_second: MAX_REMOVALS_PER_SECOND,
+            second_opinion: false,
         }
     }
 }

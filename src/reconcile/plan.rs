@@ -17,7 +17,7 @@ use crate::model::{
 };
 
 use super::{
-    Policy,
+    Policy, Removals,
     desired::{DesiredServer, Identity, Reason, Rejection},
     dynamic,
     hold::Hold,
@@ -116,6 +116,10 @@ pub struct Memory {
     pub strangers_stay: bool,
     /// Clients stay with a server by a cookie.
     pub cookies: bool,
+    /// Servers whose removal is not finished, because Nomad was asked for their allocation.
+    pub awaiting: BTreeSet<Identity>,
+    /// Servers that a guard has kept once. Who takes them out then, means it.
+    pub guarded: BTreeSet<Identity>,
     /// The balance method takes no weights: HAProxy said so.
     pub static_weights: bool,
     /// When the last change was sent.
@@ -345,6 +349,12 @@ pub struct Plan {
     pub hindrances: BTreeSet<Hindrance>,
     /// Tags that this kind of backend cannot fulfil.
     pub notes: BTreeSet<Rejection>,
+    /// Servers that may not be taken out now.
+    pub waiting: BTreeSet<ServerName>,
+    /// How many servers that are UP are being taken out.
+    pub removals: u32,
+    /// Those of them whose registration is remembered.
+    pub leaving: BTreeSet<Identity>,
 }
 
 impl Plan {
@@ -387,6 +397,8 @@ pub struct Situation<'a> {
     pub policy: &'a Policy,
     /// The time, since any fixed moment.
     pub now: Duration,
+    /// Whether servers may be taken out.
+    pub removals: Removals,
 }
 
 impl Situation<'_> {

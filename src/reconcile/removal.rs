@@ -7,6 +7,8 @@ use std::{net::Ipv4Addr, num::NonZeroU16, time::Duration};
 use crate::model::{Address, Command, Defect, ServerRef, ServerState};
 
 use super::{
+    Removals,
+    desired::DesiredServer,
     plan::{CLOSE_EVERY, Kind, Plan, Situation, Why},
     slots,
 };
@@ -23,6 +25,20 @@ const LEFTOVER_POLL: Duration = Duration::from_secs(2);
 
 /// The next step of taking `state` out.
 pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
+    take_out_of_rotation(state, situation, true, plan);
+}
+
+/// The next step for one whose successor, the same instance, is in rotation: nobody loses anything by it.
+pub(super) fn plan_replaced(state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
+    take_out_of_rotation(state, situation, false, plan);
+}
+
+fn take_out_of_rotation(
+    state: &ServerState,
+    situation: &Situation<'_>,
+    is_loss: bool,
+    plan: &mut Plan,
+) {
     let Some(name) = &state.name else { return };
     if situation.is_suspended(name, &name.as_str().into(), plan) {
         return;
@@ -35,11 +51,25 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     if situation.memory.strangers_stay && departed.is_none() {
         return;
     }
+    if situation.removals == Removals::Frozen {
+        plan.waiting.insert(name.clone());
+        return;
+    }
     let leaving = departed.map(|server| server.leaving).unwrap_or_default();
     let target = situation.server(name);
     // In drain, clients with its cookie would go on coming to what is another instance now.
-    let leave_at_once = situation.memory.cookies && situation.memory.claimed.contains(name);
+    let is_claimed = situation.memory.claimed.contains(name);
+    let leave_at_once = situation.memory.cookies && is_claimed;
     if state.admin.is_ready() && !leave_at_once {
+        if is_loss && !is_claimed && state.in_rotation() && state.weight > 0 {
+            if let Removals::Limited(wait) = situation.removals {
+                plan.waiting.insert(name.clone());
+                plan.look_within(wait);
+                return;
+            }
+            plan.removals += 1;
+            plan.leaving.extend(departed.map(DesiredServer::identity));
+        }
         plan.step(Command::Drain(target), Why::Deregistered);
         return;
     }
@@ -58,7 +88,11 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     if state.admin.in_drain() && !state.admin.in_maintenance() {
         let over = situation.drain_is_over(name, leaving);
         // Clients that have its cookie come again, so a moment without any says nothing.
-        let is_done = idle && !situation.memory.cookies;
+        let awaits_answer = departed.is_some_and(|server| {
+            let memory = situation.memory;
+            memory.awaiting.contains(&server.identity()) && (!is_slot || has_room(situation))
+        });
+        let is_done = idle && !situation.memory.cookies && !awaits_answer;
         if !is_done && !over {
             plan.wants_stat = true;
             plan.look_within(DRAIN_POLL);
@@ -89,6 +123,14 @@ pub(super) fn plan(state: &ServerState, situation: &Situation<'_>, plan: &mut Pl
     if !is_slot {
         plan.step(Command::DeleteServer(target), Why::Idle);
     }
+}
+
+/// Whether another slot is free, so that nobody waits for this one.
+fn has_room(situation: &Situation<'_>) -> bool {
+    let mut servers = situation.observed.servers.iter();
+    servers.any(|state| {
+        slots::number(state, situation.policy).is_some() && state.admin.in_maintenance()
+    })
 }
 
 /// Out of drain into maintenance.

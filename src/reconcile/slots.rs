@@ -13,7 +13,7 @@ use std::{
 use crate::model::{Address, Command, ServerName, ServerState};
 
 use super::{
-    Policy,
+    Policy, Removals,
     desired::{DesiredServer, Reason, desired_at},
     plan::{
         Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
@@ -250,7 +250,7 @@ fn make_room(
         .max_by_key(|slot| (slot.state.since_change, Reverse(slot.number)));
     if let Some(slot) = longest {
         plan.look_within(CLOSE_EVERY);
-        if situation.may_close(plan) {
+        if situation.removals != Removals::Frozen && situation.may_close(plan) {
             let target = situation.server(slot.name);
             plan.step(Command::ShutdownSessions(target), Why::SlotNeeded);
         }

@@ -14,6 +14,7 @@ mod support {
 }
 
 mod a_job_that_stops_its_instances_too_soon_is_named;
+mod a_mass_deregistration_is_not_believed;
 mod a_restart_of_the_sidecar_writes_nothing;
 mod a_sidecar_that_died_on_the_way_is_continued;
 mod a_start_without_nomad_is_served_from_the_snapshot;
@@ -24,6 +25,8 @@ mod haproxy_follows_the_catalog;
 mod losing_nomad_removes_nothing;
 mod memory_is_bounded_whatever_nomad_sends;
 mod no_request_before_the_first_passed_check;
+mod nomad_is_asked_before_it_is_believed;
+mod nothing_is_removed_while_removals_are_frozen;
 mod nothing_of_the_catalog_reaches_the_socket_unread;
 mod one_address_of_nomad_is_enough;
 mod one_backend_cannot_hurt_another;

@@ -3,7 +3,7 @@
 use std::{fs, net::Ipv4Addr, time::Duration};
 
 use crate::support::{
-    fake_nomad::Deletion,
+    fake_nomad::{Deletion, ServiceRegistration},
     haproxy::{HaproxyBin, binaries},
     sidecar::{Sidecar, within},
     world::{DEFAULTS, World, instance, section},
@@ -106,7 +106,7 @@ fn what_is_too_much_is_refused_alone_and_the_rest_is_served_on() {
         )
     });
     let all: Vec<_> = all.collect();
-    let keys: Vec<_> = all.iter().map(|one| one.key()).collect();
+    let keys: Vec<_> = all.iter().map(ServiceRegistration::key).collect();
     world.nomad.register_together(all);
     sidecar.logged_within(
         PATIENCE,

@@ -348,6 +348,8 @@ impl World {
                     }
                     self.ask_all();
                 }
+                // Nobody may ask.
+                Output::Ask(_) => {}
                 Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
             }
         }

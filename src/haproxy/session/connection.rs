@@ -97,6 +97,11 @@ impl Connection {
         self.pipeline.push(batch);
     }
 
+    /// The session begins: from now on it looks at the process again and again.
+    pub(super) fn attend(&mut self) {
+        self.polled_at = Some(Instant::now());
+    }
+
     pub(super) fn poll(&mut self) {
         self.pipeline.poll();
         // Otherwise the connection is about to end.
@@ -151,7 +156,7 @@ impl Connection {
                 let deadline = self.settings.reply_deadline;
                 timeout_at(self.progress + deadline, stream.ready(interest))
                     .await
-                    .map_err(|_| SessionError::Silent(deadline))??
+                    .map_err(|_| self.stood_still().unwrap_or(SessionError::Silent(deadline)))??
             } else {
                 stream.ready(interest).await?
             };

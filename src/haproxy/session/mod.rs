@@ -184,6 +184,7 @@ impl Session {
     async fn serve(&mut self, mut connection: Connection) -> Option<()> {
         let mut poll = interval_at(Instant::now() + self.settings.poll, self.settings.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        connection.attend();
         let error = loop {
             tokio::select! {
                 answered = connection.advance() => match answered {

@@ -7,7 +7,7 @@ mod replacing;
 use std::time::Duration;
 
 use super::{
-    Policy,
+    Policy, Removals,
     desired::{DesiredServer, contribution},
     plan::{Memory, ObservedBackend, Obstacle, Plan, Situation, Step, Why, plan},
     predict::{all_quiet, apply, until_settled},
@@ -138,6 +138,7 @@ impl World {
             version: self.version,
             policy: &self.policy,
             now: self.now,
+            removals: Removals::Allowed,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::model::{BackendName, ServerState};
 
 use super::{Output, Reconciler};
 use crate::reconcile::{
+    Guard,
     desired::possible_services,
     facts::{Fact, Found, Overview},
     plan::{self, Hindrance, Kind, ObservedBackend},
@@ -142,6 +143,8 @@ impl Reconciler {
                 .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             backends: self.members.len(),
+            frozen: self.guards.is_frozen(),
+            mass: self.guards.is_mass(),
             ..Overview::default()
         };
         for (name, backend) in &self.backends {
@@ -151,6 +154,13 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            overview.waiting += backend.waiting.len();
+            for guard in Guard::ALL {
+                let servers = backend.guarded(guard);
+                if servers > 0 {
+                    *overview.guarded.entry(guard).or_default() += servers;
+                }
+            }
             let servers = backend
                 .observed
                 .iter()

@@ -8,7 +8,7 @@ use std::{
 
 use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay};
+use super::{Failure, MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
     desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
@@ -75,6 +75,10 @@ impl Reconciler {
     }
 
     /// Takes one backend a step further.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one step, from what was seen to what is sent"
+    )]
     fn step(&mut self, now: Duration, name: &BackendName) {
         let Some(process) = &self.process else {
             return;
@@ -117,7 +121,14 @@ impl Reconciler {
                 .find(claims)
                 .map(|server| server.registration.clone())
         };
-        let (begun, ended) = backend.review_holds(now, &self.policy, &claimed_elsewhere);
+        let (guards, policy) = (&self.guards, &self.policy);
+        let (begun, ended) = backend.review_holds(now, policy, &claimed_elsewhere, &|server| {
+            guards.of(now, server, policy)
+        });
+        backend.memory.awaiting = (backend.memory.departed.values())
+            .filter(|server| guards.awaits_answer(now, server))
+            .map(DesiredServer::identity)
+            .collect();
         for hold in ended {
             let fact = Fact::HoldEnded(name.clone(), hold);
             self.outputs.push_back(Output::Tell(fact));
@@ -126,7 +137,11 @@ impl Reconciler {
             let fact = Fact::Held(name.clone(), hold);
             self.outputs.push_back(Output::Tell(fact));
         }
-        let plan = backend.plan(now, name, version, &self.policy);
+        let removals = self.removals(now);
+        let Some(backend) = self.backends.get_mut(name) else {
+            return;
+        };
+        let plan = backend.plan(now, name, version, &self.policy, removals);
         let stat_missing = plan.wants_stat
             && backend
                 .observed
@@ -141,6 +156,10 @@ impl Reconciler {
         }
         let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
         self.tell_differences(name, &plan, notes);
+        self.note_waiting(name, &plan, removals);
+        if self.mode == Mode::Act {
+            self.ask(now, name, &plan);
+        }
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -169,6 +188,9 @@ impl Reconciler {
         } else {
             backend.settled = false;
             backend.busy = true;
+            if plan.removals > 0 {
+                self.guards.pace.take(now, plan.removals);
+            }
             let lock_step = backend.lock_step(version);
             let requests = backend.send(now, name, &plan);
             for step in plan.steps {
@@ -195,6 +217,7 @@ impl Reconciler {
             version,
             policy: &self.policy,
             now,
+            removals: self.removals(now),
         };
         predict::until_settled(&desired, &situation)
     }
@@ -279,6 +302,46 @@ impl Reconciler {
                 by_event,
             }));
         }
+    }
+
+    /// A batch did not come through: its backend is tried again later, or everything is read again.
+    pub(super) fn failed(&mut self, now: Duration, id: BatchId, failure: &Failure) {
+        let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
+            return;
+        };
+        let Failure::NotUnderstood(problem) = failure else {
+            if let Purpose::Backend(name) = purpose
+                && let Some(backend) = self.backends.get_mut(&name)
+            {
+                backend.disconnect();
+            }
+            return;
+        };
+        let problem = problem.clone();
+        let (backend, again_in) = match purpose {
+            Purpose::Everything => {
+                let delay = self.failures.next_delay(&mut self.random);
+                if let Some(process) = &mut self.process {
+                    process.reading_everything = false;
+                    process.read_everything_at = now + delay;
+                }
+                (None, delay)
+            }
+            Purpose::Backend(name) => {
+                let Some(backend) = self.backends.get_mut(&name) else {
+                    return;
+                };
+                backend.disconnect();
+                let delay = backend.failures.next_delay(&mut self.random);
+                backend.paused_until = Some(now + delay);
+                (Some(name), delay)
+            }
+        };
+        self.outputs.push_back(Output::Tell(Fact::Failed {
+            backend,
+            problem,
+            again_in,
+        }));
     }
 
     pub(super) fn run(&mut self, purpose: Purpose, requests: Vec<Request>, lock_step: bool) {

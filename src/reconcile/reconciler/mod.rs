@@ -5,6 +5,7 @@
 
 mod account;
 mod drive;
+mod guarding;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,8 @@ use std::{
 };
 
 use crate::model::{
-    BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo, Registration, Request, Response,
-    Scope, ServiceKey, SplitMix64,
+    Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
+    Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
 pub use restore::{HeldServer, Remembered};
@@ -30,6 +31,7 @@ use super::{
     backend::Backend,
     desired::{Contribution, contribution},
     facts::Fact,
+    guards::{Guards, Question},
     plan::ObservedBackend,
 };
 
@@ -55,6 +57,10 @@ pub enum Input {
     Changed(ServiceKey, Vec<Registration>),
     /// Nomad is away, and this is what a predecessor knew.
     Restored(Remembered),
+    /// What Nomad says of an allocation.
+    Told(AllocationId, Allocation),
+    /// Whether the operator stops all removals.
+    Freeze(bool),
     /// Another sidecar came into charge of this HAProxy, or is gone.
     Turned(Mode),
     /// Time passed.
@@ -77,6 +83,8 @@ pub enum Output {
     Run(Batch),
     /// Read these services, although no list has them: they may have left servers behind.
     Prove(BTreeSet<ServiceKey>),
+    /// Ask for this allocation.
+    Ask(Question),
     /// Know this.
     Tell(Fact),
 }
@@ -170,6 +178,7 @@ pub struct Reconciler {
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
     restored: Restored,
+    guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
@@ -181,6 +190,7 @@ impl Reconciler {
     #[must_use]
     pub fn new(policy: Policy, mode: Mode, seed: u64) -> Self {
         Self {
+            guards: Guards::new(policy.max_removals_per_second),
             policy,
             mode,
             random: SplitMix64::new(seed),
@@ -213,10 +223,13 @@ impl Reconciler {
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Restored(remembered) => self.restored(now, remembered),
+            Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
+            Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
             Input::Timeout => {}
         }
         self.drive(now);
+        self.guard(now);
     }
 
     /// The next thing that the core wants, until `None`.
@@ -227,8 +240,11 @@ impl Reconciler {
     /// When to send [`Input::Timeout`] if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        let process = self.process.as_ref()?;
-        let mut times: Vec<_> = process.read_again_at.into_iter().collect();
+        let guards = self.guards.next_timeout(&self.policy);
+        let Some(process) = &self.process else {
+            return guards;
+        };
+        let mut times: Vec<_> = process.read_again_at.into_iter().chain(guards).collect();
         if !process.reading_everything {
             times.push(process.read_everything_at);
         }
@@ -266,6 +282,7 @@ impl Reconciler {
             .retain(|service| !services.contains_key(service));
         self.keep_borrowed(now, &mut services);
         let before = self.catalog.take().unwrap_or_default();
+        self.compare(now, &before, &services);
         let names = before.keys().chain(services.keys());
         let changed: BTreeSet<_> = names
             .filter(|name| before.get(name) != services.get(name))
@@ -287,7 +304,8 @@ impl Reconciler {
             return;
         };
         self.restored.borrowed.remove(service);
-        catalog.insert(service.clone(), registrations);
+        let before = catalog.insert(service.clone(), registrations);
+        self.compare_service(now, service, &before.unwrap_or_default());
         self.unproven.remove(&Scope::Service(service.clone()));
         self.unanswered.remove(service);
         self.contribute(now, service, true);
@@ -306,12 +324,13 @@ impl Reconciler {
             .catalog
             .as_ref()
             .and_then(|catalog| catalog.get(service));
-        let new = contribution(
+        let mut new = contribution(
             service,
             registrations.map_or(&[], Vec::as_slice),
             backends,
             &self.policy,
         );
+        self.guards.reject_dead(&mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -387,45 +406,6 @@ impl Reconciler {
         for backend in self.backends.values_mut() {
             backend.disconnect();
         }
-    }
-
-    fn failed(&mut self, now: Duration, id: BatchId, failure: &Failure) {
-        let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
-            return;
-        };
-        let Failure::NotUnderstood(problem) = failure else {
-            if let Purpose::Backend(name) = purpose
-                && let Some(backend) = self.backends.get_mut(&name)
-            {
-                backend.disconnect();
-            }
-            return;
-        };
-        let problem = problem.clone();
-        let (backend, again_in) = match purpose {
-            Purpose::Everything => {
-                let delay = self.failures.next_delay(&mut self.random);
-                if let Some(process) = &mut self.process {
-                    process.reading_everything = false;
-                    process.read_everything_at = now + delay;
-                }
-                (None, delay)
-            }
-            Purpose::Backend(name) => {
-                let Some(backend) = self.backends.get_mut(&name) else {
-                    return;
-                };
-                backend.disconnect();
-                let delay = backend.failures.next_delay(&mut self.random);
-                backend.paused_until = Some(now + delay);
-                (Some(name), delay)
-            }
-        };
-        self.outputs.push_back(Output::Tell(Fact::Failed {
-            backend,
-            problem,
-            again_in,
-        }));
     }
 
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
@@ -526,6 +506,7 @@ impl Reconciler {
                 backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
             }
         }
+        self.doubt(now);
     }
 
     fn backend_answered(

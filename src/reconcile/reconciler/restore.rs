@@ -163,6 +163,8 @@ impl Reconciler {
                 service,
                 since: now,
                 is_awaited: true,
+                guard: None,
+                recalled: false,
                 server,
             };
             backend.memory.holds.insert(hold.server.identity(), hold);

@@ -1,5 +1,6 @@
 //! Named scenarios: one fault each, where the dice of a seed would hide it.
 
+mod guards;
 mod haproxy;
 mod leaving;
 mod nomad;

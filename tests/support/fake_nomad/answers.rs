@@ -6,11 +6,13 @@ use super::{Version, Via};
 /// When every answer was given. A constant: nothing reads it, and recordings can be compared byte by byte.
 const DATE: &str = "Tue, 24 Nov 2026 15:38:05 GMT";
 
-/// A 500 with `$text`, as agents write one (`command/agent/http.go:761-797`).
-macro_rules! server_error {
-    ($length:literal, $text:literal) => {
+/// An error with `$text`, as agents write one (`command/agent/http.go:761-797`).
+macro_rules! error {
+    ($status:literal, $length:literal, $text:literal) => {
         concat!(
-            "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n",
+            "HTTP/1.1 ",
+            $status,
+            "\r\nContent-Type: text/plain; charset=utf-8\r\n",
             "Vary: Accept-Encoding\r\nDate: Tue, 24 Nov 2026 15:38:05 GMT\r\nContent-Length: ",
             $length,
             "\r\n\r\n",
@@ -22,7 +24,7 @@ macro_rules! server_error {
 macro_rules! recorded {
     (
         $(#[$doc:meta] $name:ident = $path:literal;)*
-        by its source: $(#[$read_doc:meta] $read_name:ident = $length:literal $text:literal;)*
+        by its source: $(#[$read_doc:meta] $read_name:ident = $status:literal $length:literal $text:literal;)*
     ) => {
         /// An answer that is always the same.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -32,7 +34,7 @@ macro_rules! recorded {
             fn bytes(self) -> &'static str {
                 match self {
                     $(Self::$name => include_str!(concat!("../../fixtures/", $path)),)*
-                    $(Self::$read_name => server_error!($length, $text),)*
+                    $(Self::$read_name => error!($status, $length, $text),)*
                 }
             }
         }
@@ -88,13 +90,15 @@ recorded! {
     by its source:
 
     /// A client agent that knows no server (v2.0.5 `client/client.go:352`).
-    NoServers = 10 "no servers";
+    NoServers = "500 Internal Server Error" 10 "no servers";
     /// A cluster without a leader, after 5 s (v2.0.5 `nomad/rpc.go:585-661`).
-    NoLeader = 17 "No cluster leader";
+    NoLeader = "500 Internal Server Error" 17 "No cluster leader";
     /// The stream without the right, up to 1.9.5 (v1.9.5 `nomad/event_endpoint.go:82-89`).
-    StreamPermissionDenied = 17 "Permission denied";
+    StreamPermissionDenied = "500 Internal Server Error" 17 "Permission denied";
     /// The stream where the servers publish no events, up to 1.11.1 (v1.11.1 `nomad/event_endpoint.go`).
-    BrokerOff = 26 "EventBroker not configured";
+    BrokerOff = "500 Internal Server Error" 26 "EventBroker not configured";
+    /// No such allocation (v2.0.5 `command/agent/alloc_endpoint.go:122`).
+    NoSuchAllocation = "404 Not Found" 15 "alloc not found";
 }
 
 /// What was recorded for `answer`. The Task API compresses nothing, so it says nothing of encodings.

@@ -85,6 +85,8 @@ pub(crate) enum Which {
     /// The reads of one service.
     Service(String),
     Streams,
+    /// Jobs and allocations.
+    Others,
     /// Connections, as soon as they are accepted.
     Connections,
 }
@@ -218,6 +220,26 @@ impl FakeNomad {
         let key = ("default".to_owned(), id.to_owned());
         self.shared
             .change(|state| drop(state.jobs.insert(key, json.to_owned())));
+    }
+
+    /// What `/v1/allocation/:id` answers in the namespace `default`: as much of it as anybody reads.
+    pub(crate) fn describe_allocation(&self, id: &str, desired: &str, client: &str) {
+        let key = ("default".to_owned(), id.to_owned());
+        let state = if client == "running" {
+            "running"
+        } else {
+            "dead"
+        };
+        let last = if client == "running" {
+            "Started"
+        } else {
+            "Killed"
+        };
+        let json = format!(
+            r#"{{"ClientStatus":"{client}","DesiredStatus":"{desired}","ID":"{id}","Namespace":"default","TaskStates":{{"web":{{"Events":[{{"Type":"Received"}},{{"Type":"Task Setup"}},{{"Type":"{last}"}}],"Failed":false,"State":"{state}"}}}}}}"#
+        );
+        self.shared
+            .change(|state| drop(state.allocations.insert(key, json)));
     }
 
     /// Registers, or changes what has the same ID: a Raft entry and an event, or nothing at all when it is equal.

@@ -108,10 +108,19 @@ impl State {
         Ok(Some(answers::catalog(index, &body, via)))
     }
 
-    /// `GET /v1/job/:id`: no implicit right of an identity lets it read a job (`nomad/job_endpoint.go`, `GetJob`).
+    /// `GET /v1/job/:id` and `GET /v1/allocation/:id`: no implicit right of an identity lets it read them
+    /// (`nomad/job_endpoint.go`, `GetJob`; `nomad/alloc_endpoint.go`, `GetAlloc`).
     fn job(&self, request: &Request, via: Via, bearer: &Bearer) -> Result<Vec<u8>, Recorded> {
-        let id = request.path().strip_prefix("/v1/job/");
         let namespace = request.namespace();
+        if let Some(id) = request.path().strip_prefix("/v1/allocation/") {
+            if !bearer.rules_read(&namespace) {
+                return Err(Recorded::PermissionDenied);
+            }
+            let allocation = self.allocations.get(&(namespace, id.to_owned()));
+            let allocation = allocation.ok_or(Recorded::NoSuchAllocation)?;
+            return Ok(answers::catalog(self.catalog.index(), allocation, via));
+        }
+        let id = request.path().strip_prefix("/v1/job/");
         match id {
             None => Err(Recorded::NotFound),
             Some(_) if !bearer.rules_read(&namespace) => Err(Recorded::PermissionDenied),

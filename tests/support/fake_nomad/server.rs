@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) acl: Acl,
     /// By namespace and ID, as Nomad writes them.
     pub(crate) jobs: BTreeMap<(String, String), String>,
+    /// The same of allocations.
+    pub(crate) allocations: BTreeMap<(String, String), String>,
     /// The latest that fits decides.
     pub(crate) modes: Vec<(Which, Mode)>,
     pub(crate) shuffle: Shuffle,
@@ -106,6 +108,7 @@ impl Shared {
                 catalog: Catalog::new(),
                 acl: Acl::default(),
                 jobs: BTreeMap::new(),
+                allocations: BTreeMap::new(),
                 modes: Vec::new(),
                 shuffle: Shuffle(0x9e37_79b9_7f4a_7c15),
                 restarting: false,
@@ -233,6 +236,7 @@ impl State {
             Which::Lists => request.kind() == Kind::List,
             Which::Reads => request.kind() == Kind::Read,
             Which::Streams => request.kind() == Kind::Stream,
+            Which::Others => request.kind() == Kind::Other,
             Which::Service(name) => request.service().as_ref() == Some(name),
             Which::Connections => false,
         };

@@ -1,14 +1,15 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
+mod account;
 mod charge;
+mod guards;
 mod holds;
-mod overview;
 mod restored;
 
 use super::*;
 use crate::{
     model::{Command, Outcome, ServerRow, ServerState, Version},
-    reconcile::{desired::Reason, predict},
+    reconcile::{desired::Reason, facts::Overview, predict},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ struct World {
     facts: Vec<Fact>,
     sent: Vec<Request>,
     proven: BTreeSet<ServiceKey>,
+    asked: Vec<Question>,
     refuse: Option<Outcome>,
     /// New servers stay down.
     checks_fail: bool,
@@ -53,6 +55,7 @@ impl World {
             facts,
             sent,
             proven: BTreeSet::new(),
+            asked: Vec::new(),
             refuse: None,
             checks_fail: false,
         }
@@ -78,6 +81,7 @@ impl World {
             match output {
                 Output::Tell(fact) => self.facts.push(fact),
                 Output::Prove(services) => self.proven.extend(services),
+                Output::Ask(question) => self.asked.push(question),
                 Output::Run(batch) => {
                     let answers = batch
                         .requests

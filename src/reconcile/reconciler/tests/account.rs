@@ -1,7 +1,6 @@
-//! Where things stand, in numbers.
+//! What the machine says of itself, in numbers.
 
 use super::*;
-use crate::reconcile::{Overview, Owned};
 
 #[test]
 fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
@@ -19,9 +18,9 @@ fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
         services: 1,
         wanted: 1,
         rejected: 1,
-        owned: Owned {
+        owned: crate::reconcile::Owned {
             in_rotation: 1,
-            ..Owned::default()
+            ..crate::reconcile::Owned::default()
         },
         ..Overview::default()
     };
