@@ -70,8 +70,11 @@ fn the_table_of_metrics_is_what_is_exposed() {
         backend: BackendName::new("web").unwrap(),
         server: ServerName::new("nomad1").unwrap(),
     };
-    metrics.command_answered(&model::Command::Ready(server), &Outcome::Done);
+    let command = model::Command::Ready(server);
+    metrics.command_answered(&command, &Outcome::Done);
     metrics.hold_ended("replaced");
+    metrics.operators().servers_by_hand(0, 0, 0);
+    metrics.operators().observed(&command);
     metrics.guards().servers_guarded("mass", 0);
     metrics.guards().second_opinion(&model::Allocation::Unknown);
     metrics.panicked("core");

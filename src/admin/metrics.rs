@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{GuardMetrics, NomadMetrics, Status, process_metrics::ProcessMetrics};
+use super::{GuardMetrics, NomadMetrics, OperatorMetrics, Status, process_metrics::ProcessMetrics};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -41,6 +41,7 @@ pub struct Metrics {
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
     leaving: Leaving,
+    operators: OperatorMetrics,
     guards: GuardMetrics,
     process: ProcessMetrics,
     nomad: NomadMetrics,
@@ -209,6 +210,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             leaving: Leaving::new(to),
+            operators: OperatorMetrics::new(to),
             guards: GuardMetrics::new(to),
             process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
@@ -235,6 +237,12 @@ impl Metrics {
     #[must_use]
     pub const fn nomad(&self) -> &NomadMetrics {
         &self.nomad
+    }
+
+    /// Those about operators.
+    #[must_use]
+    pub const fn operators(&self) -> &OperatorMetrics {
+        &self.operators
     }
 
     /// A full pass ended with everything applied.
@@ -343,19 +351,7 @@ impl Metrics {
     }
 
     fn count_command(&self, command: &Command, outcome: &'static str) {
-        let kind = match command {
-            Command::SetAddress(..) => "set_address",
-            Command::Ready(_) => "ready",
-            Command::Drain(_) => "drain",
-            Command::Maintenance(_) => "maintenance",
-            Command::HealthDown(_) => "health_down",
-            Command::EnableHealth(_) => "enable_health",
-            Command::SetWeight(..) => "set_weight",
-            Command::SetMaxconn(..) => "set_maxconn",
-            Command::AddServer(..) => "add_server",
-            Command::DeleteServer(_) => "delete_server",
-            Command::ShutdownSessions(_) => "shutdown_sessions",
-        };
+        let kind = kind(command);
         self.commands
             .get_or_create(&ByOutcome { kind, outcome })
             .inc();
@@ -430,6 +426,23 @@ fn register_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str
     metric
 }
 
+/// The label that metrics have for a command.
+pub(super) fn kind(command: &Command) -> &'static str {
+    match command {
+        Command::SetAddress(..) => "set_address",
+        Command::Ready(_) => "ready",
+        Command::Drain(_) => "drain",
+        Command::Maintenance(_) => "maintenance",
+        Command::HealthDown(_) => "health_down",
+        Command::EnableHealth(_) => "enable_health",
+        Command::SetWeight(..) => "set_weight",
+        Command::SetMaxconn(..) => "set_maxconn",
+        Command::AddServer(..) => "add_server",
+        Command::DeleteServer(_) => "delete_server",
+        Command::ShutdownSessions(_) => "shutdown_sessions",
+    }
+}
+
 pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -473,6 +486,8 @@ mod tests {
                 "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
                 "mass_deregistrations_total 0",
+                "observed_backends_pending 0",
+                "observed_commands_pending 0",
                 "ready 0",
                 "registrations_rejected 0",
                 "removals_frozen 0",
@@ -494,6 +509,9 @@ mod tests {
             server: ServerName::new("nomad1").unwrap(),
         };
         let command = Command::Ready(server);
+        metrics.operators().servers_by_hand(1, 2, 0);
+        metrics.operators().observed(&command);
+        metrics.operators().pending(1, 6);
         metrics.synced();
         metrics.sync_failed(SyncFailure::Backend);
         metrics.first_sync(Duration::from_millis(1500), 100);
@@ -539,6 +557,11 @@ mod tests {
             "backends_blocked 3",
             "registrations_rejected 4",
             "servers_held 2",
+            "servers_by_hand{what=\"drain\"} 2",
+            "servers_by_hand{what=\"weight\"} 0",
+            "observed_commands_total{kind=\"ready\"} 1",
+            "observed_backends_pending 1",
+            "observed_commands_pending 6",
             "holds_total{end=\"replaced\"} 1",
             "servers_owned{state=\"in_rotation\"} 5",
             "servers_owned{state=\"draining\"} 1",

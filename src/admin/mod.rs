@@ -7,6 +7,7 @@ mod guard_metrics;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
+mod operator_metrics;
 mod process_metrics;
 mod status;
 
@@ -39,6 +40,7 @@ pub use guard_metrics::GuardMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
+pub use operator_metrics::OperatorMetrics;
 pub use status::{Failure, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.

@@ -60,6 +60,8 @@ pub struct Config {
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
     pub drain_timeout: Duration,
+    /// What becomes of HAProxy's servers when the program is told to stop.
+    pub on_stop: OnStop,
     /// How many servers that are UP may be taken out of rotation in a second.
     pub max_removals_per_second: NonZeroU32,
     /// Stop all removals.
@@ -71,6 +73,15 @@ pub struct Config {
     /// The log.
     pub log: Log,
     sources: Sources,
+}
+
+/// What becomes of HAProxy's servers when the program is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// They go on serving.
+    Leave,
+    /// They are drained first.
+    Drain,
 }
 
 /// How the log is written.
@@ -192,6 +203,10 @@ impl Config {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_DRAIN,
             },
+            on_stop: match find!(layers, on_stop) {
+                Some(found) => found.parse(value::on_stop)?,
+                None => OnStop::Leave,
+            },
             max_removals_per_second: match find!(layers, max_removals_per_second) {
                 Some(found) => found.parse(value::removals)?,
                 None => MAX_REMOVALS_PER_SECOND,
@@ -304,6 +319,7 @@ mod tests {
         assert_eq!(config.own_namespace, "default");
         assert_eq!(config.slot_prefix, "nomad");
         assert_eq!(config.drain_timeout, Duration::from_secs(10));
+        assert_eq!(config.on_stop, OnStop::Leave);
         assert_eq!(config.admin_listen, "127.0.0.1:9417".parse().ok());
         assert_eq!(config.log.format, LogFormat::Plain);
         assert_eq!(config.log.filter.to_string(), "info");

@@ -140,6 +140,11 @@ pub struct Options {
     )]
     pub(super) drain_timeout: Option<Given>,
 
+    /// At SIGTERM, leave the servers serving, or drain them first, for a HAProxy that is about to be stopped too: leave or
+    /// drain [default: leave]
+    #[arg(long, global = true, env = "SIDECAR_ON_STOP", value_name = "WHAT")]
+    pub(super) on_stop: Option<Given>,
+
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together
     /// [default: 20]
     #[arg(

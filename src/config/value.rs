@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroU32, time::Duratio
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Error, LogFormat, options::Found};
+use super::{Error, LogFormat, OnStop, options::Found};
 use crate::{
     model::ServerName,
     nomad::settings::{Endpoints, InvalidAddress},
@@ -54,6 +54,14 @@ pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_| {
         format!("{text:?} is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, or off")
     })
+}
+
+pub(super) fn on_stop(text: &str) -> Result<OnStop, String> {
+    match text {
+        "leave" => Ok(OnStop::Leave),
+        "drain" => Ok(OnStop::Drain),
+        _ => Err(format!("{text:?} is neither leave nor drain")),
+    }
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -35,7 +35,7 @@ pub use plan::{PlanVerdict, plan};
 
 use crate::{
     admin::{self, Metrics, Status},
-    config::Config,
+    config::{Config, OnStop},
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
@@ -66,7 +66,7 @@ pub enum Error {
     Output(#[from] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT. HAProxy is left as it is.
+/// Serves until SIGTERM or SIGINT. HAProxy is left as it is, or drained first.
 ///
 /// # Errors
 ///
@@ -92,6 +92,8 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         }));
     }
     let id = seed();
+    let (stop, stopping) = watch::channel(false);
+    let drained = Arc::new(Notify::new());
     loop {
         let mut parts = JoinSet::new();
         let resync = Arc::new(Notify::new());
@@ -107,6 +109,10 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
             let config = config.clone();
             let (traffic, metrics) = (Arc::clone(&traffic), Arc::clone(&metrics));
             let (status, resync) = (status.clone(), Arc::clone(&resync));
+            let stop = Stop {
+                told: stopping.clone(),
+                drained: Arc::clone(&drained),
+            };
             move || {
                 let nomad = Arc::new(nomad_settings(&config));
                 let route = Route::new(nomad, Arc::clone(&traffic));
@@ -118,16 +124,44 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
                 );
                 let (standing, resync) = (standing.clone(), Arc::clone(&resync));
                 let metrics = Arc::clone(&metrics);
-                core(config.clone(), route, report, standing, resync, metrics)
+                core(
+                    config.clone(),
+                    route,
+                    report,
+                    standing,
+                    resync,
+                    stop.clone(),
+                    metrics,
+                )
             }
         };
         parts.spawn(failures.clone().keep(Part::Core, start));
         loop {
-            if signals.next().await != Some(SIGHUP) {
-                info!("stopping; HAProxy goes on serving as it is");
+            let signal = tokio::select! {
+                signal = signals.next() => signal,
+                () = drained.notified() => None,
+            };
+            if signal != Some(SIGHUP) {
+                let drains = config.on_stop == OnStop::Drain && !*stop.borrow();
+                if drains && signal.is_some() {
+                    info!(
+                        at_most = ?config.drain_timeout,
+                        "draining every server of ours before stopping; a second signal stops at once"
+                    );
+                    stop.send_replace(true);
+                    continue;
+                }
+                if *stop.borrow() {
+                    info!("stopping");
+                } else {
+                    info!("stopping; HAProxy goes on serving as it is");
+                }
                 parts.shutdown().await;
                 charge::leave(&config.haproxy.socket, id);
                 return Ok(());
+            }
+            if *stop.borrow() {
+                continue;
             }
             if let Some(new) = reread(&config) {
                 config = new;
@@ -163,6 +197,22 @@ fn reread(config: &Config) -> Option<Config> {
     }
 }
 
+/// The order to drain everything, and the answer to it.
+#[derive(Clone)]
+struct Stop {
+    told: watch::Receiver<bool>,
+    drained: Arc<Notify>,
+}
+
+impl Stop {
+    /// Waits for the order. Cancel-safe.
+    async fn told(&mut self) {
+        if self.told.wait_for(|told| *told).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 /// The core with its two sessions. Ends by being dropped, or by the panic of a part.
 async fn core(
     config: Config,
@@ -170,6 +220,7 @@ async fn core(
     report: Report,
     standing: Option<watch::Receiver<Option<Standing>>>,
     resync: Arc<Notify>,
+    mut stop: Stop,
     metrics: Arc<Metrics>,
 ) {
     let mut parts = JoinSet::new();
@@ -220,6 +271,7 @@ async fn core(
         last: None,
     };
     let mut ticks = interval(Duration::from_secs(1));
+    let mut stopping = false;
     loop {
         let wake = shell.core.next_timeout().map(|at| (started + at).into());
         tokio::select! {
@@ -235,12 +287,24 @@ async fn core(
             Some(event) = from_haproxy.recv() => shell.haproxy(event).await,
             Some(event) = from_catalog.recv() => shell.catalog(event).await,
             () = resync.notified() => shell.ask(catalog::Control::Resync).await,
+            () = stop.told(), if !stopping => {
+                stopping = true;
+                shell.input(Input::Drain).await;
+            }
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
             Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
                 shell.report.tick(&shell.core.overview());
             }
+        }
+        if stopping
+            && shell
+                .core
+                .has_drained(now().saturating_duration_since(started))
+        {
+            stop.drained.notify_one();
+            return std::future::pending().await;
         }
     }
 }

@@ -63,7 +63,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                 "HAProxy {}: {} servers are the sidecar's, {} are not and stay as they are; {} services are wanted",
                 found.process.version_text, found.owned, found.foreign, found.services
             )?,
-            Fact::WouldSend(backend, steps) => {
+            Fact::WouldSend { backend, steps, .. } => {
                 write_backend(backend, steps, out)?;
                 commands += steps.len();
                 backends += 1;
@@ -73,6 +73,14 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     out,
                     "blocked in {backend}: {}: {}",
                     hindrance.registration, hindrance.obstacle
+                )?;
+            }
+            Fact::ByHand(backend, left) => {
+                writeln!(
+                    out,
+                    "by hand in {backend}: {}: {}",
+                    left.registration,
+                    left.describe(backend)
                 )?;
             }
             Fact::Held(backend, hold) if hold.guard == Some(Guard::Frozen) => {
@@ -110,6 +118,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::Noticed(..)
             | Fact::Failed { .. }
             | Fact::Unhindered(..)
+            | Fact::NoLongerByHand(..)
             | Fact::HoldEnded(..)
             | Fact::MassBegan(_)
             | Fact::MassEnded { .. }

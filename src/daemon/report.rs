@@ -17,13 +17,16 @@ use crate::{
         command::print,
         session::{ConnectError, SessionError},
     },
-    model::{BackendName, Capability, ProcessInfo, Request, Response},
+    model::{BackendName, Capability, Command, ProcessInfo, Request, Response},
     nomad::{
         route::Route,
         traffic::{Kind, Outcome},
         watch::Event,
     },
-    reconcile::{Extent, Fact, Guard, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
+    reconcile::{
+        Extent, Fact, Guard, HoldBegun, HoldEnded, Overview, Owned,
+        plan::{Step, Why},
+    },
 };
 
 use super::{
@@ -309,12 +312,11 @@ impl Report {
             Fact::Sent(step) => {
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
-            Fact::WouldSend(backend, steps) => {
-                info!(%backend, commands = steps.len(), "observing only: this would have been sent");
-                for step in steps {
-                    info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
-                }
-            }
+            Fact::WouldSend {
+                backend,
+                steps,
+                new,
+            } => self.would_send(&backend, steps, &new),
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,
@@ -331,6 +333,12 @@ impl Report {
             }
             Fact::Unhindered(backend, hindrance) => {
                 info!(%backend, registration = &*hindrance.registration, "no longer blocked: {}", hindrance.obstacle);
+            }
+            Fact::ByHand(backend, left) => {
+                warn!(%backend, registration = &*left.registration, "by hand: {}", left.describe(&backend));
+            }
+            Fact::NoLongerByHand(backend, left) => {
+                info!(%backend, registration = &*left.registration, "no longer by hand: {}", left.server);
             }
             Fact::Held(backend, hold) => held(&backend, &hold),
             Fact::HoldEnded(backend, hold) => self.hold_ended(&backend, &hold),
@@ -391,6 +399,16 @@ impl Report {
                 info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
             }
             Fact::SyncFailed { missing, wanted } => self.sync_failed(missing, wanted),
+        }
+    }
+
+    fn would_send(&self, backend: &BackendName, steps: Vec<Step>, new: &[Command]) {
+        for command in new {
+            self.metrics.operators().observed(command);
+        }
+        info!(%backend, commands = steps.len(), "observing only: this would have been sent");
+        for step in steps {
+            info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
         }
     }
 
@@ -459,6 +477,10 @@ impl Report {
             guards.servers_guarded(guard.as_str(), kept(overview, guard));
         }
         self.metrics.servers_owned(overview.owned.into());
+        let (by_hand, would) = (overview.by_hand, overview.would);
+        let operators = self.metrics.operators();
+        operators.servers_by_hand(by_hand.maintenance, by_hand.drain, by_hand.weight);
+        operators.pending(would.backends, would.commands);
         let mut missing = Vec::new();
         if let Err(reason) = &self.haproxy {
             missing.push(Missing::Haproxy {

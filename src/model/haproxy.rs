@@ -232,6 +232,8 @@ pub struct StatRow {
     pub total_sessions: u64,
     /// `slim`: `maxconn`; `None` when there is none.
     pub maxconn: Option<u64>,
+    /// `check_rise`: passed checks in a row until it is UP; `None` without a check.
+    pub rise: Option<i64>,
 }
 
 impl StatRow {

@@ -14,6 +14,7 @@ use crate::model::{
 use super::{
     Guard, Policy, Removals,
     desired::{DesiredServer, Rejection},
+    hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
     slots,
@@ -75,6 +76,8 @@ pub(super) struct Backend {
     pub(super) changing_since: Option<Duration>,
     /// What is in the way.
     pub(super) hindrances: BTreeSet<Hindrance>,
+    /// What an operator did by hand.
+    pub(super) by_hand: BTreeSet<ByHand>,
     /// Tags without effect, and registrations that share an address.
     pub(super) notes: BTreeSet<Rejection>,
     /// Failed batches.
@@ -110,6 +113,7 @@ impl Backend {
             by_event: false,
             changing_since: None,
             hindrances: BTreeSet::new(),
+            by_hand: BTreeSet::new(),
             notes: BTreeSet::new(),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
@@ -130,6 +134,9 @@ impl Backend {
                 .put_back
                 .extend(put_back.map(|server| (server.registration.clone(), server.address)));
         }
+        // Of slots HAProxy may have kept the weights.
+        memory.weights = std::mem::take(&mut self.memory.weights);
+        memory.weights.retain(|_, weight| weight.is_by_hand);
         // A second restart before everything was put back must not forget the first.
         memory.put_back.append(&mut self.memory.put_back);
         memory.departed = std::mem::take(&mut self.memory.departed);
@@ -217,6 +224,7 @@ impl Backend {
         let present: BTreeSet<_> = self.desired.iter().map(DesiredServer::identity).collect();
         for server in former {
             let identity = server.identity();
+            self.settle_weight(&server);
             if !present.contains(&identity) {
                 self.memory.departed.insert(identity, server);
             }
@@ -225,6 +233,24 @@ impl Backend {
             .departed
             .retain(|identity, _| !present.contains(identity));
         self.doubles = doubles;
+    }
+
+    /// What had the weight that its tags asked for until now has it from the sidecar, whatever they ask for next.
+    fn settle_weight(&mut self, former: &DesiredServer) {
+        let Some(observed) = &self.observed else {
+            return;
+        };
+        let is_unsure = |weight: &Weight| weight.is_by_hand;
+        if former.weight.is_none() || !self.memory.weights.values().any(is_unsure) {
+            return;
+        }
+        let its = observed.servers.iter().find(|state| {
+            state.address() == Some(former.address) && Some(state.weight) == former.weight
+        });
+        let name = its.and_then(|state| state.name.as_ref());
+        if let Some(weight) = name.and_then(|name| self.memory.weights.get_mut(name)) {
+            weight.settle(former.weight.unwrap_or_default());
+        }
     }
 
     /// Begins and ends holds.
@@ -326,6 +352,11 @@ impl Backend {
         if !self.memory.holds.is_empty() {
             plan.look_within(plan::ADMISSION_POLL);
         }
+        self.planned(plan)
+    }
+
+    /// Takes in what was planned on the last observation.
+    pub(super) fn planned(&mut self, mut plan: Plan) -> Plan {
         plan.steps.truncate(boundary(&plan.steps));
         self.wants_stat = plan.wants_stat;
         self.fresh = false;
@@ -349,17 +380,7 @@ impl Backend {
         self.changing_since.get_or_insert(now);
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
         for step in &plan.steps {
-            if let Command::SetAddress(server, address) = &step.command {
-                // What was seen of it was its former owner.
-                self.memory.tenants.remove(&server.server);
-                self.memory.seen_ready.remove(&server.server);
-                self.memory
-                    .sent
-                    .insert(server.server.clone(), (*address, now));
-            }
-            if let Command::ShutdownSessions(_) = &step.command {
-                self.memory.closed_at = Some(now);
-            }
+            self.memory.send(now, &step.command);
         }
         let mut requests: Vec<_> = plan
             .steps

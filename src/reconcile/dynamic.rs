@@ -9,6 +9,7 @@ use crate::model::{
 
 use super::{
     desired::DesiredServer,
+    hands::{Unread, hand},
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
         is_owned, watch_admissions,
@@ -60,6 +61,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             {
                 plan.hinder(server.registration.clone(), Obstacle::DisabledBackend);
             }
+            None if keep_elder(server, &owned, &wanted, situation, plan) => {}
             None if !replacements.allow(server) => {}
             None => add(server, situation, plan),
             // The name holds the address: whoever changed it, what is there is another server.
@@ -70,12 +72,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         }
     }
     // Where an operator holds the successor, nothing comes, and nothing else shall serve at that address.
-    let is_held = |server: &DesiredServer| {
-        plan.hindrances.iter().any(|hindrance| {
-            hindrance.registration == server.registration
-                && hindrance.held_by_an_operator().is_some()
-        })
-    };
+    let is_held = |server: &DesiredServer| plan.is_out_by_hand(&server.name);
     let on_the_way: BTreeSet<_> = wanted
         .iter()
         .filter(|(name, _)| !owned.get(*name).is_some_and(|state| state.in_rotation()))
@@ -85,7 +82,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     watch_admissions(!on_the_way.is_empty(), situation, plan);
     replacements.report(situation, plan);
     for (name, state) in owned {
-        if wanted.contains_key(name) {
+        if wanted.contains_key(name) || plan.stays_by_hand(name) {
             continue;
         }
         // The same instance under another name, because a tag changed: it serves until its successor does.
@@ -100,6 +97,40 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
             removal::plan(state, situation, plan);
         }
     }
+}
+
+/// Whether a server that is not there has an elder, of the same instance with other tags, that an operator has changed by
+/// hand. Then it does not come in behind his back: the elder stays as it is.
+fn keep_elder(
+    server: &DesiredServer,
+    owned: &BTreeMap<&ServerName, &ServerState>,
+    wanted: &BTreeMap<&ServerName, &DesiredServer>,
+    situation: &Situation<'_>,
+    plan: &mut Plan,
+) -> bool {
+    let is_elder = |(name, state): &(&&ServerName, &&ServerState)| {
+        state.address() == Some(server.address)
+            && is_same_allocation(name, &server.name)
+            && !wanted.contains_key(**name)
+    };
+    // Names of one allocation are next to each other.
+    let elders = owned.iter().filter(is_elder);
+    for (name, state) in elders {
+        let departed = situation
+            .memory
+            .departed_of(server.address, name, Kind::Dynamic);
+        let tags = departed.unwrap_or(server);
+        let asked = tags.weight.unwrap_or(DEFAULT_WEIGHT);
+        match hand(name, state, asked, situation, plan) {
+            Ok(None) => {}
+            Ok(Some(hand)) => {
+                plan.leave(server, name, hand, true);
+                return true;
+            }
+            Err(Unread) => return true,
+        }
+    }
+    false
 }
 
 /// Instances whose tags have changed, and with them the name of their server: only some are replaced at a time.
@@ -266,45 +297,26 @@ fn keep(server: &DesiredServer, state: &ServerState, situation: &Situation<'_>, 
         down: state.check.is_configured(),
         weight: new_weight,
     };
-
-    if state.admin.in_maintenance() {
-        // We set weight 0 before we put a server into maintenance; an operator does not.
-        let leaving = state.weight == 0 && weight != 0;
-        let by_operator = if leaving {
-            false
-        } else if state.check.is_configured() {
-            state.check.is_enabled()
-        } else if situation.memory.seen_ready.contains(&server.name) {
-            true
-        } else if let Some(stat) = situation.observed.stat_of(&server.name) {
-            // Without a check nothing else tells one that was just added from one that served.
-            stat.total_sessions > 0
-        } else {
-            plan.wants_stat = true;
+    let Ok(hand) = hand(&server.name, state, weight, situation, plan) else {
+        return;
+    };
+    if let Some(hand) = hand {
+        plan.leave(server, &server.name, hand, false);
+        if !state.admin.is_ready() {
             return;
-        };
-        if by_operator {
-            plan.hinder(
-                server.registration.clone(),
-                Obstacle::OperatorMaintenance(server.name.clone()),
-            );
-        } else {
-            admit(&target, &admission, Why::Resumed, plan);
         }
-    } else if state.admin.in_drain() {
-        let passed = state.check_health > i32::from(rise(server.fixed.rise));
-        if enable_check || (state.check.is_configured() && state.is_up() && !passed) {
-            admit(&target, &admission, Why::Resumed, plan);
-        } else {
-            if let Some(weight) = new_weight {
-                plan.step(Command::SetWeight(target.clone(), weight), Why::Returned);
-            }
-            plan.step(Command::Ready(target), Why::Returned);
-        }
-    } else if enable_check {
+    }
+    let passed = state.check_health > i32::from(rise(server.fixed.rise));
+    let is_unchecked = state.check.is_configured() && state.is_up() && !passed;
+    if enable_check || state.admin.in_maintenance() || (state.admin.in_drain() && is_unchecked) {
         admit(&target, &admission, Why::Resumed, plan);
-    } else {
+    } else if state.admin.in_drain() {
+        plan.step(Command::Ready(target.clone()), Why::Returned);
         if let Some(weight) = new_weight {
+            plan.step(Command::SetWeight(target, weight), Why::Returned);
+        }
+    } else {
+        if let Some(weight) = new_weight.filter(|_| hand.is_none()) {
             plan.step(Command::SetWeight(target.clone(), weight), Why::Weight);
         }
         keep_maxconn(server, target, situation, plan);

@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Allocation, BackendName, ProcessInfo, ServerName, ServiceKey};
+use crate::model::{Allocation, BackendName, Command, ProcessInfo, ServerName, ServiceKey};
 
 use super::{
     desired::Rejection,
     guards::{Extent, Guard, Removals},
+    hands::{ByHand, HandsCount},
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
 };
@@ -40,7 +41,14 @@ pub enum Fact {
     /// A command that is being sent.
     Sent(Step),
     /// In observing mode: what would have been sent.
-    WouldSend(BackendName, Vec<Step>),
+    WouldSend {
+        /// The backend.
+        backend: BackendName,
+        /// All of it.
+        steps: Vec<Step>,
+        /// What of it was not told before.
+        new: Vec<Command>,
+    },
     /// HAProxy did something and had a remark.
     Noticed(BackendName, String),
     /// A batch did not come through; the backend is tried again after the delay.
@@ -56,6 +64,10 @@ pub enum Fact {
     Hindered(BackendName, Hindrance),
     /// It no longer is.
     Unhindered(BackendName, Hindrance),
+    /// An operator has changed a server that is the sidecar's: it stays so.
+    ByHand(BackendName, ByHand),
+    /// He has undone that, or the registration is gone.
+    NoLongerByHand(BackendName, ByHand),
     /// A server stays in rotation although its registration is gone.
     Held(BackendName, HoldBegun),
     /// It no longer does for that reason.
@@ -183,6 +195,19 @@ pub struct Overview {
     pub mass: bool,
     /// Servers of followed backends that are the sidecar's.
     pub owned: Owned,
+    /// Those of them that stay as an operator left them.
+    pub by_hand: HandsCount,
+    /// In observing mode: what would be sent now.
+    pub would: Would,
+}
+
+/// What is not sent, because the sidecar only observes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Would {
+    /// Backends that would be changed.
+    pub backends: usize,
+    /// By so many commands.
+    pub commands: usize,
 }
 
 /// The sidecar's servers, by what they are doing.

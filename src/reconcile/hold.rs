@@ -231,7 +231,8 @@ impl Review<'_> {
             {
                 continue;
             }
-            if state.weight == 0 || memory.holds.contains_key(&identity) {
+            let is_without_weight = state.weight == 0 && !is_to_be_recalled;
+            if is_without_weight || memory.holds.contains_key(&identity) {
                 continue;
             }
             let hold = Hold {
@@ -357,7 +358,9 @@ fn derived(state: &ServerState, name: &ServerName, address: Address) -> DesiredS
         service: ServiceKey::new("", ""),
         address,
         name: name.clone(),
-        weight: (state.weight != state.initial_weight).then_some(state.weight),
+        // In drain it is 0.
+        weight: (state.weight != state.initial_weight && !state.admin.in_drain())
+            .then_some(state.weight),
         maxconn: None,
         canary: false,
         fixed: FixedTags {

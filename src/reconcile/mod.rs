@@ -9,6 +9,7 @@ pub mod desired;
 mod dynamic;
 mod facts;
 mod guards;
+mod hands;
 mod hold;
 pub mod plan;
 #[cfg(test)]
@@ -22,8 +23,9 @@ pub mod tags;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned};
+pub use facts::{Fact, Found, Overview, Owned, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
+pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
 

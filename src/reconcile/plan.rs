@@ -20,6 +20,7 @@ use super::{
     Policy, Removals,
     desired::{DesiredServer, Identity, Reason, Rejection},
     dynamic,
+    hands::{ByHand, Hand, Weight},
     hold::Hold,
     removal::PLACEHOLDER,
     server_name::{is_dynamic_name, is_same_allocation},
@@ -94,8 +95,12 @@ pub struct Memory {
     pub drains: BTreeMap<ServerName, Duration>,
     /// Addresses that were sent to slots and not read back yet, and when.
     pub sent: BTreeMap<ServerName, (Address, Duration)>,
-    /// Servers that were seen ready: if one is in maintenance later, somebody did that.
+    /// Servers that were seen ready, at the address that they have.
     pub seen_ready: BTreeSet<ServerName>,
+    /// Those that were sent out of rotation since: otherwise somebody else did that.
+    pub taken_out: BTreeSet<ServerName>,
+    /// Whose the weights of servers are.
+    pub weights: BTreeMap<ServerName, Weight>,
     /// Registrations that were in rotation, with their address, when the former HAProxy process was lost.
     pub put_back: BTreeSet<(Arc<str>, Address)>,
     /// Servers left alone until then, and HAProxy's words for why; none when that is ordinary.
@@ -137,13 +142,18 @@ impl Memory {
                 && server.address() != Some(PLACEHOLDER);
             if server.admin.in_drain() || is_leaving {
                 drains.insert(name.clone(), self.drains.get(name).copied().unwrap_or(now));
-            } else if server.in_rotation() {
+            }
+            if server.address() == Some(PLACEHOLDER) {
+                // A freed slot: what was seen of it was its former owner.
+                self.forget(name);
+            } else if server.admin.is_ready() {
                 if !self.seen_ready.contains(name) {
                     self.seen_ready.insert(name.clone());
                 }
-            } else if server.address() == Some(PLACEHOLDER) {
-                // A freed slot: what was seen of it was its former owner.
-                self.seen_ready.remove(name);
+                self.taken_out.remove(name);
+            }
+            if !server.admin.in_maintenance() {
+                Weight::see(&mut self.weights, name, server);
             }
             if self
                 .sent
@@ -160,6 +170,8 @@ impl Memory {
             .filter_map(|server| server.name.as_ref())
             .collect();
         self.seen_ready.retain(|name| present.contains(name));
+        self.taken_out.retain(|name| present.contains(name));
+        self.weights.retain(|name, _| present.contains(name));
         // Nobody waits for a slot to be freed, so one that does not take is sent again with the next plan.
         let is_lost = |(address, at): &(Address, Duration)| {
             *address == PLACEHOLDER && now.saturating_sub(*at) > LOST
@@ -174,6 +186,41 @@ impl Memory {
             self.departed
                 .retain(|(address, name), _| present.contains(name) || addresses.contains(address));
         }
+    }
+
+    /// Remembers what is being sent.
+    pub(super) fn send(&mut self, now: Duration, command: &Command) {
+        let name = &command.server().server;
+        match command {
+            Command::SetAddress(_, address) => {
+                // What was seen of it was its former owner.
+                self.tenants.remove(name);
+                self.forget(name);
+                self.sent.insert(name.clone(), (*address, now));
+            }
+            Command::Drain(_) | Command::Maintenance(_) => {
+                self.taken_out.insert(name.clone());
+            }
+            Command::SetWeight(_, weight) => Weight::send(&mut self.weights, name, *weight),
+            Command::ShutdownSessions(_) => self.closed_at = Some(now),
+            Command::Ready(_)
+            | Command::HealthDown(_)
+            | Command::EnableHealth(_)
+            | Command::SetMaxconn(..)
+            | Command::AddServer(..)
+            | Command::DeleteServer(_) => {}
+        }
+        if let Command::Maintenance(_) = command {
+            // On its way in again it can be in drain without a passed check.
+            self.seen_ready.remove(name);
+        }
+    }
+
+    /// Forgets what was seen of a server, because it will be another's.
+    pub(super) fn forget(&mut self, name: &ServerName) {
+        self.seen_ready.remove(name);
+        self.taken_out.remove(name);
+        self.weights.remove(name);
     }
 
     /// What the registration asked for that a server of this kind of backend was brought in for, if it is gone.
@@ -226,6 +273,8 @@ pub enum Why {
     Weight,
     /// The limit of connections is another.
     Maxconn,
+    /// The sidecar was told to drain everything and to stop.
+    Stopping,
 }
 
 impl fmt::Display for Why {
@@ -242,6 +291,7 @@ impl fmt::Display for Why {
             Self::SlotNeeded => "its slot is needed, and no other is free",
             Self::Weight => "its weight changed",
             Self::Maxconn => "its maxconn changed",
+            Self::Stopping => "the sidecar stops, and drains first",
         })
     }
 }
@@ -267,8 +317,6 @@ pub struct Hindrance {
 /// What is in the way of a registration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
-    /// Somebody put its server into maintenance: it stays there.
-    OperatorMaintenance(ServerName),
     /// Every slot of the template is taken.
     NoFreeSlot,
     /// So many slots are free but for sessions of those who had them.
@@ -283,30 +331,9 @@ pub enum Obstacle {
     Refused(ServerName, String),
 }
 
-impl Hindrance {
-    /// The server that an operator has put into maintenance, when that is the obstacle.
-    #[must_use]
-    pub fn held_by_an_operator(&self) -> Option<&ServerName> {
-        match &self.obstacle {
-            Obstacle::OperatorMaintenance(server) => Some(server),
-            Obstacle::NoFreeSlot
-            | Obstacle::SlotsNotQuiet(_)
-            | Obstacle::ReplacementDown(..)
-            | Obstacle::DisabledBackend
-            | Obstacle::NoDynamicServers(_)
-            | Obstacle::Refused(..) => None,
-        }
-    }
-}
-
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OperatorMaintenance(server) => write!(
-                f,
-                "server {server} was put into maintenance by somebody else and stays there; undo it with \
-                 `set server <backend>/{server} state ready`"
-            ),
             Self::DisabledBackend => {
                 f.write_str("the backend is disabled: take `disabled` out of it in haproxy.cfg")
             }
@@ -347,6 +374,8 @@ pub struct Plan {
     pub look_again: Option<Duration>,
     /// What is in the way.
     pub hindrances: BTreeSet<Hindrance>,
+    /// What stays as an operator left it.
+    pub by_hand: BTreeSet<ByHand>,
     /// Tags that this kind of backend cannot fulfil.
     pub notes: BTreeSet<Rejection>,
     /// Servers that may not be taken out now.
@@ -372,6 +401,33 @@ impl Plan {
             registration,
             obstacle,
         });
+    }
+
+    /// Leaves the server `name` of a registration as it is by an operator's hand.
+    pub(super) fn leave(
+        &mut self,
+        server: &DesiredServer,
+        name: &ServerName,
+        hand: Hand,
+        is_outdated: bool,
+    ) {
+        self.by_hand.insert(ByHand {
+            registration: server.registration.clone(),
+            server: name.clone(),
+            hand,
+            is_outdated,
+        });
+    }
+
+    /// Whether a server is one that an operator left so.
+    pub(super) fn stays_by_hand(&self, name: &ServerName) -> bool {
+        self.by_hand.iter().any(|left| left.server == *name)
+    }
+
+    /// Whether it is in maintenance or in drain by his hand.
+    pub(super) fn is_out_by_hand(&self, name: &ServerName) -> bool {
+        let mut left = self.by_hand.iter().filter(|left| left.server == *name);
+        left.any(|left| !matches!(left.hand, Hand::Weight { .. }))
     }
 
     pub(super) fn note(&mut self, server: &DesiredServer, reason: Reason) {
@@ -486,17 +542,18 @@ pub(super) struct Admission {
 }
 
 /// The recipe that leaks no request on any version: out of maintenance into drain, down, and only then ready. The
-/// session writes the commands of one server in one piece.
+/// session writes the commands of one server in one piece. Check and weight come last: without them nothing on the way looks
+/// like an operator's maintenance or drain.
 pub(super) fn admit(target: &ServerRef, admission: &Admission, why: Why, plan: &mut Plan) {
-    plan.step(Command::Drain(target.clone()), why);
+    if admission.down {
+        plan.step(Command::Drain(target.clone()), why);
+        plan.step(Command::HealthDown(target.clone()), why);
+    }
+    plan.step(Command::Ready(target.clone()), why);
     if admission.enable_check {
         plan.step(Command::EnableHealth(target.clone()), why);
-    }
-    if admission.down {
-        plan.step(Command::HealthDown(target.clone()), why);
     }
     if let Some(weight) = admission.weight {
         plan.step(Command::SetWeight(target.clone(), weight), why);
     }
-    plan.step(Command::Ready(target.clone()), why);
 }

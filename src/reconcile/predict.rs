@@ -34,6 +34,7 @@ pub fn until_settled(desired: &[&DesiredServer], situation: &Situation<'_>) -> V
             break;
         }
         for step in &next.steps {
+            memory.send(situation.now, &step.command);
             apply(&mut observed, &step.command);
         }
         steps.extend(next.steps);

@@ -19,7 +19,7 @@ pub(super) const PLACEHOLDER: Address = Address {
     port: NonZeroU16::MIN,
 };
 
-const DRAIN_POLL: Duration = Duration::from_millis(100);
+pub(super) const DRAIN_POLL: Duration = Duration::from_millis(100);
 /// Sessions that outlived the drain timeout may last for hours.
 const LEFTOVER_POLL: Duration = Duration::from_secs(2);
 
@@ -70,7 +70,7 @@ fn take_out_of_rotation(
             plan.removals += 1;
             plan.leaving.extend(departed.map(DesiredServer::identity));
         }
-        plan.step(Command::Drain(target), Why::Deregistered);
+        drain(state.weight, target, Why::Deregistered, plan);
         return;
     }
     if leave_at_once && !state.admin.in_maintenance() {
@@ -133,13 +133,23 @@ fn has_room(situation: &Situation<'_>) -> bool {
     })
 }
 
+/// Out of rotation.
+pub(super) fn drain(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
+    mark(weight, &target, why, plan);
+    plan.step(Command::Drain(target), why);
+}
+
 /// Out of drain into maintenance.
 fn take_out(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
-    // Weight 0 tells our maintenance from an operator's, should the sidecar die or the registration return now.
-    if weight != 0 {
-        plan.step(Command::SetWeight(target.clone(), 0), why);
-    }
+    mark(weight, &target, why, plan);
     plan.step(Command::Maintenance(target), why);
     // Until then a client with the server's cookie could come: only now what is on it is all that will be.
     plan.wants_stat = true;
+}
+
+/// Weight 0 tells our drain and our maintenance from an operator's, should the sidecar die or the registration return now.
+fn mark(weight: u16, target: &ServerRef, why: Why, plan: &mut Plan) {
+    if weight != 0 {
+        plan.step(Command::SetWeight(target.clone(), 0), why);
+    }
 }

@@ -1,8 +1,8 @@
 //! Server-template slots: which one an instance has, and which one it may get. A slot is known by the address in it, so
 //! a restarted sidecar finds its instances again.
 //!
-//! A slot that the sidecar took out of service has weight 0, and gets its weight back as the last thing before it is
-//! ready. In maintenance with another weight, an operator did that.
+//! A slot that the sidecar takes out of service has weight 0, and gets its weight back when it is ready again. In drain or
+//! maintenance with another weight, an operator did that.
 
 use std::{
     cmp::Reverse,
@@ -15,6 +15,7 @@ use crate::model::{Address, Command, ServerName, ServerState};
 use super::{
     Policy, Removals,
     desired::{DesiredServer, Reason, desired_at},
+    hands::hand,
     plan::{
         Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
         watch_admissions,
@@ -324,32 +325,56 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
         down: state.check.is_enabled() && !put_back,
         weight: Some(weight),
     };
-    if state.admin.in_maintenance() {
-        if state.weight == 0 && weight != 0 {
-            admit(&target, &admission, why, plan);
-        } else if state.weight == 0 && !situation.memory.seen_ready.contains(slot.name) {
-            // The tag asks for weight 0: nothing is given to it anyway, so it may as well be ready.
-            admit(&target, &admission, why, plan);
-        } else {
-            plan.hinder(
-                server.registration.clone(),
-                Obstacle::OperatorMaintenance(slot.name.clone()),
-            );
-        }
-    } else if is_let_to_another(server, slot, situation) {
+    if !state.admin.in_maintenance() && is_let_to_another(server, slot, situation) {
         // Where one instance was, another listens now: HAProxy's verdict was about the former.
-        admit(&target, &admission, Why::OtherRegistration, plan);
-    } else if state.admin.in_drain() && state.weight == 0 && weight != 0 {
-        // Its weight is the last thing that it gets on its way in: it had not come that far.
-        admit(&target, &admission, Why::Resumed, plan);
-    } else if state.admin.in_drain() {
-        if state.weight != weight {
-            plan.step(Command::SetWeight(target.clone(), weight), Why::Returned);
+        if state.weight != 0 {
+            let mark = Command::SetWeight(target.clone(), 0);
+            plan.step(mark, Why::OtherRegistration);
         }
-        plan.step(Command::Ready(target), Why::Returned);
+        return admit(&target, &admission, Why::OtherRegistration, plan);
+    }
+    let Ok(hand) = hand(slot.name, state, weight, situation, plan) else {
+        return;
+    };
+    if let Some(hand) = hand {
+        plan.leave(server, slot.name, hand, false);
+    } else if state.admin.in_maintenance() {
+        admit(&target, &admission, why, plan);
+    } else if state.admin.in_drain() {
+        let Some(admitted) = was_admitted(slot, situation, plan) else {
+            return;
+        };
+        if !admitted {
+            return admit(&target, &admission, Why::Resumed, plan);
+        }
+        plan.step(Command::Ready(target.clone()), Why::Returned);
+        if state.weight != weight {
+            plan.step(Command::SetWeight(target, weight), Why::Returned);
+        }
     } else if state.weight != weight {
         plan.step(Command::SetWeight(target, weight), Why::Weight);
     }
+}
+
+/// Whether a slot that is drained has been in service with the instance that it has. On its way in it may be UP in drain, too,
+/// without a passed check. `None` while session counters have to be read for that.
+fn was_admitted(slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) -> Option<bool> {
+    let (state, memory) = (slot.state, situation.memory);
+    // Where there are cookies, no slot is on its way in in drain.
+    if !state.check.is_enabled()
+        || !state.is_up()
+        || memory.cookies
+        || memory.seen_ready.contains(slot.name)
+    {
+        return Some(true);
+    }
+    if situation.observed.stat.is_none() {
+        plan.wants_stat = true;
+        return None;
+    }
+    let stat = situation.observed.stat_of(slot.name);
+    let rise = stat.and_then(|stat| stat.rise);
+    Some(rise.is_some_and(|rise| i64::from(state.check_health) > rise))
 }
 
 /// Whether another instance than this one was admitted to the slot, so that its own check has to pass first.

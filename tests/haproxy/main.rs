@@ -16,6 +16,7 @@ mod support {
 mod a_job_that_stops_its_instances_too_soon_is_named;
 mod a_mass_deregistration_is_not_believed;
 mod a_restart_of_the_sidecar_writes_nothing;
+mod a_sidecar_drains_before_it_stops_if_it_is_told_to;
 mod a_sidecar_that_died_on_the_way_is_continued;
 mod clients_with_a_cookie_reach_nobody_new;
 mod everything_is_back_after_a_restart_of_haproxy;
@@ -36,6 +37,7 @@ mod the_change_of_one_service_costs_one_backend;
 mod the_token_is_read_again;
 mod two_sidecars_of_one_socket;
 mod two_users_share_the_socket_and_nothing_else;
+mod what_an_operator_did_by_hand_stays;
 mod what_belongs_to_others_is_never_changed;
 mod what_is_missing_is_waited_for;
 mod what_stands_in_place_of_the_socket_is_named;

@@ -105,10 +105,15 @@ fn an_observer_writes_nothing_and_logs_what_it_would_have_sent() {
             "registered in Nomad, not in HAProxy",
         ]);
         observer.logged(&["would send", &format!("{} weight", toys[1][0].address())]);
+        observer.until_metric("observed_backends_pending", 2);
         let joins = Toy::start("joins");
         world.register("dynamic", &joins);
         observer.logged(&["would send", &joins.address().to_string()]);
         world.until_asked_again();
+        world.until_read_again(1);
+        // Each planned change once, however often it is looked at.
+        observer.until_metric("observed_commands_total{kind=\"add_server\"}", 2);
+        observer.until_metric("observed_commands_total{kind=\"set_address\"}", 1);
         assert_eq!(world.tap.changes(), [""; 0]);
         assert_eq!(BOTH.map(|backend| world.servers(backend)), servers);
     });

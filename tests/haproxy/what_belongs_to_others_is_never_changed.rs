@@ -1,4 +1,4 @@
-//! Static servers, whatever their names, and servers that an operator took out by hand: nobody's but theirs.
+//! Static servers, whatever their names: nobody's but an operator's.
 
 use crate::support::{
     toy::Toy,
@@ -77,63 +77,5 @@ fn foreign_servers_are_left_alone_whatever_their_names() {
             };
             assert!(is_ours, "{line}");
         }
-    });
-}
-
-#[test]
-fn a_server_that_an_operator_put_into_maintenance_stays_there_and_is_shown() {
-    on_every_line(|bin| {
-        let world = World::start(bin);
-        let toys = BOTH.map(|service| world.serve(service, 2));
-        let mut sidecar = world.sidecar();
-        sidecar.until_ready();
-        let held = BOTH.map(|backend| {
-            let toy = &toys[usize::from(backend == "dynamic")][0];
-            let name = world.server_of(backend, toy);
-            let server = format!("{backend}/{name}");
-            world
-                .haproxy
-                .ask(&format!("set server {server} state maint"));
-            (backend, server)
-        });
-        world.tap.forget();
-        for round in ["while it was running", "after its restart"] {
-            for (index, (backend, server)) in held.iter().enumerate() {
-                let name = server.rsplit('/').next().expect("there is a slash");
-                sidecar.logged(&[
-                    "blocked: server",
-                    &format!(
-                        "{name} was put into maintenance by somebody else and stays there; undo it with \
-                         `set server <backend>/{name} state ready`"
-                    ),
-                ]);
-                let joins = Toy::start("joins");
-                let key = world.register(backend, &joins);
-                world.until_served_by(backend, &[&toys[index][1], &joins]);
-                world.deregister(&key);
-                world.until_served_by(backend, &[&toys[index][1]]);
-            }
-            sidecar.until_metric("backends_blocked", 2);
-            if round == "while it was running" {
-                sidecar.kill9();
-                sidecar = world.sidecar();
-                sidecar.until_ready();
-            }
-        }
-        for line in world.tap.changes() {
-            let touches = |(_, server): &(&str, String)| line.split(' ').any(|word| word == server);
-            assert!(!held.iter().any(touches), "{line}");
-        }
-        for ((backend, server), toys) in held.iter().zip(&toys) {
-            assert_eq!(
-                world.servers(backend)[server.rsplit('/').next().expect("a slash")].admin & 1,
-                1
-            );
-            world
-                .haproxy
-                .ask(&format!("set server {server} state ready"));
-            world.until_served_by(backend, &[&toys[0], &toys[1]]);
-        }
-        sidecar.logged(&["no longer blocked"]);
     });
 }

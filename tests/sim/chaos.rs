@@ -10,6 +10,7 @@ use haproxy_nomad_sidecar::{
 
 use crate::{
     haproxy_model::{Backend, Check, Conduct, Config, ServerLine, View},
+    laws::Deed,
     link::Health,
     nomad_model::DELETION,
     world::{Event, World},
@@ -432,7 +433,7 @@ impl World {
     }
 
     fn operator_acts(&mut self) {
-        let held: Vec<_> = self.operator.maintenance.keys().cloned().collect();
+        let held: Vec<_> = self.operator.held.keys().cloned().collect();
         let undo = self.random.chance(40);
         if undo && let Some(server) = self.random.pick(&held).cloned() {
             return self.release(&server);
@@ -450,36 +451,56 @@ impl World {
             })
             .collect();
         if let Some(view) = self.random.pick(&in_rotation).cloned() {
-            self.hold(&view);
+            let deeds = [
+                Deed::Maintenance,
+                Deed::Drain,
+                Deed::Weight,
+                Deed::WeightZero,
+            ];
+            // Where the tags ask for weight 0, or the balance method takes none, less can be told apart.
+            let choice = if view.weight == 0 || view.backend == "cache" {
+                1
+            } else {
+                deeds.len()
+            };
+            let deed = deeds[self.random.below(choice)];
+            self.hold(&view, deed);
         }
     }
 
-    /// An operator puts a server that serves into maintenance.
-    pub(crate) fn hold(&mut self, view: &View) {
+    /// An operator changes a server that serves.
+    pub(crate) fn hold(&mut self, view: &View, deed: Deed) {
         let (backend, server) = (&view.backend, &view.name);
-        self.trace(|| format!("the operator puts {backend}/{server} into maintenance"));
+        self.trace(|| format!("the operator: {deed:?} of {backend}/{server}"));
         let now = self.now;
         let Some((_, process)) = self.current() else {
             return;
         };
         // It has served: without a check nothing else tells it from a server that is on its way in.
         process.count_session(backend, server);
-        process.execute(now, &format!("set server {backend}/{server} state maint"));
+        let what = match deed {
+            Deed::Maintenance => "state maint",
+            Deed::Drain => "state drain",
+            Deed::Weight => "weight 3",
+            Deed::WeightZero => "weight 0",
+        };
+        process.execute(now, &format!("set server {backend}/{server} {what}"));
         self.operator
-            .maintenance
-            .insert((backend.clone(), server.clone()), now);
+            .held
+            .insert((backend.clone(), server.clone()), (deed, now));
     }
 
     /// The operator undoes it.
     pub(crate) fn release(&mut self, server: &(String, String)) {
-        self.trace(|| format!("the operator makes {}/{} ready", server.0, server.1));
-        self.operator.maintenance.remove(server);
+        self.trace(|| format!("the operator undoes that of {}/{}", server.0, server.1));
+        let deed = self.operator.held.remove(server);
         let now = self.now;
-        if let Some((_, process)) = self.current() {
-            process.execute(
-                now,
-                &format!("set server {}/{} state ready", server.0, server.1),
-            );
+        if let (Some((deed, _)), Some((_, process))) = (deed, self.current()) {
+            let undo = match deed {
+                Deed::Maintenance | Deed::Drain => "state ready",
+                Deed::Weight | Deed::WeightZero => "weight 100%",
+            };
+            process.execute(now, &format!("set server {}/{} {undo}", server.0, server.1));
         }
     }
 

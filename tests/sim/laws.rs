@@ -43,11 +43,22 @@ pub(crate) struct Load {
 /// No second may have more than this: timeouts of the core, ticks of the mirror, batches, questions to Nomad, lines.
 const BOUNDS: [u64; 5] = [2_000, 200, 1_500, 200, 4_000];
 
+/// What an operator does to a server of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Maintenance,
+    Drain,
+    /// Neither the weight of a configuration line nor one of any tags.
+    Weight,
+    /// A sidecar that has just started takes it for what its predecessor died on.
+    WeightZero,
+}
+
 /// The hand of an operator.
 #[derive(Default)]
 pub(crate) struct Operator {
-    /// Servers that it put into maintenance, and when.
-    pub(crate) maintenance: BTreeMap<(String, String), Duration>,
+    /// Servers that it has changed, how, and when.
+    pub(crate) held: BTreeMap<(String, String), (Deed, Duration)>,
     /// What its own servers must look like.
     foreign: BTreeMap<(String, String), (u8, u16, SocketAddr)>,
     /// What was in rotation in a former process, and until when.
@@ -57,7 +68,7 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn process_is_new(&mut self) {
-        self.maintenance.clear();
+        self.held.clear();
         self.foreign.clear();
         self.leaks_seen = 0;
     }
@@ -232,11 +243,12 @@ impl World {
             }
             let key = (backend.to_owned(), name.to_owned());
             if owners.is_empty() {
-                self.operator.maintenance.remove(&key);
-            } else if let Some(since) = self.operator.maintenance.get(&key)
+                self.operator.held.remove(&key);
+            } else if let Some((deed, since)) = self.operator.held.get(&key)
                 && self.now > *since + SEEN_BY
             {
-                self.violated("an operator's maintenance stays", &format!("{command:?}"));
+                let how = format!("{deed:?} by hand, and {command:?}");
+                self.violated("what an operator did stays", &how);
             }
         }
     }
@@ -246,8 +258,8 @@ impl World {
         for view in self.processes[&pid].servers() {
             let server = (view.backend.clone(), view.name.clone());
             // What an operator did a moment ago, no sidecar has seen.
-            let held = self.operator.maintenance.get(&server);
-            let seems_to_rotate = held.is_some_and(|since| self.now <= *since + SEEN_BY);
+            let held = self.operator.held.get(&server);
+            let seems_to_rotate = held.is_some_and(|(_, since)| self.now <= *since + SEEN_BY);
             if view.in_rotation || view.has_passed || seems_to_rotate {
                 self.operator
                     .rotated
@@ -307,7 +319,9 @@ impl World {
                         && view.address == address
                         && (view.admin & MAINTENANCE == 0 || self.is_held(view))
                 } else {
+                    // One that an operator changed is not replaced when its tags change.
                     view.name == server.name.as_str()
+                        || (view.address == address && self.is_held(view))
                 }
             };
             let Some(view) = here.iter().find(is_its) else {
@@ -348,7 +362,7 @@ impl World {
 
     pub(crate) fn is_held(&self, view: &View) -> bool {
         self.operator
-            .maintenance
+            .held
             .contains_key(&(view.backend.clone(), view.name.clone()))
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     chaos::Faults,
     clients::Clients,
     haproxy_model::{Conduct, Config, Model, View},
-    laws::{Load, Operator},
+    laws::{Deed, Load, Operator},
     ledger::Ledger,
     link::Link,
     nomad_model::Nomad,
@@ -280,6 +280,9 @@ impl World {
         self.generation += 1;
         self.knows_since = None;
         self.book.trouble = self.now;
+        self.operator
+            .held
+            .retain(|_, (deed, _)| *deed != Deed::WeightZero);
         self.ledger.forget_indexes(true);
         self.trace(|| "the sidecar starts".to_owned());
         let namespace = if self.star { "*" } else { "default" };

@@ -32,6 +32,7 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
     let mut rows = Rows::of(answer)?;
     let [proxy, server, queued, sessions, limit, total, idle] = columns(&rows.header, COLUMNS)?;
     let private_idle = column(&rows.header, "priv_idle_cur");
+    let rise = column(&rows.header, "check_rise");
 
     let mut servers = BTreeMap::new();
     let mut others = false;
@@ -53,6 +54,10 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
             None | Some(b"") => 0,
             Some(cell) => value(cell, number, "priv_idle_cur")?,
         };
+        let rise = match rise.map(|place| &*cells[place]) {
+            None | Some(b"") => None,
+            Some(cell) => Some(value(cell, number, "check_rise")?),
+        };
         let stat = StatRow {
             sessions: value(&cells[sessions], number, "scur")?,
             queued: value(&cells[queued], number, "qcur")?,
@@ -62,6 +67,7 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
                 b"" => None,
                 cell => Some(value(cell, number, "slim")?),
             },
+            rise,
         };
         servers.insert(name, stat);
     }
@@ -173,10 +179,10 @@ mod tests {
 
     use super::*;
 
-    const ANSWER: &str = "# pxname,svname,qcur,scur,slim,stot,last_chk,srv_icur,priv_idle_cur,\n\
-                          web,nomad1,1,2,,30,,4,5,\n\
-                          web,nomad2,0,0,7,0,\"said \"\"no\"\",\n> again\",0,,\n\
-                          web,BACKEND,0,2,20,30,,,,\n";
+    const ANSWER: &str = "# pxname,svname,qcur,scur,slim,stot,last_chk,check_rise,srv_icur,priv_idle_cur,\n\
+                          web,nomad1,1,2,,30,,2,4,5,\n\
+                          web,nomad2,0,0,7,0,\"said \"\"no\"\",\n> again\",,0,,\n\
+                          web,BACKEND,0,2,20,30,,,,,\n";
 
     fn backend(name: &str) -> BackendName {
         BackendName::new(name).unwrap()
@@ -197,6 +203,7 @@ mod tests {
                     maxconn: None,
                     total_sessions: 30,
                     idle: 9,
+                    rise: Some(2),
                 },
             ),
             (
@@ -254,10 +261,10 @@ mod tests {
             (
                 ",4,5,\n",
                 ",4,\n",
-                "line 2 has 9 columns, its header has 10",
+                "line 2 has 10 columns, its header has 11",
             ),
             ("again\"", "again", "the answer is cut off in line 3"),
-            (",20,30,,,,\n", ",20", "the answer is cut off in line 4"),
+            (",20,30,,,,,\n", ",20", "the answer is cut off in line 4"),
             ("srv_icur", "icur", "srv_icur is missing"),
             (
                 "# px",

@@ -12,7 +12,7 @@ use crate::reconcile::{
     Guard,
     desired::possible_services,
     facts::{Fact, Found, Overview},
-    plan::{self, Hindrance, Kind, ObservedBackend},
+    plan::{self, Kind, ObservedBackend},
 };
 
 impl Reconciler {
@@ -110,10 +110,10 @@ impl Reconciler {
                 let verdict = states
                     .of(server)
                     .is_some_and(|state| state.admin.is_ready());
-                let by_operator = backend.hindrances.iter().any(|hindrance| {
-                    hindrance.registration == server.registration
-                        && hindrance.held_by_an_operator().is_some()
-                });
+                let by_operator = backend
+                    .by_hand
+                    .iter()
+                    .any(|left| left.registration == server.registration);
                 missing += usize::from(!verdict && !by_operator);
             }
         }
@@ -143,6 +143,11 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            for left in &backend.by_hand {
+                overview.by_hand.add(left.hand);
+            }
+            overview.would.commands += backend.would.len();
+            overview.would.backends += usize::from(!backend.would.is_empty());
             overview.waiting += backend.waiting.len();
             for guard in Guard::ALL {
                 let servers = backend.guarded(guard);
@@ -158,11 +163,8 @@ impl Reconciler {
             let owned = &mut overview.owned;
             for state in servers.filter(|state| plan::is_owned(state, kind, &self.policy)) {
                 if state.admin.in_maintenance() {
-                    let mut of_operators = backend
-                        .hindrances
-                        .iter()
-                        .filter_map(Hindrance::held_by_an_operator);
-                    let held = of_operators.any(|server| Some(server) == state.name.as_ref());
+                    let mut by_hand = backend.by_hand.iter();
+                    let held = by_hand.any(|left| Some(&left.server) == state.name.as_ref());
                     *(if held {
                         &mut owned.maintenance
                     } else {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{MAX_UNDER_WAY, MOST_ROUNDS, Mode, Output, Purpose, Reconciler, UnderWay};
+use super::{MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
     desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
@@ -17,6 +17,8 @@ use crate::reconcile::{
     server_name::is_same_allocation,
 };
 
+/// So many batches of commands in a row for one backend mean that something does not take.
+const MOST_ROUNDS: u32 = 40;
 /// When a sidecar that stands by looks again at what the other one has not done yet.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
@@ -93,54 +95,19 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
-        // Of two services that a backend's name fits, the absence of one proves nothing about the other.
-        let awaits_proof = !self.unanswered.is_empty()
-            && possible_services(name, &self.policy)
-                .iter()
-                .any(|service| self.unanswered.contains(service));
-        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
-        backend.memory.cookies = process.cookies.contains(name);
-        if std::mem::take(&mut backend.stale) {
-            let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
-            backend.desire(desired.into_iter().cloned().collect(), doubles);
-        }
-        let contributions = &self.contributions;
-        let claimed_elsewhere = |held: &DesiredServer| {
-            let others = contributions.values().flat_map(|other| &other.servers);
-            let mut servers = others
-                .filter(|(backend, _)| *backend != name)
-                .flat_map(|(_, servers)| servers);
-            // Another service of the same task, at the same port, is nobody else; the same registration has moved.
-            let claims = |server: &&DesiredServer| {
-                server.address == held.address
-                    && (!is_same_allocation(&server.name, &held.name)
-                        || server.registration == held.registration)
-            };
-            servers
-                .find(claims)
-                .map(|server| server.registration.clone())
-        };
-        let (guards, policy) = (&self.guards, &self.policy);
-        let (begun, ended) = backend.review_holds(now, policy, &claimed_elsewhere, &|server| {
-            guards.of(now, server, policy)
-        });
-        backend.memory.awaiting = (backend.memory.departed.values())
-            .filter(|server| guards.awaits_answer(now, server))
-            .map(DesiredServer::identity)
-            .collect();
-        for hold in ended {
-            let fact = Fact::HoldEnded(name.clone(), hold);
-            self.outputs.push_back(Output::Tell(fact));
-        }
-        for hold in begun {
-            let fact = Fact::Held(name.clone(), hold);
-            self.outputs.push_back(Output::Tell(fact));
+        let is_draining = self.draining_since.is_some();
+        if !is_draining {
+            self.prepare(now, name);
         }
         let removals = self.removals(now);
+        let drain = is_draining.then(|| self.plan_drain(name));
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
-        let plan = backend.plan(now, name, version, &self.policy, removals);
+        let plan = match drain {
+            Some(plan) => backend.planned(plan),
+            None => backend.plan(now, name, version, &self.policy, removals),
+        };
         let stat_missing = plan.wants_stat
             && backend
                 .observed
@@ -153,11 +120,13 @@ impl Reconciler {
             self.run(Purpose::Backend(name.clone()), requests, false);
             return;
         }
-        let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
-        self.tell_differences(name, &plan, notes);
-        self.note_waiting(name, &plan, removals);
-        if self.mode == Mode::Act {
-            self.ask(now, name, &plan);
+        if !is_draining {
+            let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
+            self.tell_differences(name, &plan, notes);
+            self.note_waiting(name, &plan, removals);
+            if self.mode == Mode::Act {
+                self.ask(now, name, &plan);
+            }
         }
         let Some(backend) = self.backends.get_mut(name) else {
             return;
@@ -196,6 +165,56 @@ impl Reconciler {
                 self.outputs.push_back(Output::Tell(Fact::Sent(step)));
             }
             self.run(Purpose::Backend(name.clone()), requests, lock_step);
+        }
+    }
+
+    /// What a plan for a backend depends on, of everything else.
+    fn prepare(&mut self, now: Duration, name: &BackendName) {
+        // Of two services that a backend's name fits, the absence of one proves nothing about the other.
+        let awaits_proof = !self.unanswered.is_empty()
+            && possible_services(name, &self.policy)
+                .iter()
+                .any(|service| self.unanswered.contains(service));
+        let (Some(process), Some(backend)) = (&self.process, self.backends.get_mut(name)) else {
+            return;
+        };
+        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
+        backend.memory.cookies = process.cookies.contains(name);
+        if std::mem::take(&mut backend.stale) {
+            let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
+            backend.desire(desired.into_iter().cloned().collect(), doubles);
+        }
+        let contributions = &self.contributions;
+        let claimed_elsewhere = |held: &DesiredServer| {
+            let others = contributions.values().flat_map(|other| &other.servers);
+            let mut servers = others
+                .filter(|(backend, _)| *backend != name)
+                .flat_map(|(_, servers)| servers);
+            // Another service of the same task, at the same port, is nobody else; the same registration has moved.
+            let claims = |server: &&DesiredServer| {
+                server.address == held.address
+                    && (!is_same_allocation(&server.name, &held.name)
+                        || server.registration == held.registration)
+            };
+            servers
+                .find(claims)
+                .map(|server| server.registration.clone())
+        };
+        let (guards, policy) = (&self.guards, &self.policy);
+        let (begun, ended) = backend.review_holds(now, policy, &claimed_elsewhere, &|server| {
+            guards.of(now, server, policy)
+        });
+        backend.memory.awaiting = (backend.memory.departed.values())
+            .filter(|server| guards.awaits_answer(now, server))
+            .map(DesiredServer::identity)
+            .collect();
+        for hold in ended {
+            let fact = Fact::HoldEnded(name.clone(), hold);
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        for hold in begun {
+            let fact = Fact::Held(name.clone(), hold);
+            self.outputs.push_back(Output::Tell(fact));
         }
     }
 
@@ -245,6 +264,15 @@ impl Reconciler {
             )));
         }
         backend.hindrances = hindrances;
+        for left in backend.by_hand.difference(&plan.by_hand) {
+            let fact = Fact::NoLongerByHand(name.clone(), left.clone());
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        for left in plan.by_hand.difference(&backend.by_hand) {
+            let fact = Fact::ByHand(name.clone(), left.clone());
+            self.outputs.push_back(Output::Tell(fact));
+        }
+        backend.by_hand.clone_from(&plan.by_hand);
         let service = self.members.get(name).and_then(|services| services.first());
         if let Some(service) = service {
             for note in notes.difference(&backend.notes) {
@@ -269,12 +297,24 @@ impl Reconciler {
             .chain(resumption)
             .min();
         if backend.would != would {
+            let mut told: Vec<_> = backend.would.iter().map(|step| &step.command).collect();
+            let mut new = Vec::new();
+            for Step { command, .. } in &would {
+                match told.iter().position(|other| *other == command) {
+                    Some(at) => drop(told.swap_remove(at)),
+                    None => new.push(command.clone()),
+                }
+            }
             backend.would.clone_from(&would);
             if !would.is_empty() {
-                self.outputs
-                    .push_back(Output::Tell(Fact::WouldSend(name.clone(), would)));
+                self.outputs.push_back(Output::Tell(Fact::WouldSend {
+                    backend: name.clone(),
+                    steps: would,
+                    new,
+                }));
             }
         }
+        let is_waiting = self.draining_since.is_some() && plan.look_again.is_some();
         if self.mode == Mode::Standby && !plan.steps.is_empty() {
             // Whoever is in charge is about to do it.
             let again = now + STANDBY_LOOK;
@@ -282,7 +322,7 @@ impl Reconciler {
             backend.settled = false;
             return;
         }
-        if !backend.is_done() {
+        if !backend.is_done() || is_waiting {
             return;
         }
         backend.settled = true;

@@ -7,6 +7,7 @@ mod account;
 mod admission;
 mod drive;
 mod guarding;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +52,8 @@ pub enum Input {
     },
     /// One service of it changed: these are all its registrations.
     Changed(ServiceKey, Vec<Registration>),
+    /// All servers of the sidecar's are to be drained, until [`Reconciler::has_drained`].
+    Drain,
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -146,8 +149,6 @@ const READ_EVERYTHING_AT_MOST: Duration = Duration::from_secs(30);
 const EARLY: Duration = Duration::from_secs(1);
 /// A sync counts as failed when something is missing after this time.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
-/// So many batches of commands in a row for one backend mean that something does not take.
-const MOST_ROUNDS: u32 = 40;
 /// For so long it is remembered what was in rotation before HAProxy restarted.
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -176,6 +177,7 @@ pub struct Reconciler {
     first_sync_told: bool,
     admitting: Option<admission::Admitting>,
     failures: Backoff,
+    draining_since: Option<Duration>,
     outputs: VecDeque<Output>,
 }
 
@@ -203,6 +205,7 @@ impl Reconciler {
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            draining_since: None,
             outputs: VecDeque::new(),
         }
     }
@@ -216,6 +219,7 @@ impl Reconciler {
             Input::Failed(id, failure) => self.failed(now, id, &failure),
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
+            Input::Drain => self.drain(now),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),

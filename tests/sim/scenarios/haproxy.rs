@@ -1,6 +1,7 @@
 //! What HAProxy, its operator and the connection to it can do.
 
 use super::*;
+use crate::laws::Deed;
 
 #[test]
 fn a_reload_loses_everything_and_all_of_it_is_back_at_once() {
@@ -37,33 +38,41 @@ pub(super) fn lines_of_first_sync(version: &'static str) -> u64 {
 }
 
 #[test]
-fn an_operators_maintenance_outlives_the_sidecar() {
+fn what_an_operator_did_outlives_the_sidecar() {
     for version in VERSIONS {
-        for backend in ["web", "shop", "cache"] {
+        for (deed, backend) in [
+            (Deed::Maintenance, "web"),
+            (Deed::Maintenance, "shop"),
+            (Deed::Maintenance, "cache"),
+            (Deed::Drain, "web"),
+            (Deed::Drain, "shop"),
+            (Deed::Drain, "cache"),
+            (Deed::Weight, "web"),
+            (Deed::Weight, "shop"),
+        ] {
             let mut world = settled(version);
             let view = in_rotation(&world, backend)
                 .into_iter()
                 .find(|view| view.name.starts_with("nomad"))
                 .unwrap();
-            world.hold(&view);
+            let left = |world: &World| {
+                let mut servers = world.servers().into_iter();
+                let it = servers.find(|one| one.backend == backend && one.name == view.name);
+                it.map(|one| (one.admin, one.weight)).unwrap()
+            };
+            world.hold(&view, deed);
+            let by_hand = left(&world);
             world.run_for(7 * SECOND);
             world.kill_sidecar(SECOND);
             world.run_for(20 * SECOND);
             expect_right(&world);
-            let held = world
-                .servers()
-                .into_iter()
-                .find(|one| one.backend == backend && one.name == view.name);
-            assert_eq!(held.unwrap().admin & 1, 1, "{version}: {backend}");
-            let key = (view.backend, view.name);
+            assert_eq!(left(&world), by_hand, "{version}: {deed:?} in {backend}");
+            assert_ne!(by_hand, (view.admin, view.weight));
+            let key = (view.backend.clone(), view.name.clone());
             world.release(&key);
             world.run_for(7 * SECOND);
             expect_right(&world);
-            assert!(
-                in_rotation(&world, backend)
-                    .iter()
-                    .any(|one| one.name == key.1)
-            );
+            assert_eq!(left(&world), (view.admin, view.weight));
         }
     }
 }
@@ -76,7 +85,7 @@ fn what_an_operator_does_while_nothing_was_seen_yet_stays_too() {
         .find(|view| view.name.starts_with("nomad"))
         .unwrap();
     world.kill_sidecar(5 * SECOND);
-    world.hold(&view);
+    world.hold(&view, Deed::Maintenance);
     world.run_for(20 * SECOND);
     expect_right(&world);
 }

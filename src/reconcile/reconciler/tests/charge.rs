@@ -15,7 +15,7 @@ fn who_stands_by_writes_nothing_tells_no_plan_and_is_in_sync_when_the_other_one_
     world.input(synced(catalog(&[("web", 1..3)])));
     world.wait(10 * SECOND);
     assert_eq!(world.changes(), Vec::<&Command>::new());
-    let told = |fact: &Fact| matches!(fact, Fact::WouldSend(..) | Fact::InSync { .. });
+    let told = |fact: &Fact| matches!(fact, Fact::WouldSend { .. } | Fact::InSync { .. });
     assert!(!world.facts.iter().any(told), "{:?}", world.facts);
     assert!(!world.core.overview().in_sync);
 
@@ -98,7 +98,7 @@ fn observing_tells_the_whole_plan_once_and_writes_nothing() {
         .facts
         .iter()
         .filter_map(|fact| {
-            if let Fact::WouldSend(_, steps) = fact {
+            if let Fact::WouldSend { steps, .. } = fact {
                 Some(steps.len())
             } else {
                 None

@@ -1,0 +1,169 @@
+//! Maintenance, a drain and a weight that an operator set by hand on a server of ours stay, whatever else happens in the
+//! backend and also when the sidecar is killed, until he undoes them; and each is shown with the command for that.
+
+use std::process::Output;
+
+use crate::support::{
+    sidecar::{self, Sidecar, soon},
+    toy::Toy,
+    world::{BOTH, World, on_every_line},
+};
+
+struct Deed {
+    command: &'static str,
+    said: &'static str,
+    undo: &'static str,
+    what: &'static str,
+    /// Bits of the administrative state, and the weight.
+    leaves: (u8, u16),
+    /// A sidecar that has just started takes it for something that its predecessor left half done.
+    ends_with_the_sidecar: bool,
+}
+
+const DEEDS: [Deed; 4] = [
+    Deed {
+        command: "state maint",
+        said: "was put into maintenance and stays there",
+        undo: "state ready",
+        what: "maintenance",
+        leaves: (1, 1),
+        ends_with_the_sidecar: false,
+    },
+    Deed {
+        command: "state drain",
+        said: "was set to drain and goes on draining",
+        undo: "state ready",
+        what: "drain",
+        leaves: (8, 1),
+        ends_with_the_sidecar: false,
+    },
+    Deed {
+        command: "weight 2",
+        said: "was given weight 2 and keeps it, instead of 1",
+        undo: "weight 1",
+        what: "weight",
+        leaves: (0, 2),
+        ends_with_the_sidecar: false,
+    },
+    Deed {
+        command: "weight 0",
+        said: "was given weight 0 and keeps it, instead of 1",
+        undo: "weight 1",
+        what: "weight",
+        leaves: (0, 0),
+        ends_with_the_sidecar: true,
+    },
+];
+
+#[test]
+fn what_an_operator_did_by_hand_stays_until_he_undoes_it_and_is_shown() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let toys = BOTH.map(|service| world.serve(service, 2));
+        let mut sidecar = world.sidecar();
+        sidecar.until_ready();
+        for deed in &DEEDS {
+            let held = BOTH.map(|backend| {
+                let toy = &toys[usize::from(backend == "dynamic")][0];
+                (backend, world.server_of(backend, toy))
+            });
+            for (backend, server) in &held {
+                let command = deed.command;
+                world
+                    .haproxy
+                    .ask(&format!("set server {backend}/{server} {command}"));
+            }
+            world.tap.forget();
+            expect_shown(&world, &sidecar, deed, &held);
+            others_come_and_go(&world, &toys, deed);
+            if !deed.ends_with_the_sidecar {
+                sidecar.kill9();
+                sidecar = world.sidecar();
+                sidecar.until_ready();
+                expect_shown(&world, &sidecar, deed, &held);
+                others_come_and_go(&world, &toys, deed);
+            }
+            for line in world.tap.changes() {
+                let touches = |(backend, server): &(&str, String)| {
+                    let server = format!("{backend}/{server}");
+                    line.split(' ').any(|word| word == server)
+                };
+                assert!(!held.iter().any(touches), "{line}");
+            }
+            for ((backend, server), toys) in held.iter().zip(&toys) {
+                let left = &world.servers(backend)[server];
+                assert_eq!((left.admin & 0b1001, left.weight), deed.leaves);
+                let undo = deed.undo;
+                world
+                    .haproxy
+                    .ask(&format!("set server {backend}/{server} {undo}"));
+                world.until_served_by(backend, &[&toys[0], &toys[1]]);
+            }
+            let what = deed.what;
+            sidecar.until_metric(&format!("servers_by_hand{{what=\"{what}\"}}"), 0);
+            sidecar.logged(&["no longer by hand"]);
+        }
+    });
+}
+
+#[test]
+fn what_was_changed_by_hand_goes_with_its_registration() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let toys = BOTH.map(|service| world.serve(service, 1));
+        let sidecar = world.sidecar();
+        sidecar.until_ready();
+        for command in ["state maint", "state drain", "weight 0"] {
+            for (backend, toys) in BOTH.iter().zip(&toys) {
+                let leaves = Toy::start("leaves");
+                let key = world.register(backend, &leaves);
+                let server = world.server_of(backend, &leaves);
+                world
+                    .haproxy
+                    .ask(&format!("set server {backend}/{server} {command}"));
+                sidecar.logged(&["by hand", &format!("set server {backend}/{server} ")]);
+                world.deregister(&key);
+                soon("it is out", || {
+                    let servers = world.servers(backend);
+                    let left = servers.get(&server);
+                    left.is_none_or(|left| left.admin & 1 == 1).then_some(())
+                });
+                let joins = Toy::start("joins");
+                let key = world.register(backend, &joins);
+                world.until_served_by(backend, &[&toys[0], &joins]);
+                world.deregister(&key);
+                world.until_served_by(backend, &[&toys[0]]);
+            }
+        }
+        sidecar.until_metric("servers_by_hand{what=\"maintenance\"}", 0);
+    });
+}
+
+fn expect_shown(world: &World, sidecar: &Sidecar, deed: &Deed, held: &[(&str, String); 2]) {
+    let plan: Output = world.with_settings(&[], sidecar::plan);
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    for (backend, server) in held {
+        let (said, undo) = (deed.said, deed.undo);
+        let text =
+            format!("server {server} {said}; undo it with `set server {backend}/{server} {undo}`");
+        sidecar.logged(&["by hand: ", &text]);
+        // `plan` has just started, too.
+        assert!(deed.ends_with_the_sidecar || plan.contains(&text), "{plan}");
+    }
+    let what = deed.what;
+    sidecar.until_metric(&format!("servers_by_hand{{what=\"{what}\"}}"), 2);
+    sidecar.until_metric("backends_blocked", 0);
+}
+
+fn others_come_and_go(world: &World, toys: &[Vec<Toy>; 2], deed: &Deed) {
+    for (backend, toys) in BOTH.iter().zip(toys) {
+        let joins = Toy::start("joins");
+        let key = world.register(backend, &joins);
+        let mut serving = vec![&toys[1], &joins];
+        serving.extend((deed.leaves == (0, 2)).then_some(&toys[0]));
+        world.until_served_by(backend, &serving);
+        world.deregister(&key);
+        serving.remove(1);
+        world.until_served_by(backend, &serving);
+    }
+}
