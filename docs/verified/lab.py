@@ -181,6 +181,15 @@ class Witness:
     def begin(self, cluster):
         self.directory = cluster.directory
         threading.Thread(target=self.follow_nomad, daemon=True).start()
+        threading.Thread(target=self.follow_clock, daemon=True).start()
+
+    def follow_clock(self):
+        """A machine that stands still for so long makes requests fail by itself."""
+        while True:
+            before = time.time()
+            time.sleep(0.05)
+            if (still := time.time() - before) > 1.5:
+                self.add(before, "machine", f"this machine stood still for {still:.1f} s")
 
     def attach(self, alloc, label="", sidecars=("sidecar",)):
         """Follows the logs of this allocation of the job haproxy, and asks its HAProxy from now on."""
@@ -430,8 +439,8 @@ def story(title, service, act, done, allowed=None, claims=None, target=None):
     # Whoever is on its way out has gone by then.
     time.sleep(SHUTDOWN_DELAY + 3)
     rows = load.end()
-    # No story stops it.
-    if standstills := witness.saw(begin - 2, "this sidecar stood still"):
+    # No story stops one.
+    if standstills := witness.saw(begin - 2, "this (machine|sidecar) stood still"):
         raise TooSlow(standstills[0][2])
     failed = [row for row in rows if row.failed]
     answered = [row for row in rows if not row.failed]

@@ -93,6 +93,9 @@ def tell(cluster):
 
 
 class Survival(Stories):
+    # HAProxy is not at its port.
+    moved = False
+
     in_order = ["sidecar_restarted", "sidecar_killed", "haproxy_reloaded", "haproxy_restarted", "haproxy_killed",
                 "both_killed", "both_killed_without_nomad", "client_restarted", "client_killed", "server_restarted", "all_killed",
                 "client_frozen", "two_sidecars", "snapshot_restored", "blue_green", "rolling", "server_frozen",
@@ -297,6 +300,7 @@ class Survival(Stories):
         self.replaced("Update of two of HAProxy's groups, one at a time", count=2, canaries=0)
 
     def replaced(self, title, **variables):
+        self.moved = True
         deployed = lambda count: lambda: deployment_of("haproxy")["Status"] == "successful" and len(allocs("haproxy")) == count
         nomad(*run_haproxy(http_port=0, **variables))
         until("the groups with HAProxy are deployed", deployed(variables["count"]), 240)
@@ -327,6 +331,11 @@ class Survival(Stories):
     # --- what the stories have in common ---
 
     def fixed(self, title, act, done, allowed=None, claims=None, count=3):
+        if self.moved:
+            nomad(*run_haproxy())
+            until("HAProxy is back at its port", lambda: deployment_of("haproxy")["Status"] == "successful", 240)
+            witness.attach(self.group())
+            self.moved = False
         until("web is in rotation", settled("web", count), 240)
         def acting():
             commands = act()
