@@ -17,7 +17,9 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{GuardMetrics, NomadMetrics, Status, process_metrics::ProcessMetrics};
+use super::{
+    GuardMetrics, NomadMetrics, StateFileMetrics, Status, process_metrics::ProcessMetrics,
+};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -41,6 +43,7 @@ pub struct Metrics {
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
     leaving: Leaving,
+    state_file: StateFileMetrics,
     guards: GuardMetrics,
     process: ProcessMetrics,
     nomad: NomadMetrics,
@@ -209,6 +212,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             leaving: Leaving::new(to),
+            state_file: StateFileMetrics::new(to),
             guards: GuardMetrics::new(to),
             process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
@@ -235,6 +239,12 @@ impl Metrics {
     #[must_use]
     pub const fn nomad(&self) -> &NomadMetrics {
         &self.nomad
+    }
+
+    /// Those about the server-state file.
+    #[must_use]
+    pub const fn state_file(&self) -> &StateFileMetrics {
+        &self.state_file
     }
 
     /// A full pass ended with everything applied.
@@ -467,6 +477,7 @@ mod tests {
             samples,
             [
                 "backends_blocked 0",
+                "backends_not_in_state_file 0",
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
@@ -478,6 +489,8 @@ mod tests {
                 "removals_frozen 0",
                 "removals_waiting 0",
                 "servers_held 0",
+                "state_file_failures_total 0",
+                "state_file_writes_total 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",
                 "sync_failures_total{kind=\"nomad\"} 0",

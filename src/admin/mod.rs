@@ -8,6 +8,7 @@ mod metrics;
 mod namespace;
 mod nomad_metrics;
 mod process_metrics;
+mod state_file_metrics;
 mod status;
 
 use std::{
@@ -39,6 +40,7 @@ pub use guard_metrics::GuardMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
+pub use state_file_metrics::StateFileMetrics;
 pub use status::{Failure, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.

@@ -60,6 +60,8 @@ pub struct Config {
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
     pub drain_timeout: Duration,
+    /// The server-state file that is kept for HAProxy.
+    pub state_file: Option<PathBuf>,
     /// How many servers that are UP may be taken out of rotation in a second.
     pub max_removals_per_second: NonZeroU32,
     /// Stop all removals.
@@ -192,6 +194,7 @@ impl Config {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_DRAIN,
             },
+            state_file: find!(layers, state_file).map(|found| found.text.into()),
             max_removals_per_second: match find!(layers, max_removals_per_second) {
                 Some(found) => found.parse(value::removals)?,
                 None => MAX_REMOVALS_PER_SECOND,

@@ -140,6 +140,10 @@ pub struct Options {
     )]
     pub(super) drain_timeout: Option<Given>,
 
+    /// A file by which HAProxy comes back from a reload with its slots filled: its `server-state-file` [default: none]
+    #[arg(long, global = true, env = "SIDECAR_STATE_FILE", value_name = "PATH")]
+    pub(super) state_file: Option<Given>,
+
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together
     /// [default: 20]
     #[arg(

@@ -12,6 +12,7 @@ mod memory;
 mod plan;
 mod questions;
 mod report;
+mod state_file;
 
 use std::{
     collections::BTreeMap,
@@ -191,9 +192,10 @@ async fn core(
             questions: questions_seen,
             answers,
         },
-        metrics,
+        Arc::clone(&metrics),
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
+    let (state_file, wishes) = watch::channel(state_file::Wish::default());
 
     // Who does not know yet whether another one acts does not.
     let mode = if config.observe {
@@ -202,12 +204,18 @@ async fn core(
         Mode::Standby
     };
     let started = now();
+    let mut core = Reconciler::new(policy(&config), mode, seed());
+    if let Some(path) = &config.state_file {
+        core = core.with_state_file();
+        parts.spawn(state_file::run(path.clone(), wishes, metrics, seed()));
+    }
     let mut shell = Shell {
-        core: Reconciler::new(policy(&config), mode, seed()),
+        core,
         started,
         batches,
         control,
         services,
+        state_file,
         questions,
         freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
@@ -251,6 +259,7 @@ struct Shell {
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
     services: mpsc::Sender<Vec<jobs::Seen>>,
+    state_file: watch::Sender<state_file::Wish>,
     questions: mpsc::Sender<Question>,
     freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
@@ -374,6 +383,9 @@ impl Shell {
                     drop(self.batches.send(batch).await);
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
+                Output::StateFile(wanted) => {
+                    self.state_file.send_modify(|wish| wish.take(wanted));
+                }
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {

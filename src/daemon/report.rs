@@ -23,7 +23,7 @@ use crate::{
         traffic::{Kind, Outcome},
         watch::Event,
     },
-    reconcile::{Extent, Fact, Guard, HoldBegun, HoldEnded, Overview, Owned, plan::Why},
+    reconcile::{Extent, Fact, Guard, HoldBegun, HoldEnded, Overview, Owned, Restoring, plan::Why},
 };
 
 use super::{
@@ -387,6 +387,7 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
+            Fact::Restoring(what) => restoring(&what),
             Fact::SyncFailed { missing, wanted } => {
                 self.metrics.sync_failed(SyncFailure::Backend);
                 warn!(
@@ -448,6 +449,8 @@ impl Report {
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_held(overview.held);
+        let state_file = self.metrics.state_file();
+        state_file.backends_not_in(overview.unrestorable);
         let guards = self.metrics.guards();
         guards.removals(overview.waiting, overview.frozen);
         for guard in Guard::ALL {
@@ -509,6 +512,23 @@ fn held(backend: &BackendName, hold: &HoldBegun) {
         at_most = ?hold.at_most,
         "held in rotation: its registration is gone, and too few others of its service are UP"
     );
+}
+
+fn restoring(what: &Restoring) {
+    match what {
+        Restoring::NotPossible(backend) => warn!(
+            %backend,
+            "not in the state file: HAProxy does not restore the addresses of these slots; declare them with \
+             `server-template nomad 1-32 slot.invalid:1 disabled init-addr last,127.0.0.1`"
+        ),
+        Restoring::Possible(backend) => {
+            info!(%backend, "in the state file from now on: HAProxy restores these slots");
+        }
+        Restoring::NotDone => warn!(
+            "HAProxy came up without the slots of the state file; it needs `server-state-file <path>` in `global`, \
+             `load-server-state-from-file global` in `defaults` or in the backends, and the right to read the file"
+        ),
+    }
 }
 
 fn kept(overview: &Overview, guard: Guard) -> usize {

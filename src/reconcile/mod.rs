@@ -18,14 +18,16 @@ mod reconciler;
 mod removal;
 mod server_name;
 mod slots;
+mod state_file;
 pub mod tags;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned};
+pub use facts::{Fact, Found, Overview, Owned, Restoring};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
+pub use state_file::StateFile;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -98,6 +98,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 } else {
                     0
                 }),
+                line: None,
             });
         }
         return;

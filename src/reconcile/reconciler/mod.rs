@@ -28,6 +28,7 @@ use super::{
     facts::Fact,
     guards::{Guards, Question},
     plan::ObservedBackend,
+    state_file::{Keeper, StateFile},
 };
 
 /// Something that happened outside.
@@ -76,6 +77,8 @@ pub enum Output {
     Run(Batch),
     /// Read these services, although no list has them: they may have left servers behind.
     Prove(BTreeSet<ServiceKey>),
+    /// Do this with the server-state file.
+    StateFile(StateFile),
     /// Ask for this allocation.
     Ask(Question),
     /// Know this.
@@ -174,6 +177,7 @@ pub struct Reconciler {
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     failures: Backoff,
+    state_file: Keeper,
     outputs: VecDeque<Output>,
 }
 
@@ -200,6 +204,7 @@ impl Reconciler {
             sync_check_at: None,
             first_sync_told: false,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            state_file: Keeper::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -220,6 +225,7 @@ impl Reconciler {
         }
         self.drive(now);
         self.guard(now);
+        self.keep_state_file(now);
     }
 
     /// The next thing that the core wants, until `None`.
@@ -227,14 +233,9 @@ impl Reconciler {
         self.outputs.pop_front()
     }
 
-    /// When to send [`Input::Timeout`] if nothing else happens before.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Duration> {
-        let guards = self.guards.next_timeout(&self.policy);
-        let Some(process) = &self.process else {
-            return guards;
-        };
-        let mut times: Vec<_> = process.read_again_at.into_iter().chain(guards).collect();
+    pub(super) fn next_step(&self) -> Option<Duration> {
+        let process = self.process.as_ref()?;
+        let mut times: Vec<_> = process.read_again_at.into_iter().collect();
         if !process.reading_everything {
             times.push(process.read_everything_at);
         }
@@ -365,6 +366,7 @@ impl Reconciler {
             for backend in self.backends.values_mut() {
                 backend.forget_process(recent, &self.policy);
             }
+            self.state_file.restarted();
             let fact = Fact::Restarted {
                 before: Box::new(before),
                 now: Box::new(info.clone()),
