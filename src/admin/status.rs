@@ -27,6 +27,8 @@ pub struct Status {
     pub alive_at: Instant,
     /// When the catalog was last known to be current; `None` before the first accepted list.
     pub catalog_at: Option<Instant>,
+    /// The catalog is a snapshot's: Nomad was not heard yet.
+    pub snapshot: Option<FromSnapshot>,
     /// What keeps the daemon from being ready. Empty is ready.
     pub missing: Vec<Missing>,
     /// The address of Nomad that is asked first.
@@ -54,6 +56,17 @@ pub struct Failure {
     pub times: u64,
     /// When the last one was.
     pub at: Instant,
+}
+
+/// A catalog that was not read from Nomad since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromSnapshot {
+    /// How old it was when it was read.
+    pub age: Duration,
+    /// When that was.
+    pub read_at: Instant,
+    /// Why it is used, in an operator's words.
+    pub reason: String,
 }
 
 /// Something without which the daemon is not ready. Each is one line of `/ready`.
@@ -99,6 +112,7 @@ impl Status {
             started: now,
             alive_at: now,
             catalog_at: None,
+            snapshot: None,
             missing: vec![
                 Missing::Haproxy { reason: reason() },
                 Missing::Catalog { reason: reason() },
@@ -165,7 +179,25 @@ impl Status {
     /// How old what is known of the catalog is; counted from the start while nothing is known.
     #[must_use]
     pub fn catalog_age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.catalog_at.unwrap_or(self.started))
+        match &self.snapshot {
+            Some(snapshot) => snapshot.age(now),
+            None => now.saturating_duration_since(self.catalog_at.unwrap_or(self.started)),
+        }
+    }
+}
+
+impl FromSnapshot {
+    fn age(&self, now: Instant) -> Duration {
+        self.age + now.saturating_duration_since(self.read_at)
+    }
+
+    /// For `/ready`.
+    pub(super) fn line(&self, now: Instant) -> String {
+        format!(
+            "serving from a snapshot of the catalog that is {} s old, until Nomad is back: {}\n",
+            self.age(now).as_secs(),
+            OneLine(&self.reason)
+        )
     }
 }
 

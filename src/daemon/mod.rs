@@ -12,6 +12,7 @@ mod memory;
 mod plan;
 mod questions;
 mod report;
+mod snapshot;
 
 use std::{
     collections::BTreeMap,
@@ -40,11 +41,13 @@ use crate::{
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
     reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
+    snapshot::{Refusal, Usable},
 };
 use charge::{Charge, Standing};
 use freeze::Freeze;
 use keep::{Failures, Part};
 use report::Report;
+use snapshot::Keeper;
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -242,7 +245,7 @@ async fn core(
             questions: questions_seen,
             answers,
         },
-        metrics,
+        Arc::clone(&metrics),
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
 
@@ -253,6 +256,7 @@ async fn core(
         Mode::Standby
     };
     let started = now();
+    let keeper = Keeper::new(&config, started, metrics, &mut parts);
     let mut shell = Shell {
         core: Reconciler::new(policy(&config), mode, seed()),
         started,
@@ -263,6 +267,7 @@ async fn core(
         freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
         report,
+        keeper,
     };
     Report::starting(&config);
     shell.look_at_freeze().await;
@@ -274,6 +279,7 @@ async fn core(
     let mut stopping = false;
     loop {
         let wake = shell.core.next_timeout().map(|at| (started + at).into());
+        let due = shell.keeper.due().map(Into::into);
         tokio::select! {
             biased;
             Some(ended) = parts.join_next() => {
@@ -292,6 +298,8 @@ async fn core(
                 shell.input(Input::Drain).await;
             }
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
+            () = sleep_until(due.unwrap_or_else(|| now().into())), if due.is_some() => shell.keep(),
+            read = shell.keeper.read() => shell.restore(read).await,
             Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
@@ -319,6 +327,7 @@ struct Shell {
     freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
+    keeper: Keeper,
 }
 
 /// What is heard of the lock; nothing, under `--observe`.
@@ -396,6 +405,7 @@ impl Shell {
 
     async fn catalog(&mut self, event: catalog::Event) {
         self.report.catalog(&event);
+        self.keeper.heard(now(), &event);
         match event {
             catalog::Event::Synced(synced) => {
                 let (services, unproven) = (synced.services, synced.unproven);
@@ -443,8 +453,14 @@ impl Shell {
                 Output::Tell(fact) => {
                     stands_otherwise |= matches!(
                         fact,
-                        Fact::Restarted { .. } | Fact::InSync { .. } | Fact::Admitted { .. }
+                        Fact::Restarted { .. }
+                            | Fact::InSync { .. }
+                            | Fact::Admitted { .. }
+                            | Fact::SnapshotApplied { .. }
                     );
+                    if matches!(fact, Fact::Held(..) | Fact::HoldEnded(..)) {
+                        self.keeper.changed();
+                    }
                     self.report.fact(fact);
                 }
             }
@@ -452,6 +468,24 @@ impl Shell {
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
             self.report.tick(&self.core.overview());
+        }
+    }
+
+    /// Keeps what is known for a successor.
+    fn keep(&mut self) {
+        let now = now();
+        let at = now.saturating_duration_since(self.started);
+        self.keeper.act(now, || self.core.remember(at));
+    }
+
+    /// Nomad is away: what a predecessor knew is taken in.
+    async fn restore(&mut self, read: Result<Usable, Refusal>) {
+        match read {
+            Ok(snapshot) => {
+                self.report.snapshot_used(self.keeper.path(), &snapshot);
+                self.input(Input::Restored(snapshot.remembered)).await;
+            }
+            Err(refusal) => self.report.snapshot_refused(self.keeper.path(), &refusal),
         }
     }
 

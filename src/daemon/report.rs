@@ -1,6 +1,8 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod snapshot;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -10,8 +12,8 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, Metrics, Missing, ServersOwned, Status, SyncFailure},
-    catalog::Cause,
+    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
         command::print,
@@ -45,6 +47,9 @@ pub(super) struct Report {
     asked_at: String,
     following: Following,
     nomad: String,
+    /// Nomad answers, and refuses: no time will change that.
+    is_refused: bool,
+    snapshot: Option<FromSnapshot>,
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
     event_lag: Duration,
@@ -71,6 +76,8 @@ impl Report {
             route,
             following: Following::new(namespaces, now()),
             nomad,
+            is_refused: false,
+            snapshot: None,
             catalog_at: None,
             event_lag: Duration::ZERO,
         }
@@ -162,6 +169,14 @@ impl Report {
         match event {
             Event::Synced(synced) => {
                 self.catalog_at = Some(now());
+                if let Some(snapshot) = self.snapshot.take() {
+                    let after = Rounded(snapshot.read_at.elapsed());
+                    info!(
+                        ?after,
+                        index = synced.index,
+                        "Nomad is back: its catalog replaces the snapshot"
+                    );
+                }
                 let unproven: Vec<_> = synced.unproven.iter().map(ToString::to_string).collect();
                 if unproven.is_empty() {
                     debug!(
@@ -209,6 +224,9 @@ impl Report {
             }
             Event::Trouble { scope, kind, text } => {
                 self.nomad.clone_from(text);
+                if let Scope::Namespace(_) = scope {
+                    self.is_refused = matches!(kind, FailureKind::Denied | FailureKind::BadToken);
+                }
                 self.metrics.sync_failed(SyncFailure::Nomad);
                 debug!(%scope, %kind, "{text}");
             }
@@ -395,6 +413,7 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
+            Fact::SnapshotApplied { took } => snapshot::applied(took),
             Fact::Admitted { waited } => {
                 info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
             }
@@ -487,7 +506,8 @@ impl Report {
                 reason: reason.clone(),
             });
         }
-        if !overview.catalog_known {
+        // From a snapshot a new version of a job would look healthy although its token is wrong.
+        if !overview.catalog_known || (overview.from_snapshot && self.is_refused) {
             missing.push(Missing::Catalog {
                 reason: self.nomad.clone(),
             });
@@ -502,6 +522,7 @@ impl Report {
         self.status.send_modify(|status| {
             status.alive_at = now();
             status.catalog_at = self.catalog_at;
+            status.snapshot.clone_from(&self.snapshot);
             status.missing = missing;
             status.guards = guard_lines(overview);
             status.nomad.clone_from(&self.asked_at);
@@ -578,7 +599,7 @@ impl std::fmt::Debug for Rounded {
 }
 
 /// An error with what caused it.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

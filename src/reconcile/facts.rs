@@ -127,6 +127,11 @@ pub enum Fact {
         /// Since everything was applied.
         waited: Duration,
     },
+    /// A HAProxy process has everything that a predecessor knew of, while Nomad was not heard yet.
+    SnapshotApplied {
+        /// Since the process was found.
+        took: Duration,
+    },
     /// 30 s after a sync began not everything is in rotation, for reasons that are not HAProxy's verdict nor an
     /// operator's hand.
     SyncFailed {
@@ -165,6 +170,8 @@ pub struct Found {
 pub struct Overview {
     /// A catalog was read.
     pub catalog_known: bool,
+    /// It is a predecessor's: Nomad was not heard yet.
+    pub from_snapshot: bool,
     /// HAProxy was connected and read.
     pub haproxy_read: bool,
     /// Everything wanted was applied to this process.

@@ -18,6 +18,7 @@ mod a_mass_deregistration_is_not_believed;
 mod a_restart_of_the_sidecar_writes_nothing;
 mod a_sidecar_drains_before_it_stops_if_it_is_told_to;
 mod a_sidecar_that_died_on_the_way_is_continued;
+mod a_start_without_nomad_is_served_from_the_snapshot;
 mod clients_with_a_cookie_reach_nobody_new;
 mod everything_is_back_after_a_restart_of_haproxy;
 mod file_descriptors_run_out;

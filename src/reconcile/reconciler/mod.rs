@@ -7,6 +7,7 @@ mod account;
 mod admission;
 mod drive;
 mod guarding;
+mod restore;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,10 @@ use crate::model::{
     Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
     Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
+
+pub use restore::{HeldServer, Remembered};
+
+use restore::Restored;
 
 use super::{
     Policy,
@@ -54,6 +59,8 @@ pub enum Input {
     Changed(ServiceKey, Vec<Registration>),
     /// All servers of the sidecar's are to be drained, until [`Reconciler::has_drained`].
     Drain,
+    /// Nomad is away, and this is what a predecessor knew.
+    Restored(Remembered),
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -172,6 +179,7 @@ pub struct Reconciler {
     proven: BTreeSet<ServiceKey>,
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
+    restored: Restored,
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
@@ -201,6 +209,7 @@ impl Reconciler {
             next_batch: 0,
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
+            restored: Restored::default(),
             sync_check_at: None,
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
@@ -220,6 +229,7 @@ impl Reconciler {
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
+            Input::Restored(remembered) => self.restored(now, remembered),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
@@ -261,7 +271,7 @@ impl Reconciler {
     fn synced(
         &mut self,
         now: Duration,
-        services: BTreeMap<ServiceKey, Vec<Registration>>,
+        mut services: BTreeMap<ServiceKey, Vec<Registration>>,
         unproven: BTreeSet<Scope>,
     ) {
         self.unproven = unproven;
@@ -276,6 +286,9 @@ impl Reconciler {
                 process.read_everything_at = now;
             }
         }
+        self.unanswered
+            .retain(|service| !services.contains_key(service));
+        self.keep_borrowed(now, &mut services);
         let before = self.catalog.take().unwrap_or_default();
         self.compare(now, &before, &services);
         let names = before.keys().chain(services.keys());
@@ -283,8 +296,6 @@ impl Reconciler {
             .filter(|name| before.get(name) != services.get(name))
             .cloned()
             .collect();
-        self.unanswered
-            .retain(|service| !services.contains_key(service));
         self.catalog = Some(services);
         for service in changed {
             self.contribute(now, &service, false);
@@ -297,9 +308,10 @@ impl Reconciler {
 
     fn changed(&mut self, now: Duration, service: &ServiceKey, registrations: Vec<Registration>) {
         // Before the first list nothing is complete.
-        let Some(catalog) = &mut self.catalog else {
+        let Some(catalog) = self.catalog.as_mut().filter(|_| !self.restored.unheard) else {
             return;
         };
+        self.restored.borrowed.remove(service);
         let before = catalog.insert(service.clone(), registrations);
         self.compare_service(now, service, &before.unwrap_or_default());
         self.unproven.remove(&Scope::Service(service.clone()));
@@ -405,45 +417,6 @@ impl Reconciler {
         }
     }
 
-    fn failed(&mut self, now: Duration, id: BatchId, failure: &Failure) {
-        let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
-            return;
-        };
-        let Failure::NotUnderstood(problem) = failure else {
-            if let Purpose::Backend(name) = purpose
-                && let Some(backend) = self.backends.get_mut(&name)
-            {
-                backend.disconnect();
-            }
-            return;
-        };
-        let problem = problem.clone();
-        let (backend, again_in) = match purpose {
-            Purpose::Everything => {
-                let delay = self.failures.next_delay(&mut self.random);
-                if let Some(process) = &mut self.process {
-                    process.reading_everything = false;
-                    process.read_everything_at = now + delay;
-                }
-                (None, delay)
-            }
-            Purpose::Backend(name) => {
-                let Some(backend) = self.backends.get_mut(&name) else {
-                    return;
-                };
-                backend.disconnect();
-                let delay = backend.failures.next_delay(&mut self.random);
-                backend.paused_until = Some(now + delay);
-                (Some(name), delay)
-            }
-        };
-        self.outputs.push_back(Output::Tell(Fact::Failed {
-            backend,
-            problem,
-            again_in,
-        }));
-    }
-
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
         let Some(UnderWay { purpose, requests }) = self.under_way.remove(&id) else {
             return;
@@ -535,6 +508,7 @@ impl Reconciler {
                 self.contribute(now, &service, false);
             }
         }
+        self.restore_holds(now);
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {

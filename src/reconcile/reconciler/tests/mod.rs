@@ -5,6 +5,7 @@ mod admissions;
 mod charge;
 mod guards;
 mod holds;
+mod restored;
 
 use super::*;
 use crate::{
