@@ -12,7 +12,7 @@ use haproxy_nomad_sidecar::{
 };
 
 use crate::{
-    haproxy_model::{Conduct, View},
+    haproxy_model::{Conduct, Model, View},
     rules::HAPROXY_ADMITS,
     world::World,
 };
@@ -67,8 +67,18 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(crate) fn process_is_new(&mut self) {
-        self.held.clear();
+    /// What was done by hand is gone, unless a state file brought it back.
+    pub(crate) fn process_is_new(&mut self, process: &Model) {
+        self.held.retain(|(backend, name), (deed, _)| {
+            let view = process.server(backend, name);
+            view.is_some_and(|view| match deed {
+                Deed::Maintenance => view.admin & MAINTENANCE != 0 && view.address.port() != 1,
+                Deed::Drain => view.admin & DRAIN != 0,
+                Deed::Weight | Deed::WeightZero => {
+                    view.admin & MAINTENANCE == 0 && view.weight != 1
+                }
+            })
+        });
         self.foreign.clear();
         self.leaks_seen = 0;
     }

@@ -457,10 +457,10 @@ impl World {
         if let Some(file) = &self.state_file {
             process.load_state(file);
         }
+        self.operator.process_is_new(&process);
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
         self.trace(|| "haproxy starts".to_owned());
-        self.operator.process_is_new();
         self.book = Book::new(self.now);
     }
 
@@ -501,9 +501,9 @@ impl World {
         {
             self.processes.insert(pid, old);
         }
+        self.operator.process_is_new(&process);
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
-        self.operator.process_is_new();
         self.book = Book::new(self.now);
     }
 
