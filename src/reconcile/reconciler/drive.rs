@@ -77,10 +77,6 @@ impl Reconciler {
     }
 
     /// Takes one backend a step further.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one step, from what was seen to what is sent"
-    )]
     fn step(&mut self, now: Duration, name: &BackendName) {
         let Some(process) = &self.process else {
             return;
