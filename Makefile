@@ -17,7 +17,8 @@ help:
 	@echo 'make check   formatting, lints, documentation, dependencies'
 	@echo 'make bench   the measurements'
 	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=… and SIM_FAULTS=… say how much'
-	@echo 'make soak    services live their ordinary life under load, on each HAProxy line, for SOAK_MINUTES=60'
+	@echo 'make soak    services live their ordinary life under load, on each HAProxy line, for SOAK_MINUTES=60; then every pair of'
+	@echo '             faults on each line; FAULT=…, KIND=… and LINE=… choose of them'
 	@echo 'make dist    the static binary'
 
 demo:
@@ -50,11 +51,13 @@ sim:
 	@scripts/need $(COMPILER)
 	$(CARGO) test --locked --release --test sim -- --nocapture
 
-# The days that `make test` plays once, again and again with other seeds.
+# The days that `make test` plays once, again and again with other seeds; and the whole fault matrix, with faults that last
+# as long as they do in life.
 soak: export SOAK_MINUTES ?= 60
 soak:
 	@scripts/need $(COMPILER) $(HAPROXY)
 	scripts/with-haproxy $(CARGO) test --locked --test load costs_no_request -- --nocapture
+	FAULTS_FULL=1 scripts/with-haproxy $(CARGO) test --locked --test faults -- --nocapture
 
 dist:
 	@scripts/need $(COMPILER)

@@ -193,7 +193,8 @@ job "haproxy" {
         file = true
       }
 
-      # HAProxy's socket is found at ${NOMAD_ALLOC_DIR}/haproxy.sock.
+      # HAProxy's socket is found at ${NOMAD_ALLOC_DIR}/haproxy.sock. The last good catalog is kept in
+      # ${NOMAD_ALLOC_DIR}/data, for a start of both tasks while Nomad is away.
       env {
         SIDECAR_ADMIN_LISTEN = "${NOMAD_ADDR_admin}"
       }

@@ -13,4 +13,5 @@ pub mod model;
 pub mod nomad;
 pub mod reconcile;
 pub mod redacted;
+pub mod snapshot;
 pub mod telemetry;

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("haproxy", &["model", "redacted"]),
     ("nomad", &["model", "redacted", "catalog"]),
     ("admin", &["model", "redacted"]),
+    ("snapshot", &["model", "redacted", "reconcile"]),
     (
         "config",
         &["model", "redacted", "nomad", "haproxy", "reconcile"],
@@ -33,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "haproxy",
             "nomad",
             "admin",
+            "snapshot",
             "config",
             "telemetry",
         ],
@@ -50,6 +52,7 @@ const PURE: &[&str] = &[
     "haproxy/reply",
     "haproxy/parse",
     "nomad/types",
+    "snapshot",
 ];
 
 /// What a pure module may not name, in any of the ways in which rustfmt writes a path.

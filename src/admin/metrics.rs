@@ -17,7 +17,10 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{GuardMetrics, NomadMetrics, OperatorMetrics, Status, process_metrics::ProcessMetrics};
+use super::{
+    GuardMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics, Status,
+    process_metrics::ProcessMetrics,
+};
 use crate::model::{Command, Outcome};
 
 /// Upper bounds of the buckets of `event_to_applied_seconds`.
@@ -42,6 +45,7 @@ pub struct Metrics {
     registrations_rejected: Gauge,
     leaving: Leaving,
     operators: OperatorMetrics,
+    snapshot: SnapshotMetrics,
     guards: GuardMetrics,
     process: ProcessMetrics,
     nomad: NomadMetrics,
@@ -140,7 +144,7 @@ impl Metrics {
             ready: register(
                 to,
                 "ready",
-                "1 when the first sync is applied, as /ready answers",
+                "1 when the first sync is applied and HAProxy's checks have admitted it, as /ready answers",
                 Gauge::default(),
             ),
             syncs: register(
@@ -211,6 +215,7 @@ impl Metrics {
             ),
             leaving: Leaving::new(to),
             operators: OperatorMetrics::new(to),
+            snapshot: SnapshotMetrics::new(to),
             guards: GuardMetrics::new(to),
             process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
@@ -243,6 +248,12 @@ impl Metrics {
     #[must_use]
     pub const fn operators(&self) -> &OperatorMetrics {
         &self.operators
+    }
+
+    /// Those about the snapshot of the catalog.
+    #[must_use]
+    pub const fn snapshot(&self) -> &SnapshotMetrics {
+        &self.snapshot
     }
 
     /// A full pass ended with everything applied.
@@ -343,6 +354,7 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: Instant) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(status.is_ready()));
         self.catalog_age.set(status.catalog_age(now).as_secs_f64());
+        self.snapshot.show(status);
         self.process.show(status);
         self.nomad.show(status, now);
         let mut text = String::new();
@@ -493,6 +505,9 @@ mod tests {
                 "removals_frozen 0",
                 "removals_waiting 0",
                 "servers_held 0",
+                "snapshot_in_use 0",
+                "snapshot_writes_total{outcome=\"failed\"} 0",
+                "snapshot_writes_total{outcome=\"written\"} 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",
                 "sync_failures_total{kind=\"nomad\"} 0",

@@ -9,11 +9,12 @@ mod namespace;
 mod nomad_metrics;
 mod operator_metrics;
 mod process_metrics;
+mod snapshot_metrics;
 mod status;
 
 use std::{
     convert::Infallible,
-    io,
+    io, iter,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -41,7 +42,8 @@ pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
 pub use operator_metrics::OperatorMetrics;
-pub use status::{Failure, Missing, Status};
+pub use snapshot_metrics::SnapshotMetrics;
+pub use status::{Failure, FromSnapshot, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.
 const MAX_CONNECTIONS: usize = 64;
@@ -147,7 +149,7 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
     let now = Instant::now();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/live") => live(status, now),
-        (&Method::GET, "/ready") => ready(status),
+        (&Method::GET, "/ready") => ready(status, now),
         (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
         (&Method::GET, "/metrics") => exposition(status, metrics, now),
         (_, "/live" | "/ready" | "/status" | "/metrics") => {
@@ -175,17 +177,19 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
     }
 }
 
-fn ready(status: &Status) -> Response<Full<Bytes>> {
-    let standby = status.standby_line().unwrap_or_default();
-    let guards = status.guard_lines();
+fn ready(status: &Status, now: Instant) -> Response<Full<Bytes>> {
+    let snapshot = status.snapshot.iter().map(|snapshot| snapshot.line(now));
+    let besides = snapshot
+        .chain(status.standby_line())
+        .chain([status.guard_lines()]);
     if status.is_ready() {
-        return plain(StatusCode::OK, format!("ready\n{standby}{guards}"));
+        let lines = iter::once("ready\n".to_owned()).chain(besides);
+        return plain(StatusCode::OK, lines.collect());
     }
     let lines = status.missing.iter().map(|missing| format!("{missing}\n"));
-    let missing: String = lines.collect();
     plain(
         StatusCode::SERVICE_UNAVAILABLE,
-        missing + &standby + &guards,
+        lines.chain(besides).collect(),
     )
 }
 

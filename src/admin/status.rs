@@ -27,6 +27,8 @@ pub struct Status {
     pub alive_at: Instant,
     /// When the catalog was last known to be current; `None` before the first accepted list.
     pub catalog_at: Option<Instant>,
+    /// The catalog is a snapshot's: Nomad was not heard yet.
+    pub snapshot: Option<FromSnapshot>,
     /// What keeps the daemon from being ready. Empty is ready.
     pub missing: Vec<Missing>,
     /// The address of Nomad that is asked first.
@@ -56,6 +58,17 @@ pub struct Failure {
     pub at: Instant,
 }
 
+/// A catalog that was not read from Nomad since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromSnapshot {
+    /// How old it was when it was read.
+    pub age: Duration,
+    /// When that was.
+    pub read_at: Instant,
+    /// Why it is used, in an operator's words.
+    pub reason: String,
+}
+
 /// Something without which the daemon is not ready. Each is one line of `/ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
@@ -81,6 +94,13 @@ pub enum Missing {
         /// How many backends there are to apply it to.
         total: usize,
     },
+    /// It is, and HAProxy's checks have not admitted its servers.
+    Checks {
+        /// The backends where they have not.
+        pending: Vec<BackendName>,
+        /// How many backends there are.
+        total: usize,
+    },
 }
 
 impl Status {
@@ -92,6 +112,7 @@ impl Status {
             started: now,
             alive_at: now,
             catalog_at: None,
+            snapshot: None,
             missing: vec![
                 Missing::Haproxy { reason: reason() },
                 Missing::Catalog { reason: reason() },
@@ -158,7 +179,25 @@ impl Status {
     /// How old what is known of the catalog is; counted from the start while nothing is known.
     #[must_use]
     pub fn catalog_age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.catalog_at.unwrap_or(self.started))
+        match &self.snapshot {
+            Some(snapshot) => snapshot.age(now),
+            None => now.saturating_duration_since(self.catalog_at.unwrap_or(self.started)),
+        }
+    }
+}
+
+impl FromSnapshot {
+    fn age(&self, now: Instant) -> Duration {
+        self.age + now.saturating_duration_since(self.read_at)
+    }
+
+    /// For `/ready`.
+    pub(super) fn line(&self, now: Instant) -> String {
+        format!(
+            "serving from a snapshot of the catalog that is {} s old, until Nomad is back: {}\n",
+            self.age(now).as_secs(),
+            OneLine(&self.reason)
+        )
     }
 }
 
@@ -172,17 +211,18 @@ impl fmt::Display for Missing {
             Self::Catalog { reason } => {
                 write!(f, "nomad: no list was accepted yet: {}", OneLine(reason))
             }
-            Self::Backends { pending, total } => {
+            Self::Backends { pending, total } | Self::Checks { pending, total } => {
                 let (verb, noun) = match (pending.len(), total) {
                     (1, 1) => ("is", "backend"),
                     (1, _) => ("is", "backends"),
                     (_, _) => ("are", "backends"),
                 };
-                write!(
-                    f,
-                    "{} of {total} {noun} {verb} not applied yet",
-                    pending.len()
-                )?;
+                let what = if matches!(self, Self::Checks { .. }) {
+                    "not checked by HAProxy yet"
+                } else {
+                    "not applied yet"
+                };
+                write!(f, "{} of {total} {noun} {verb} {what}", pending.len())?;
                 for (i, name) in pending.iter().take(NAMED_BACKENDS).enumerate() {
                     write!(f, "{}{name}", if i == 0 { ": " } else { ", " })?;
                 }
@@ -249,6 +289,12 @@ mod tests {
         assert_eq!(
             backends(&["api", "web"], 40),
             "2 of 40 backends are not applied yet: api, web"
+        );
+        let pending = vec![BackendName::new("api").unwrap()];
+        let checks = Missing::Checks { pending, total: 40 };
+        assert_eq!(
+            checks.to_string(),
+            "1 of 40 backends is not checked by HAProxy yet: api"
         );
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
         assert_eq!(

@@ -30,6 +30,9 @@ const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 /// Where the admin listener listens.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
 
+/// The snapshot in the directory of the allocation: `data` is what an `ephemeral_disk` keeps.
+const SNAPSHOT: &str = "data/haproxy-nomad-sidecar.snapshot";
+
 /// How long the last server of a service stays in rotation without a registration.
 const DEFAULT_HOLD: Duration = Duration::from_secs(30);
 /// How long a server that is removed may finish its sessions.
@@ -62,6 +65,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// What becomes of HAProxy's servers when the program is told to stop.
     pub on_stop: OnStop,
+    /// Where the last good catalog is kept; `None` is nowhere.
+    pub snapshot_file: Option<PathBuf>,
     /// How many servers that are UP may be taken out of rotation in a second.
     pub max_removals_per_second: NonZeroU32,
     /// Stop all removals.
@@ -207,6 +212,7 @@ impl Config {
                 Some(found) => found.parse(value::on_stop)?,
                 None => OnStop::Leave,
             },
+            snapshot_file: snapshot_file(&layers, &sources.task),
             max_removals_per_second: match find!(layers, max_removals_per_second) {
                 Some(found) => found.parse(value::removals)?,
                 None => MAX_REMOVALS_PER_SECOND,
@@ -252,6 +258,13 @@ fn haproxy_socket(layers: &Layers<'_>, task: &Task) -> PathBuf {
         (Some(found), _) => found.text.into(),
         (None, Some(alloc_dir)) => alloc_dir.join("haproxy.sock"),
         (None, None) => DEFAULT_SOCKET.into(),
+    }
+}
+
+fn snapshot_file(layers: &Layers<'_>, task: &Task) -> Option<PathBuf> {
+    match find!(layers, snapshot_file) {
+        Some(found) => (found.text != "off").then(|| found.text.into()),
+        None => task.alloc_dir.as_ref().map(|dir| dir.join(SNAPSHOT)),
     }
 }
 
@@ -321,6 +334,7 @@ mod tests {
         assert_eq!(config.drain_timeout, Duration::from_secs(10));
         assert_eq!(config.on_stop, OnStop::Leave);
         assert_eq!(config.admin_listen, "127.0.0.1:9417".parse().ok());
+        assert_eq!(config.snapshot_file, None);
         assert_eq!(config.log.format, LogFormat::Plain);
         assert_eq!(config.log.filter.to_string(), "info");
         assert!(!config.observe && !config.nomad.expose_by_default);
@@ -339,6 +353,8 @@ mod tests {
         };
         let config = Config::load(sources.clone()).unwrap();
         assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
+        let snapshot = Path::new("/alloc/data/haproxy-nomad-sidecar.snapshot");
+        assert_eq!(config.snapshot_file.as_deref(), Some(snapshot));
         assert_eq!(
             config.nomad.endpoints,
             Endpoints::from(Endpoint::Unix(secrets.path().join("api.sock")))
@@ -348,8 +364,13 @@ mod tests {
         assert_eq!(config.nomad.namespaces, ["shop"]);
 
         fs::write(&token, "t0ken").unwrap();
-        let config = Config::load(sources).unwrap();
+        let config = Config::load(sources.clone()).unwrap();
         assert_eq!(config.nomad.token, TokenSource::File(token));
+
+        let task = sources.task;
+        let sources = flags(options! { snapshot_file: "off" });
+        let config = Config::load(Sources { task, ..sources }).unwrap();
+        assert_eq!(config.snapshot_file, None);
     }
 
     #[test]

@@ -144,6 +144,15 @@ pub struct Options {
     /// drain [default: leave]
     #[arg(long, global = true, env = "SIDECAR_ON_STOP", value_name = "WHAT")]
     pub(super) on_stop: Option<Given>,
+    /// Where the last good catalog is kept for a start without Nomad, or off [default:
+    /// ${NOMAD_ALLOC_DIR}/data/haproxy-nomad-sidecar.snapshot in a Nomad task, otherwise off]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_SNAPSHOT_FILE",
+        value_name = "PATH"
+    )]
+    pub(super) snapshot_file: Option<Given>,
 
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together
     /// [default: 20]

@@ -12,6 +12,7 @@ mod memory;
 mod plan;
 mod questions;
 mod report;
+mod snapshot;
 
 use std::{
     collections::BTreeMap,
@@ -40,11 +41,13 @@ use crate::{
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
     reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
+    snapshot::{Refusal, Usable},
 };
 use charge::{Charge, Standing};
 use freeze::Freeze;
 use keep::{Failures, Part};
 use report::Report;
+use snapshot::Keeper;
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -243,7 +246,7 @@ async fn core(
             questions: questions_seen,
             answers,
         },
-        metrics,
+        Arc::clone(&metrics),
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
 
@@ -254,6 +257,7 @@ async fn core(
         Mode::Standby
     };
     let started = now();
+    let keeper = Keeper::new(&config, started, metrics, &mut parts);
     let mut shell = Shell {
         core: Reconciler::new(policy(&config), mode, seed()),
         started,
@@ -264,6 +268,7 @@ async fn core(
         freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
         report,
+        keeper,
     };
     Report::starting(&config);
     shell.look_at_freeze().await;
@@ -275,6 +280,7 @@ async fn core(
     let mut stopping = false;
     loop {
         let wake = shell.core.next_timeout().map(|at| (started + at).into());
+        let due = shell.keeper.due().map(Into::into);
         tokio::select! {
             biased;
             Some(ended) = parts.join_next() => {
@@ -293,6 +299,8 @@ async fn core(
                 shell.input(Input::Drain).await;
             }
             () = sleep_until(wake.unwrap_or_else(|| now().into())), if wake.is_some() => shell.input(Input::Timeout).await,
+            () = sleep_until(due.unwrap_or_else(|| now().into())), if due.is_some() => shell.keep(),
+            read = shell.keeper.read() => shell.restore(read).await,
             Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
@@ -320,6 +328,7 @@ struct Shell {
     freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
     report: Report,
+    keeper: Keeper,
 }
 
 /// What is heard of the lock; nothing, under `--observe`.
@@ -397,6 +406,7 @@ impl Shell {
 
     async fn catalog(&mut self, event: catalog::Event) {
         self.report.catalog(&event);
+        self.keeper.heard(now(), &event);
         match event {
             catalog::Event::Synced(synced) => {
                 let (services, unproven) = (synced.services, synced.unproven);
@@ -442,8 +452,16 @@ impl Shell {
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
-                    stands_otherwise |=
-                        matches!(fact, Fact::Restarted { .. } | Fact::InSync { .. });
+                    stands_otherwise |= matches!(
+                        fact,
+                        Fact::Restarted { .. }
+                            | Fact::InSync { .. }
+                            | Fact::Admitted { .. }
+                            | Fact::SnapshotApplied { .. }
+                    );
+                    if matches!(fact, Fact::Held(..) | Fact::HoldEnded(..)) {
+                        self.keeper.changed();
+                    }
                     self.report.fact(fact);
                 }
             }
@@ -451,6 +469,24 @@ impl Shell {
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
             self.report.tick(&self.core.overview());
+        }
+    }
+
+    /// Keeps what is known for a successor.
+    fn keep(&mut self) {
+        let now = now();
+        let at = now.saturating_duration_since(self.started);
+        self.keeper.act(now, || self.core.remember(at));
+    }
+
+    /// Nomad is away: what a predecessor knew is taken in.
+    async fn restore(&mut self, read: Result<Usable, Refusal>) {
+        match read {
+            Ok(snapshot) => {
+                self.report.snapshot_used(self.keeper.path(), &snapshot);
+                self.input(Input::Restored(snapshot.remembered)).await;
+            }
+            Err(refusal) => self.report.snapshot_refused(self.keeper.path(), &refusal),
         }
     }
 

@@ -130,6 +130,8 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::Unrejected(..)
             | Fact::FirstSync { .. }
             | Fact::InSync { .. }
+            | Fact::Admitted { .. }
+            | Fact::SnapshotApplied { .. }
             | Fact::SyncFailed { .. } => {}
         }
     }

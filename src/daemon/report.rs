@@ -1,6 +1,8 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod snapshot;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -10,8 +12,8 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, Metrics, Missing, ServersOwned, Status, SyncFailure},
-    catalog::Cause,
+    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
         command::print,
@@ -45,6 +47,9 @@ pub(super) struct Report {
     asked_at: String,
     following: Following,
     nomad: String,
+    /// Nomad answers, and refuses: no time will change that.
+    is_refused: bool,
+    snapshot: Option<FromSnapshot>,
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
     event_lag: Duration,
@@ -71,6 +76,8 @@ impl Report {
             route,
             following: Following::new(namespaces, now()),
             nomad,
+            is_refused: false,
+            snapshot: None,
             catalog_at: None,
             event_lag: Duration::ZERO,
         }
@@ -162,6 +169,14 @@ impl Report {
         match event {
             Event::Synced(synced) => {
                 self.catalog_at = Some(now());
+                if let Some(snapshot) = self.snapshot.take() {
+                    let after = Rounded(snapshot.read_at.elapsed());
+                    info!(
+                        ?after,
+                        index = synced.index,
+                        "Nomad is back: its catalog replaces the snapshot"
+                    );
+                }
                 let unproven: Vec<_> = synced.unproven.iter().map(ToString::to_string).collect();
                 if unproven.is_empty() {
                     debug!(
@@ -209,6 +224,9 @@ impl Report {
             }
             Event::Trouble { scope, kind, text } => {
                 self.nomad.clone_from(text);
+                if let Scope::Namespace(_) = scope {
+                    self.is_refused = matches!(kind, FailureKind::Denied | FailureKind::BadToken);
+                }
                 self.metrics.sync_failed(SyncFailure::Nomad);
                 debug!(%scope, %kind, "{text}");
             }
@@ -389,19 +407,17 @@ impl Report {
                 servers,
             } => {
                 self.metrics.first_sync(took, services);
-                info!(services, servers, took = ?Rounded(took), "the first sync is applied: ready");
+                info!(services, servers, took = ?Rounded(took), "the first sync is applied");
             }
             Fact::InSync { took } => {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
-            Fact::SyncFailed { missing, wanted } => {
-                self.metrics.sync_failed(SyncFailure::Backend);
-                warn!(
-                    missing,
-                    wanted, "registrations are not in rotation 30 s after a sync began"
-                );
+            Fact::SnapshotApplied { took } => snapshot::applied(took),
+            Fact::Admitted { waited } => {
+                info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
             }
+            Fact::SyncFailed { missing, wanted } => self.sync_failed(missing, wanted),
         }
     }
 
@@ -413,6 +429,14 @@ impl Report {
         for step in steps {
             info!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "would send");
         }
+    }
+
+    fn sync_failed(&self, missing: usize, wanted: usize) {
+        self.metrics.sync_failed(SyncFailure::Backend);
+        warn!(
+            missing,
+            wanted, "registrations are not in rotation 30 s after a sync began"
+        );
     }
 
     fn mass_began(&self, extent: &Extent) {
@@ -482,7 +506,8 @@ impl Report {
                 reason: reason.clone(),
             });
         }
-        if !overview.catalog_known {
+        // From a snapshot a new version of a job would look healthy although its token is wrong.
+        if !overview.catalog_known || (overview.from_snapshot && self.is_refused) {
             missing.push(Missing::Catalog {
                 reason: self.nomad.clone(),
             });
@@ -490,10 +515,14 @@ impl Report {
         if missing.is_empty() && !overview.in_sync {
             let (pending, total) = (overview.unsettled.clone(), overview.backends);
             missing.push(Missing::Backends { pending, total });
+        } else if let (true, Some(pending)) = (missing.is_empty(), &overview.admitting) {
+            let (pending, total) = (pending.clone(), overview.backends);
+            missing.push(Missing::Checks { pending, total });
         }
         self.status.send_modify(|status| {
             status.alive_at = now();
             status.catalog_at = self.catalog_at;
+            status.snapshot.clone_from(&self.snapshot);
             status.missing = missing;
             status.guards = guard_lines(overview);
             status.nomad.clone_from(&self.asked_at);
@@ -570,7 +599,7 @@ impl std::fmt::Debug for Rounded {
 }
 
 /// An error with what caused it.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

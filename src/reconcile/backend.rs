@@ -177,6 +177,17 @@ impl Backend {
         }
     }
 
+    /// How many servers of registrations are in rotation, and how many could be and were not found by HAProxy's check to
+    /// be UP, where anything was changed in this process.
+    pub(super) fn admissions(&self, policy: &Policy) -> (usize, usize) {
+        let states = self.states(policy);
+        let changed = self.memory.changed_at.is_some();
+        let servers = self.desired.iter().filter_map(|server| states.of(server));
+        let ready = servers.filter(|state| changed && state.admin.is_ready());
+        let (up, waiting): (Vec<_>, Vec<_>) = ready.partition(|state| state.is_up());
+        (up.len(), waiting.len())
+    }
+
     /// The servers that should be there: those of registrations, and those that are held.
     pub(super) fn wanted(&self) -> impl Iterator<Item = &DesiredServer> {
         let held = self.memory.holds.values().map(|hold| &hold.server);

@@ -238,7 +238,12 @@ fn server(
     Ok((backend, server))
 }
 
-fn address(registration: &Registration) -> Result<Address, Reason> {
+/// Where a registration says that it listens.
+///
+/// # Errors
+///
+/// When HAProxy cannot be told of it.
+pub fn address(registration: &Registration) -> Result<Address, Reason> {
     if registration.address.is_empty() {
         return Err(Reason::NoAddress);
     }
@@ -255,6 +260,11 @@ fn address(registration: &Registration) -> Result<Address, Reason> {
         ip,
         port: port.ok_or(Reason::NoPort(registration.port))?,
     })
+}
+
+/// Whether `service` may have servers in `backend`, by its name or by a tag.
+pub(super) fn may_use(service: &ServiceKey, backend: &BackendName, policy: &Policy) -> bool {
+    resolve(service, Some(backend), &[backend.clone()].into(), policy).is_ok()
 }
 
 /// The backend of a service: the tag, else the service's name, else that with `-` as `_`; for another namespace than

@@ -122,6 +122,16 @@ pub enum Fact {
         /// Since the process was found.
         took: Duration,
     },
+    /// And HAProxy's checks have admitted it, as far as that was waited for.
+    Admitted {
+        /// Since everything was applied.
+        waited: Duration,
+    },
+    /// A HAProxy process has everything that a predecessor knew of, while Nomad was not heard yet.
+    SnapshotApplied {
+        /// Since the process was found.
+        took: Duration,
+    },
     /// 30 s after a sync began not everything is in rotation, for reasons that are not HAProxy's verdict nor an
     /// operator's hand.
     SyncFailed {
@@ -160,10 +170,14 @@ pub struct Found {
 pub struct Overview {
     /// A catalog was read.
     pub catalog_known: bool,
+    /// It is a predecessor's: Nomad was not heard yet.
+    pub from_snapshot: bool,
     /// HAProxy was connected and read.
     pub haproxy_read: bool,
     /// Everything wanted was applied to this process.
     pub in_sync: bool,
+    /// Followed backends whose servers came into an empty HAProxy and wait for its checks; `None` once that is over.
+    pub admitting: Option<Vec<BackendName>>,
     /// Followed backends that have not been applied yet.
     pub unsettled: Vec<BackendName>,
     /// Followed backends.

@@ -28,6 +28,8 @@ pub struct Hold {
     pub service: Option<ServiceKey>,
     /// Since when.
     pub since: Duration,
+    /// A predecessor held it, and it was not seen in rotation since.
+    pub is_awaited: bool,
     /// What keeps it, besides that too few others are UP.
     pub guard: Option<Guard>,
     /// It was in drain, and has to be made ready again.
@@ -154,6 +156,8 @@ impl Review<'_> {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
             hold.guard = state.and_then(|state| self.guard(&hold.server, state));
+            hold.is_awaited &= !state.is_some_and(ServerState::in_rotation);
+            let is_coming = hold.is_awaited || memory.put_back.contains(&put_back);
             let is_recalled = hold.recalled
                 && state.is_some_and(|state| !state.admin.in_maintenance())
                 && self.now.saturating_sub(hold.since) < RECALL;
@@ -162,12 +166,10 @@ impl Review<'_> {
                     Some(HoldEnd::Returned)
                 }
                 Some(server) => Some(HoldEnd::Claimed(server.registration.clone())),
-                None if state.is_none() && !memory.put_back.contains(&put_back) => {
-                    Some(HoldEnd::Gone)
-                }
+                None if state.is_none() && !is_coming => Some(HoldEnd::Gone),
                 None if state.is_some_and(|state| !state.in_rotation())
                     && !is_recalled
-                    && !memory.put_back.contains(&put_back) =>
+                    && !is_coming =>
                 {
                     Some(HoldEnd::OutOfRotation)
                 }
@@ -239,6 +241,7 @@ impl Review<'_> {
                 service: former.map(|former| former.service.clone()),
                 server,
                 since: self.now,
+                is_awaited: false,
                 guard,
                 recalled: is_to_be_recalled,
             };

@@ -27,7 +27,8 @@ pub use facts::{Fact, Found, Overview, Owned, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
-pub use reconciler::{Failure, Input, Mode, Output, Reconciler};
+pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use server_name::is_dynamic_name;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

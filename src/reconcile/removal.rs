@@ -92,8 +92,8 @@ fn take_out_of_rotation(
             let memory = situation.memory;
             memory.awaiting.contains(&server.identity()) && (!is_slot || has_room(situation))
         });
-        let is_done = idle && !situation.memory.cookies && !awaits_answer;
-        if !is_done && !over {
+        let is_done = idle && !situation.memory.cookies;
+        if awaits_answer || (!is_done && !over) {
             plan.wants_stat = true;
             plan.look_within(DRAIN_POLL);
             return;

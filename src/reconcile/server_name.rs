@@ -37,7 +37,7 @@ pub(super) fn is_same_allocation(one: &ServerName, other: &ServerName) -> bool {
 
 /// Whether `name` is one that `dynamic_name` makes.
 #[must_use]
-pub(super) fn is_dynamic_name(name: &ServerName) -> bool {
+pub fn is_dynamic_name(name: &ServerName) -> bool {
     let hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
     let Some((alloc, hash)) = name
         .as_str()

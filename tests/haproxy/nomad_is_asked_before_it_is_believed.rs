@@ -5,7 +5,7 @@ use crate::support::{
     fake_nomad::{Key, Mode, Which},
     sidecar::soon,
     toy::Toy,
-    world::{BOTH, World, on_every_line},
+    world::{BOTH, World, instance, on_every_line},
 };
 
 /// The ID of the allocation, from that of the registration.
@@ -21,11 +21,12 @@ fn an_instance_that_vanishes_from_the_catalog_and_runs_is_served_on() {
         sidecar.until_ready();
         for service in BOTH {
             let (first, second) = (Toy::start("first"), Toy::start("second"));
-            let key = world.register(service, &first);
-            world.register(service, &second);
+            let key = instance(service, first.address()).key();
             world
                 .nomad
                 .describe_allocation(&allocation(&key), "run", "running");
+            world.register(service, &first);
+            world.register(service, &second);
             world.until_served_by(service, &[&first, &second]);
             world.deregister(&key);
             sidecar.logged(&[
@@ -61,11 +62,12 @@ fn an_instance_that_was_told_to_stop_leaves_as_ever() {
         sidecar.until_ready();
         for service in BOTH {
             let (first, second) = (Toy::start("first"), Toy::start("second"));
-            let key = world.register(service, &first);
-            world.register(service, &second);
+            let key = instance(service, first.address()).key();
             world
                 .nomad
                 .describe_allocation(&allocation(&key), "stop", "running");
+            world.register(service, &first);
+            world.register(service, &second);
             world.until_served_by(service, &[&first, &second]);
             world.deregister(&key);
             world.until_served_by(service, &[&second]);
@@ -92,7 +94,7 @@ fn a_registration_of_an_allocation_that_has_ended_is_not_served_and_named() {
             let (living, ghost) = (Toy::start("living"), Toy::start("ghost"));
             ghost.fail();
             world.register(service, &living);
-            let registration = crate::support::world::instance(service, ghost.address());
+            let registration = instance(service, ghost.address());
             let id = allocation(&registration.key());
             world.nomad.describe_allocation(&id, "stop", "failed");
             world.register(service, &ghost);

@@ -16,9 +16,10 @@ use haproxy_nomad_sidecar::model::SplitMix64;
 use tokio::runtime::{self, Runtime};
 
 use crate::{
-    job::{Job, loopback},
+    job::Job,
     scenarios::{Scenario, Window},
     support::{
+        app::loopback,
         haproxy::HaproxyBin,
         load::{Kind, Load, Order, Outcome, Record, Report, Target},
         world::World,

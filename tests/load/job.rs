@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     fmt::Display,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
@@ -22,7 +22,7 @@ use tokio::{runtime::Handle, time::Instant};
 use crate::{
     day::Setup,
     support::{
-        app::App,
+        app::{App, loopback},
         fake_nomad::{Deletion, ServiceRegistration},
         haproxy::now,
         world::{ENABLED, Server, World},
@@ -240,14 +240,4 @@ impl<'a> Job<'a> {
     pub(crate) fn began(&self) -> Instant {
         self.began
     }
-}
-
-/// An address of the loopback that nobody else has, and nobody will: no request can reach an instance because it has the
-/// address of one that has ended.
-pub(crate) fn loopback() -> Ipv4Addr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // 127.16.0.0 and above, from a place that another test program at the same time does not have.
-    let first = std::process::id().wrapping_mul(0x9e37_79b1) >> 9;
-    let number = (first + NEXT.fetch_add(1, Ordering::SeqCst)) % (0x7f_ffff - 2) + 1;
-    Ipv4Addr::from(0x7f00_0000 | 0x10_0000 | number)
 }

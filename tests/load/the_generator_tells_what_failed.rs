@@ -1,6 +1,7 @@
 //! A generator that does not see a failure proves nothing. Here it has to do with servers that fail in each of the ways.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
@@ -88,6 +89,49 @@ fn a_kept_connection_that_was_closed_is_asked_again_and_no_other() {
 }
 
 #[test]
+fn who_is_no_longer_listed_is_asked_no_more() {
+    let named = |answer: &'static str| {
+        serve(move |mut stream| {
+            while read(&mut stream) > 0 {
+                stream.write_all(answer.as_bytes()).unwrap_or_default();
+            }
+        })
+    };
+    let (a, b) = (named(ANSWER), named(ANSWER_OF_B));
+    let dir = tempfile::tempdir().expect("there is a place for files");
+    let (list, new) = (dir.path().join("list"), dir.path().join("new"));
+    let write = |text: String| {
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &list))
+            .expect("it can be written");
+    };
+    let target = Target::Listed(list.clone());
+    let runtime = Runtime::new().expect("threads can be had");
+    let load = Load::start(
+        runtime.handle(),
+        Order {
+            target,
+            ..order(Kind::KeepAlive, a)
+        },
+    );
+    soon("nobody is listed", || (load.count() >= 3).then_some(()));
+    write(format!("{a}\n"));
+    let count = load.count();
+    soon("a is asked", || (load.count() > count + 5).then_some(()));
+    write(format!("{b}\n"));
+    let count = load.count();
+    soon("b is asked", || (load.count() > count + 5).then_some(()));
+    let mut told = outcomes(&runtime.block_on(load.stop()));
+    told.dedup();
+    let nobody = Outcome::NotConnected(std::io::ErrorKind::AddrNotAvailable);
+    let by = |name: &str| Outcome::Answered {
+        status: 200,
+        by: name.to_owned(),
+    };
+    assert_eq!(told, [nobody, by("a"), by("b")]);
+}
+
+#[test]
 fn a_generator_that_falls_behind_says_so() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("threads can be had");
@@ -133,6 +177,7 @@ fn a_server_that_pauses_costs_every_request_of_the_pause() {
 // === the servers ===
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nX-Instance: a\r\nContent-Length: 2\r\n\r\nok";
+const ANSWER_OF_B: &str = "HTTP/1.1 200 OK\r\nX-Instance: b\r\nContent-Length: 2\r\n\r\nok";
 
 fn answer_all(mut stream: TcpStream) {
     while read(&mut stream) > 0 {

@@ -11,7 +11,8 @@ use std::{
 use haproxy_nomad_sidecar::{
     catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
     model::{BackendName, BatchId, Registration, Request, ServiceKey},
-    reconcile::{self, Input, Mode, Output, Policy, Reconciler},
+    reconcile::{self, Input, Mode, Output, Policy, Reconciler, Remembered},
+    snapshot,
 };
 
 use crate::{
@@ -32,6 +33,8 @@ use crate::{
 /// What happens at its time. The numbers say which sidecar, or which connection, it belongs to.
 pub(crate) enum Event {
     StartSidecar,
+    /// Nomad has given no catalog until then.
+    Restore(u32),
     StartHaproxy,
     Connect(u32),
     Refused(u32, BatchId),
@@ -50,6 +53,8 @@ pub(crate) enum Event {
     Chaos,
 }
 
+/// After so long without Nomad a sidecar takes in what its predecessor left.
+const AWAY: Duration = Duration::from_secs(2);
 /// So few that a world can have services beyond the limit.
 const HELD_READS: usize = 2;
 
@@ -82,6 +87,8 @@ pub(crate) struct World {
 
     pub(crate) session: Session,
     pub(crate) sidecar: Option<Sidecar>,
+    /// What the last one left, and when.
+    pub(crate) snapshot: Option<(Duration, Remembered)>,
     /// Counts sidecars.
     pub(crate) generation: u32,
     /// Since when this one has seen what HAProxy has.
@@ -135,6 +142,7 @@ impl World {
             stalled_until: Duration::ZERO,
             session: Session::default(),
             sidecar: None,
+            snapshot: None,
             generation: 0,
             knows_since: None,
             policy,
@@ -227,6 +235,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::StartSidecar => self.start_sidecar(),
+            Event::Restore(of) if self.is_alive(of) => self.restore(),
             Event::StartHaproxy => self.start_haproxy(),
             Event::Connect(of) if self.is_alive(of) => self.connect(),
             Event::Refused(of, id) if self.is_alive(of) => {
@@ -252,7 +261,8 @@ impl World {
             Event::Leave(client, id) => self.leave(client, id),
             Event::Chaos => self.chaos(),
             // Of a sidecar or a connection that is no more.
-            Event::Connect(_)
+            Event::Restore(_)
+            | Event::Connect(_)
             | Event::Refused(..)
             | Event::Poll(_)
             | Event::Line(_)
@@ -294,11 +304,24 @@ impl World {
         });
         self.drain_mirror();
         self.after(Duration::ZERO, Event::Connect(self.generation));
+        self.after(AWAY, Event::Restore(self.generation));
+    }
+
+    fn restore(&mut self) {
+        if let Some((written, remembered)) = self.snapshot.clone()
+            && self.now.saturating_sub(written) < snapshot::MAX_AGE
+        {
+            self.trace(|| format!("  the snapshot of {written:?} is taken in"));
+            self.input(Input::Restored(remembered));
+        }
     }
 
     pub(crate) fn kill_sidecar(&mut self, back_after: Duration) {
-        if self.sidecar.take().is_none() {
+        let Some(sidecar) = self.sidecar.take() else {
             return;
+        };
+        if let Some(remembered) = sidecar.core.remember(self.now) {
+            self.snapshot = Some((self.now, remembered));
         }
         self.trace(|| "the sidecar is killed".to_owned());
         self.cut("the sidecar is dead", None);

@@ -11,10 +11,10 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -278,4 +278,14 @@ async fn last(millis: Option<&str>) {
     if let Some(millis) = millis.and_then(|text| text.trim().parse().ok()) {
         sleep(Duration::from_millis(millis)).await;
     }
+}
+
+/// An address of the loopback that nobody else has, and nobody will: no request can reach an instance because it has the
+/// address of one that has ended.
+pub(crate) fn loopback() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // 127.16.0.0 and above, from a place that another test program at the same time does not have.
+    let first = std::process::id().wrapping_mul(0x9e37_79b1) >> 9;
+    let number = (first + NEXT.fetch_add(1, Ordering::SeqCst)) % (0x7f_ffff - 2) + 1;
+    Ipv4Addr::from(0x7f00_0000 | 0x10_0000 | number)
 }

@@ -194,6 +194,11 @@ impl Haproxy {
         &self.bin
     }
 
+    /// Whether it was started and not ended since.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// The stats socket, level admin.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("haproxy.sock")
@@ -244,7 +249,7 @@ impl Haproxy {
             .pid()
             .expect("a reload begins with a HAProxy that answers");
         // The master of 2.6 refuses connections for a moment after its start, and answers a reload with end of file.
-        let master = self.directory.path().join("master.sock");
+        let master = self.master_socket();
         let log = wait_for("the master's socket", || {
             match one_shot(&master, "reload") {
                 Ok(log) => Some(log),
@@ -254,6 +259,11 @@ impl Haproxy {
         });
         assert!(!log.starts_with("Success=0"), "the reload failed: {log}");
         wait_for("the new worker", || self.pid().filter(|pid| *pid != before));
+    }
+
+    /// Where the master takes commands.
+    pub(crate) fn master_socket(&self) -> PathBuf {
+        self.directory.path().join("master.sock")
     }
 
     /// SIGKILL to master and workers.
@@ -291,10 +301,7 @@ impl Haproxy {
         let stderr = fs::File::create(directory.join("stderr")).expect("the directory is ours");
         let mut command = Command::new(&self.bin.path);
         if self.with_master {
-            command
-                .arg("-W")
-                .arg("-S")
-                .arg(directory.join("master.sock"));
+            command.arg("-W").arg("-S").arg(self.master_socket());
         }
         if let Some((file, http_port)) = &self.shipped {
             command
@@ -334,7 +341,8 @@ impl Drop for Haproxy {
     }
 }
 
-fn one_shot(socket: &Path, command: &str) -> std::io::Result<String> {
+/// One command, or several with `;` between them, on a connection of its own; the answer without its empty last line.
+pub(crate) fn one_shot(socket: &Path, command: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(format!("{command}\n").as_bytes())?;

@@ -4,7 +4,7 @@
 //! load --target 127.0.0.1:8080 --kind keep-alive --rate 50 --seconds 60 [--records FILE]
 //! ```
 //!
-//! - `--target`: `IP:PORT`, or `unix:PATH`
+//! - `--target`: `IP:PORT`, `unix:PATH`, or `listed:FILE`, with an `IP:PORT` in each line, which is read before every request
 //! - `--kind`: `keep-alive` or `close` (HTTP, to `toy-web` behind HAProxy), or `tcp` (a session for each request, to the same)
 //! - `--rate`: requests in a second; `--longest` how many milliseconds the longest of them ask to last (2000)
 //! - `--seconds`: for how long; without it until SIGTERM or SIGINT
@@ -46,7 +46,7 @@ const TOLD: usize = 20;
 /// Sends requests at a constant rate, and tells what became of them.
 #[derive(Parser)]
 struct Flags {
-    /// `IP:PORT`, or `unix:PATH`.
+    /// `IP:PORT`, `unix:PATH`, or `listed:FILE`.
     #[arg(long, value_parser = target)]
     target: Target,
     /// What kind of client.
@@ -198,11 +198,12 @@ impl Calendar {
 }
 
 fn target(text: &str) -> Result<Target, String> {
-    match text.strip_prefix("unix:") {
-        Some(path) => Ok(Target::Unix(path.into())),
-        None => text
+    match text.split_once(':') {
+        Some(("unix", path)) => Ok(Target::Unix(path.into())),
+        Some(("listed", path)) => Ok(Target::Listed(path.into())),
+        _ => text
             .parse()
             .map(Target::Tcp)
-            .map_err(|_| "expected IP:PORT or unix:PATH".to_owned()),
+            .map_err(|_| "expected IP:PORT, unix:PATH or listed:FILE".to_owned()),
     }
 }

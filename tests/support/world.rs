@@ -99,7 +99,7 @@ pub(crate) struct Nomad {
 }
 
 impl Nomad {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -275,38 +275,8 @@ impl World {
     /// The servers of a backend.
     pub(crate) fn servers(&self, backend: &str) -> BTreeMap<String, Server> {
         let state = self.haproxy.ask(&format!("show servers state {backend}"));
-        let mut lines = state.lines().skip(1);
-        let header = lines.next().unwrap_or_default().trim_start_matches("# ");
-        let columns: Vec<_> = header.split(' ').collect();
-        let column = |name: &str| {
-            columns
-                .iter()
-                .position(|column| *column == name)
-                .unwrap_or_else(|| panic!("no column {name} in {state}"))
-        };
-        let at = [
-            "srv_name",
-            "srv_addr",
-            "srv_port",
-            "srv_op_state",
-            "srv_admin_state",
-            "srv_uweight",
-        ]
-        .map(column);
-        lines
-            .filter(|line| !line.is_empty())
-            .map(|line| {
-                let fields: Vec<_> = line.split(' ').collect();
-                let [name, addr, port, operational, admin, weight] = at.map(|at| fields[at]);
-                let server = Server {
-                    address: format!("{addr}:{port}"),
-                    operational: operational.parse().expect("a number"),
-                    admin: admin.parse().expect("a number"),
-                    weight: weight.parse().expect("a number"),
-                };
-                (name.to_owned(), server)
-            })
-            .collect()
+        let servers = servers_in(&state).into_iter();
+        servers.map(|((_, name), server)| (name, server)).collect()
     }
 
     /// The number of a backend that has servers.
@@ -352,6 +322,43 @@ impl World {
             (asked() >= before + 8).then_some(())
         });
     }
+}
+
+/// The rows of an answer to `show servers state`, by backend and name.
+pub(crate) fn servers_in(state: &str) -> BTreeMap<(String, String), Server> {
+    let mut lines = state.lines().skip(1);
+    let header = lines.next().unwrap_or_default().trim_start_matches("# ");
+    let columns: Vec<_> = header.split(' ').collect();
+    let column = |name: &str| {
+        columns
+            .iter()
+            .position(|column| *column == name)
+            .unwrap_or_else(|| panic!("no column {name} in {state}"))
+    };
+    let at = [
+        "be_name",
+        "srv_name",
+        "srv_addr",
+        "srv_port",
+        "srv_op_state",
+        "srv_admin_state",
+        "srv_uweight",
+    ]
+    .map(column);
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let fields: Vec<_> = line.split(' ').collect();
+            let [backend, name, addr, port, operational, admin, weight] = at.map(|at| fields[at]);
+            let server = Server {
+                address: format!("{addr}:{port}"),
+                operational: operational.parse().expect("a number"),
+                admin: admin.parse().expect("a number"),
+                weight: weight.parse().expect("a number"),
+            };
+            ((backend.to_owned(), name.to_owned()), server)
+        })
+        .collect()
 }
 
 /// A registration of `service` at this address that is followed.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::Duration,
 };
 
@@ -48,7 +49,7 @@ impl Reconciler {
                 found.unclaimed.insert(name.clone());
             }
             // Slots of a backend that nobody follows may be an operator's own; our names are nobody else's.
-            if !followed && kind == Kind::Dynamic && ours > 0 {
+            if !followed && kind == Kind::Dynamic && ours > 0 && !self.restored.unheard {
                 to_prove.extend(possible_services(name, &self.policy));
             }
         }
@@ -66,7 +67,7 @@ impl Reconciler {
             self.unanswered.extend(to_prove.iter().cloned());
             self.outputs.push_back(Output::Prove(to_prove));
         }
-        if !std::mem::replace(&mut process.found_told, true) {
+        if !mem::replace(&mut process.found_told, true) {
             self.outputs.push_back(Output::Tell(Fact::Found(found)));
         }
     }
@@ -75,11 +76,22 @@ impl Reconciler {
         let Some(process) = &mut self.process else {
             return;
         };
-        if !process.in_sync && self.backends.values().all(|backend| backend.settled) {
-            process.in_sync = true;
-            let took = now.saturating_sub(process.connected_at);
-            self.outputs.push_back(Output::Tell(Fact::InSync { took }));
-            if !std::mem::replace(&mut self.first_sync_told, true) {
+        let unheard = self.restored.unheard;
+        let tells_first = !self.first_sync_told && !unheard;
+        if (!process.in_sync || tells_first)
+            && self.backends.values().all(|backend| backend.settled)
+        {
+            if !mem::replace(&mut process.in_sync, true) {
+                let took = now.saturating_sub(process.connected_at);
+                let fact = if unheard {
+                    Fact::SnapshotApplied { took }
+                } else {
+                    Fact::InSync { took }
+                };
+                self.outputs.push_back(Output::Tell(fact));
+            }
+            if tells_first {
+                self.first_sync_told = true;
                 let overview = self.overview();
                 let fact = Fact::FirstSync {
                     took: now,
@@ -89,6 +101,7 @@ impl Reconciler {
                 self.outputs.push_back(Output::Tell(fact));
             }
         }
+        self.check_admissions(now);
         if self.sync_check_at.is_some_and(|at| at <= now) {
             self.sync_check_at = None;
             let (missing, wanted) = self.missing();
@@ -124,11 +137,13 @@ impl Reconciler {
     pub fn overview(&self) -> Overview {
         let mut overview = Overview {
             catalog_known: self.catalog.is_some(),
+            from_snapshot: self.restored.unheard,
             haproxy_read: self
                 .process
                 .as_ref()
                 .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
+            admitting: (self.admitting.as_ref()).map(|admitting| admitting.backends.clone()),
             backends: self.members.len(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),

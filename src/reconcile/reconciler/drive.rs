@@ -8,7 +8,7 @@ use std::{
 
 use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
+use super::{Failure, MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
     desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
@@ -174,7 +174,8 @@ impl Reconciler {
         let (Some(process), Some(backend)) = (&self.process, self.backends.get_mut(name)) else {
             return;
         };
-        backend.memory.strangers_stay = awaits_proof || !self.unproven.is_empty();
+        backend.memory.strangers_stay =
+            awaits_proof || !self.unproven.is_empty() || self.restored.unheard;
         backend.memory.cookies = process.cookies.contains(name);
         if std::mem::take(&mut backend.stale) {
             let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
@@ -337,6 +338,46 @@ impl Reconciler {
                 by_event,
             }));
         }
+    }
+
+    /// A batch did not come through: its backend is tried again later, or everything is read again.
+    pub(super) fn failed(&mut self, now: Duration, id: BatchId, failure: &Failure) {
+        let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
+            return;
+        };
+        let Failure::NotUnderstood(problem) = failure else {
+            if let Purpose::Backend(name) = purpose
+                && let Some(backend) = self.backends.get_mut(&name)
+            {
+                backend.disconnect();
+            }
+            return;
+        };
+        let problem = problem.clone();
+        let (backend, again_in) = match purpose {
+            Purpose::Everything => {
+                let delay = self.failures.next_delay(&mut self.random);
+                if let Some(process) = &mut self.process {
+                    process.reading_everything = false;
+                    process.read_everything_at = now + delay;
+                }
+                (None, delay)
+            }
+            Purpose::Backend(name) => {
+                let Some(backend) = self.backends.get_mut(&name) else {
+                    return;
+                };
+                backend.disconnect();
+                let delay = backend.failures.next_delay(&mut self.random);
+                backend.paused_until = Some(now + delay);
+                (Some(name), delay)
+            }
+        };
+        self.outputs.push_back(Output::Tell(Fact::Failed {
+            backend,
+            problem,
+            again_in,
+        }));
     }
 
     pub(super) fn run(&mut self, purpose: Purpose, requests: Vec<Request>, lock_step: bool) {

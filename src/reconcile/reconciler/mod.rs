@@ -4,8 +4,10 @@
 //! own way: observed, planned, changed, observed again, until the plan is empty. What fails in one delays only that one.
 
 mod account;
+mod admission;
 mod drive;
 mod guarding;
+mod restore;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,10 @@ use crate::model::{
     Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
     Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
+
+pub use restore::{HeldServer, Remembered};
+
+use restore::Restored;
 
 use super::{
     Policy,
@@ -53,6 +59,8 @@ pub enum Input {
     Changed(ServiceKey, Vec<Registration>),
     /// All servers of the sidecar's are to be drained, until [`Reconciler::has_drained`].
     Drain,
+    /// Nomad is away, and this is what a predecessor knew.
+    Restored(Remembered),
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -171,9 +179,11 @@ pub struct Reconciler {
     proven: BTreeSet<ServiceKey>,
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
+    restored: Restored,
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
+    admitting: Option<admission::Admitting>,
     failures: Backoff,
     draining_since: Option<Duration>,
     outputs: VecDeque<Output>,
@@ -199,8 +209,10 @@ impl Reconciler {
             next_batch: 0,
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
+            restored: Restored::default(),
             sync_check_at: None,
             first_sync_told: false,
+            admitting: Some(admission::Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             draining_since: None,
             outputs: VecDeque::new(),
@@ -217,6 +229,7 @@ impl Reconciler {
             Input::Synced { services, unproven } => self.synced(now, services, unproven),
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
+            Input::Restored(remembered) => self.restored(now, remembered),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
@@ -245,6 +258,7 @@ impl Reconciler {
         // Before that nothing of the following is looked at, however late it is.
         if process.swept {
             times.extend(self.sync_check_at);
+            times.extend(self.admissions_due());
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -257,7 +271,7 @@ impl Reconciler {
     fn synced(
         &mut self,
         now: Duration,
-        services: BTreeMap<ServiceKey, Vec<Registration>>,
+        mut services: BTreeMap<ServiceKey, Vec<Registration>>,
         unproven: BTreeSet<Scope>,
     ) {
         self.unproven = unproven;
@@ -272,6 +286,9 @@ impl Reconciler {
                 process.read_everything_at = now;
             }
         }
+        self.unanswered
+            .retain(|service| !services.contains_key(service));
+        self.keep_borrowed(now, &mut services);
         let before = self.catalog.take().unwrap_or_default();
         self.compare(now, &before, &services);
         let names = before.keys().chain(services.keys());
@@ -279,8 +296,6 @@ impl Reconciler {
             .filter(|name| before.get(name) != services.get(name))
             .cloned()
             .collect();
-        self.unanswered
-            .retain(|service| !services.contains_key(service));
         self.catalog = Some(services);
         for service in changed {
             self.contribute(now, &service, false);
@@ -293,9 +308,10 @@ impl Reconciler {
 
     fn changed(&mut self, now: Duration, service: &ServiceKey, registrations: Vec<Registration>) {
         // Before the first list nothing is complete.
-        let Some(catalog) = &mut self.catalog else {
+        let Some(catalog) = self.catalog.as_mut().filter(|_| !self.restored.unheard) else {
             return;
         };
+        self.restored.borrowed.remove(service);
         let before = catalog.insert(service.clone(), registrations);
         self.compare_service(now, service, &before.unwrap_or_default());
         self.unproven.remove(&Scope::Service(service.clone()));
@@ -366,6 +382,7 @@ impl Reconciler {
             && !before.is_same_process(&info)
         {
             let recent = now.saturating_sub(lost_at) < PUT_BACK_WITHIN;
+            self.admit_again(recent);
             for backend in self.backends.values_mut() {
                 backend.forget_process(recent, &self.policy);
             }
@@ -398,45 +415,6 @@ impl Reconciler {
         for backend in self.backends.values_mut() {
             backend.disconnect();
         }
-    }
-
-    fn failed(&mut self, now: Duration, id: BatchId, failure: &Failure) {
-        let Some(UnderWay { purpose, .. }) = self.under_way.remove(&id) else {
-            return;
-        };
-        let Failure::NotUnderstood(problem) = failure else {
-            if let Purpose::Backend(name) = purpose
-                && let Some(backend) = self.backends.get_mut(&name)
-            {
-                backend.disconnect();
-            }
-            return;
-        };
-        let problem = problem.clone();
-        let (backend, again_in) = match purpose {
-            Purpose::Everything => {
-                let delay = self.failures.next_delay(&mut self.random);
-                if let Some(process) = &mut self.process {
-                    process.reading_everything = false;
-                    process.read_everything_at = now + delay;
-                }
-                (None, delay)
-            }
-            Purpose::Backend(name) => {
-                let Some(backend) = self.backends.get_mut(&name) else {
-                    return;
-                };
-                backend.disconnect();
-                let delay = backend.failures.next_delay(&mut self.random);
-                backend.paused_until = Some(now + delay);
-                (Some(name), delay)
-            }
-        };
-        self.outputs.push_back(Output::Tell(Fact::Failed {
-            backend,
-            problem,
-            again_in,
-        }));
     }
 
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
@@ -530,6 +508,7 @@ impl Reconciler {
                 self.contribute(now, &service, false);
             }
         }
+        self.restore_holds(now);
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {

@@ -1,6 +1,16 @@
 //! One request, and what became of it.
 
-use std::{collections::VecDeque, io, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -18,7 +28,8 @@ const MAX_ANSWER: usize = 65_536;
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-type Connection = Box<dyn Stream>;
+/// To whom, where that can change.
+type Connection = (Option<SocketAddr>, Box<dyn Stream>);
 
 /// Asks again and again, and keeps the connections.
 pub(super) struct Client {
@@ -26,6 +37,8 @@ pub(super) struct Client {
     kind: Kind,
     host: String,
     kept: Mutex<VecDeque<Connection>>,
+    /// Connections to what is listed.
+    opened: AtomicUsize,
 }
 
 /// Why there is no answer.
@@ -43,6 +56,7 @@ impl Client {
             kind: order.kind,
             host: order.host.clone(),
             kept: Mutex::default(),
+            opened: AtomicUsize::new(0),
         }
     }
 
@@ -56,6 +70,10 @@ impl Client {
 
     async fn ask_twice(&self, lasts: Duration, retried: &mut bool) -> Outcome {
         if self.kind == Kind::KeepAlive {
+            if let Target::Listed(path) = &self.target {
+                let listed = listed(path);
+                lock(&self.kept).retain(|(to, _)| to.is_some_and(|to| listed.contains(&to)));
+            }
             // The one that was idle for longest: each of them gets its turn.
             let kept = lock(&self.kept).pop_front();
             if let Some(connection) = kept {
@@ -75,14 +93,19 @@ impl Client {
     }
 
     async fn connect(&self) -> io::Result<Connection> {
-        Ok(match &self.target {
-            Target::Tcp(addr) => {
-                let stream = TcpStream::connect(addr).await?;
-                stream.set_nodelay(true)?;
-                Box::new(stream)
+        let addr = match &self.target {
+            Target::Unix(path) => return Ok((None, Box::new(UnixStream::connect(path).await?))),
+            Target::Tcp(addr) => *addr,
+            Target::Listed(path) => {
+                let (listed, turn) = (listed(path), self.opened.fetch_add(1, Ordering::Relaxed));
+                *listed
+                    .get(turn % listed.len().max(1))
+                    .ok_or(io::ErrorKind::AddrNotAvailable)?
             }
-            Target::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        })
+        };
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok((Some(addr), Box::new(stream)))
     }
 
     async fn converse(
@@ -99,7 +122,7 @@ impl Client {
             }
             Kind::Tcp => format!("sleep {millis}\n"),
         };
-        if connection.write_all(request.as_bytes()).await.is_err() {
+        if connection.1.write_all(request.as_bytes()).await.is_err() {
             return Err(Broken::Before(Outcome::Reset));
         }
         let mut answer = Vec::new();
@@ -117,7 +140,7 @@ impl Client {
             if answer.len() > MAX_ANSWER {
                 return Err(Broken::Within(Outcome::Garbled));
             }
-            let broken = match connection.read_buf(&mut answer).await {
+            let broken = match connection.1.read_buf(&mut answer).await {
                 Ok(0) if answer.is_empty() => Outcome::ClosedWithoutAnswer,
                 Ok(0) => Outcome::Cut,
                 Ok(_) => continue,
@@ -130,6 +153,11 @@ impl Client {
             });
         }
     }
+}
+
+fn listed(path: &Path) -> Vec<SocketAddr> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// What a session has been told, when it is complete.

@@ -34,6 +34,9 @@ pub(crate) use report::{Outcome, Record, Report};
 pub(crate) enum Target {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// A file with an `IP:PORT` in each line, read before every request: each of them in turn. A kept connection to one that is no longer in
+    /// it is closed, as whoever follows a health check does.
+    Listed(PathBuf),
 }
 
 /// What kind of client.

@@ -319,6 +319,19 @@ fn an_instance_whose_allocation_runs_without_a_registration_is_taken_back_for_fi
 }
 
 #[test]
+fn an_answer_is_waited_for_though_the_drain_is_over() {
+    let mut world = eight_services(Policy {
+        second_opinion: true,
+        drain_timeout: Duration::ZERO,
+        ..eager()
+    });
+    world.input(Input::Changed(service("a"), of("a", 0, 1)));
+    world.wait(2 * SECOND);
+    world.answer_all(&Allocation::Running);
+    assert_eq!((world.ready("a"), world.guarded(Guard::Alive)), (2, 1));
+}
+
+#[test]
 fn any_other_answer_or_none_changes_nothing() {
     for answer in [
         None,

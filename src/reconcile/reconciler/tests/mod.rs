@@ -1,9 +1,11 @@
 //! The machine against a HAProxy that does exactly what it is told.
 
 mod account;
+mod admissions;
 mod charge;
 mod guards;
 mod holds;
+mod restored;
 
 use super::*;
 use crate::{
@@ -44,10 +46,9 @@ impl World {
             connections: 1,
             stopping: false,
         };
-        let core = Reconciler::new(Policy::default(), Mode::Act, 1);
         let (now, facts, sent) = (Duration::ZERO, Vec::new(), Vec::new());
         Self {
-            core,
+            core: Reconciler::new(Policy::default(), Mode::Act, 1),
             haproxy: haproxy.collect(),
             info,
             now,

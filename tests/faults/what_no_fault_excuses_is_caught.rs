@@ -1,0 +1,117 @@
+//! The matrix can fail: what would be a bug is told as one.
+
+use std::{thread, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    cell::Cell,
+    fault::{Fault, IN_CI},
+    physics::{self, Served},
+    runtime,
+    site::{KINDS, Site},
+    story::Event,
+    support::{
+        haproxy::binaries,
+        world::{Server, servers_in},
+    },
+    watch::{Look, Seen},
+};
+
+#[test]
+fn a_wiped_backend_a_changed_server_of_others_and_a_sick_one_in_service_are_told() {
+    let bins = binaries();
+    let cell = Cell {
+        bin: bins.last().expect("there is one").clone(),
+        faults: vec![Fault::KillSidecar],
+        kinds: KINDS.to_vec(),
+        seed: 1,
+        lengths: IN_CI,
+        sabotage: Some(sabotage),
+    };
+    let problems = cell.play(runtime().handle()).problems.join("\n");
+    for told in [
+        "kept: Close: ",
+        "failed that need not have; lacking: []",
+        "503 by HAProxy",
+        "kept: None of [",
+        "servers of others were",
+        "requests reached an instance that never passed its check",
+    ] {
+        assert!(problems.contains(told), "not told: {told}\n{problems}");
+    }
+    assert!(
+        !problems.contains("slots: "),
+        "slots are as ever\n{problems}"
+    );
+}
+
+fn sabotage(site: &Site) {
+    let of_sick = site.crews[2].sick.app.address().to_string();
+    let servers = servers_in(&site.ask("show servers state"));
+    let all_of_kept: Vec<_> = (1..=8).map(|slot| format!("kept/nomad{slot}")).collect();
+    let sick = servers.iter().find(|(_, server)| server.address == of_sick);
+    let ((backend, sick), _) = sick.expect("it is registered");
+    let occupied = |name: &&String| {
+        let key = ("kept".to_owned(), name["kept/".len()..].to_owned());
+        servers.get(&key).is_some_and(Server::is_in_rotation)
+    };
+    site.ask("set server slots/nomad99 state drain");
+    for state in ["maint", "ready"] {
+        for name in all_of_kept.iter().filter(occupied) {
+            site.ask(&format!("set server {name} state {state}"));
+        }
+        for _ in 0..20 {
+            site.ask(&format!("set server {backend}/{sick} health up"));
+            thread::sleep(Duration::from_millis(30));
+        }
+    }
+}
+
+#[test]
+fn servers_that_are_put_back_too_late_are_told() {
+    let begins = Instant::now();
+    let at = |millis| begins + Duration::from_millis(millis);
+    let events = [
+        (begins, Event::SidecarStarts),
+        (at(0), Event::Begins),
+        (at(100), Event::HaproxyEnds),
+        (at(200), Event::HaproxyAnswers),
+    ];
+    let served = Served {
+        backend: "dynamic",
+        stays: vec!["10.0.0.1:80".to_owned()],
+        leaves: "10.0.0.2:80".to_owned(),
+    };
+    let look = |addresses: &[String]| {
+        let in_rotation = addresses.iter().cloned().collect();
+        Some(Look {
+            pid: "1".to_owned(),
+            in_rotation: [("dynamic".to_owned(), in_rotation)].into(),
+        })
+    };
+    let seen = |back| {
+        let seen = |millis, look| Seen {
+            asked: at(millis),
+            answered: at(millis + 1),
+            look,
+        };
+        [
+            seen(0, look(&served.stays)),
+            seen(110, None),
+            seen(210, look(&[])),
+            seen(back, look(&served.stays)),
+        ]
+    };
+    let none = Duration::ZERO;
+    let soon = physics::of(&served, &events, &seen(500), none);
+    assert_eq!(soon.problems, [""; 0]);
+    assert_eq!(soon.put_back, Some(Duration::from_millis(300)));
+    let late = physics::of(&served, &events, &seen(2500), none);
+    assert!(
+        late.problems[0].contains("it was put back 2.300s after"),
+        "{late:?}"
+    );
+    let unexcused = physics::of(&served, &events[..2], &seen(500), none);
+    assert_eq!(unexcused.problems.len(), 1, "{unexcused:?}");
+}
