@@ -13,6 +13,7 @@ mod plan;
 mod questions;
 mod report;
 mod snapshot;
+mod words;
 
 use std::{
     collections::BTreeMap,

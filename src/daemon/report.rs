@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    admin::{Followed, FromSnapshot, Metrics, Missing, Status, SyncFailure},
     catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
@@ -26,7 +26,7 @@ use crate::{
         watch::Event,
     },
     reconcile::{
-        Extent, Fact, Guard, HoldBegun, HoldEnded, Overview, Owned,
+        Extent, Fact, Guard, HoldBegun, HoldEnded, Overview,
         plan::{Step, Why},
     },
 };
@@ -35,6 +35,7 @@ use super::{
     charge::Standing,
     following::{Following, Said},
     now,
+    words::{Chain, Rounded},
 };
 
 /// Passes on what happens.
@@ -587,43 +588,4 @@ fn guard_lines(overview: &Overview) -> Vec<String> {
         ));
     }
     lines
-}
-
-/// A time as people read it.
-struct Rounded(Duration);
-
-impl std::fmt::Debug for Rounded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.1?}", self.0)
-    }
-}
-
-/// An error with what caused it.
-pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
-        causes.try_for_each(|cause| write!(f, ": {cause}"))
-    }
-}
-
-impl From<Owned> for ServersOwned {
-    fn from(owned: Owned) -> Self {
-        let Owned {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        } = owned;
-        Self {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        }
-    }
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::report::Chain;
+use super::words::Chain;
 use crate::{
     admin::Metrics,
     catalog::Cause,
