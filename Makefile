@@ -42,7 +42,7 @@ check:
 
 bench:
 	@scripts/need $(COMPILER) $(HAPROXY)
-	scripts/with-haproxy $(CARGO) bench --locked --bench sync
+	scripts/with-haproxy $(CARGO) bench --locked --bench sync --bench gap
 
 # So many seeds of the whole, and so many faults of Nomad; variables given to make are in the environment of what it runs.
 sim: export SIM_SEEDS ?= 300

@@ -139,12 +139,17 @@ job "haproxy" {
       driver = var.driver
       user   = var.haproxy_user
 
-      # -W: `nomad alloc signal -s SIGUSR2 -task haproxy <allocation>` reloads.
+      # -W: `nomad alloc signal -s SIGUSR2 -task haproxy <allocation>` reloads. A state file that the sidecar has not marked as
+      # current for a minute is from before a time in which both were away: its addresses may be others' by now.
       config {
-        command      = local.docker ? null : var.haproxy_binary
+        command      = "/bin/sh"
         image        = local.docker ? var.haproxy_image : null
         network_mode = local.docker ? "host" : null
-        args         = ["-W", "-db", "-f", "${NOMAD_TASK_DIR}/haproxy.cfg"]
+        args = [
+          "-c",
+          "find \"$NOMAD_ALLOC_DIR/haproxy.state\" -mmin +1 -delete 2>/dev/null; exec \"$0\" \"$@\"",
+          local.docker ? "haproxy" : var.haproxy_binary, "-W", "-db", "-f", "${NOMAD_TASK_DIR}/haproxy.cfg",
+        ]
       }
 
       template {
@@ -195,8 +200,11 @@ job "haproxy" {
 
       # HAProxy's socket is found at ${NOMAD_ALLOC_DIR}/haproxy.sock. The last good catalog is kept in
       # ${NOMAD_ALLOC_DIR}/data, for a start of both tasks while Nomad is away.
+      # The state file is what haproxy-slots.cfg reads; it is of no
+      # use, and does no harm, without slots.
       env {
         SIDECAR_ADMIN_LISTEN = "${NOMAD_ADDR_admin}"
+        SIDECAR_STATE_FILE   = "${NOMAD_ALLOC_DIR}/haproxy.state"
       }
 
       # The sidecar must never take HAProxy down.

@@ -4,22 +4,19 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::atomic::AtomicU64,
     time::{Duration, Instant},
 };
 
 use prometheus_client::{
-    encoding::{EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder, text},
-    metrics::{
-        MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
-        info::Info,
-    },
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Metric, Registry, Unit},
 };
 
 use super::{
-    GuardMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics, Status,
-    process_metrics::ProcessMetrics,
+    GuardMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics, StateFileMetrics, Status,
+    process_metrics::ProcessMetrics, set_once::SetOnce,
 };
 use crate::model::{Command, Outcome};
 
@@ -46,6 +43,7 @@ pub struct Metrics {
     leaving: Leaving,
     operators: OperatorMetrics,
     snapshot: SnapshotMetrics,
+    state_file: StateFileMetrics,
     guards: GuardMetrics,
     process: ProcessMetrics,
     nomad: NomadMetrics,
@@ -216,6 +214,7 @@ impl Metrics {
             leaving: Leaving::new(to),
             operators: OperatorMetrics::new(to),
             snapshot: SnapshotMetrics::new(to),
+            state_file: StateFileMetrics::new(to),
             guards: GuardMetrics::new(to),
             process: ProcessMetrics::new(to),
             nomad: NomadMetrics::new(to),
@@ -254,6 +253,12 @@ impl Metrics {
     #[must_use]
     pub const fn snapshot(&self) -> &SnapshotMetrics {
         &self.snapshot
+    }
+
+    /// Those about the server-state file.
+    #[must_use]
+    pub const fn state_file(&self) -> &StateFileMetrics {
+        &self.state_file
     }
 
     /// A full pass ended with everything applied.
@@ -388,41 +393,6 @@ impl From<SyncFailure> for ByKind {
     }
 }
 
-/// A gauge that has no sample before it is set, and is set once.
-#[derive(Debug)]
-struct SetOnce<N>(Arc<OnceLock<N>>);
-
-impl<N> SetOnce<N> {
-    fn set(&self, value: N) {
-        drop(self.0.set(value));
-    }
-}
-
-impl<N> Default for SetOnce<N> {
-    fn default() -> Self {
-        Self(Arc::new(OnceLock::new()))
-    }
-}
-
-impl<N> Clone for SetOnce<N> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<N: EncodeGaugeValue> EncodeMetric for SetOnce<N> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        match self.0.get() {
-            Some(value) => encoder.encode_gauge(value),
-            None => Ok(()),
-        }
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
-    }
-}
-
 pub(super) fn register<M: Metric + Clone>(
     to: &mut Registry,
     name: &str,
@@ -492,6 +462,7 @@ mod tests {
             samples,
             [
                 "backends_blocked 0",
+                "backends_not_in_state_file 0",
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
                 "haproxy_restarts_total 0",
@@ -508,6 +479,8 @@ mod tests {
                 "snapshot_in_use 0",
                 "snapshot_writes_total{outcome=\"failed\"} 0",
                 "snapshot_writes_total{outcome=\"written\"} 0",
+                "state_file_failures_total 0",
+                "state_file_writes_total 0",
                 "sync_failures_total{kind=\"backend\"} 0",
                 "sync_failures_total{kind=\"haproxy\"} 0",
                 "sync_failures_total{kind=\"nomad\"} 0",

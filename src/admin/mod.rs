@@ -9,7 +9,9 @@ mod namespace;
 mod nomad_metrics;
 mod operator_metrics;
 mod process_metrics;
+mod set_once;
 mod snapshot_metrics;
+mod state_file_metrics;
 mod status;
 
 use std::{
@@ -43,6 +45,7 @@ pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
 pub use operator_metrics::OperatorMetrics;
 pub use snapshot_metrics::SnapshotMetrics;
+pub use state_file_metrics::StateFileMetrics;
 pub use status::{Failure, FromSnapshot, Missing, Status};
 
 /// Connections at once. One more is closed unanswered.

@@ -67,6 +67,8 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Where the last good catalog is kept; `None` is nowhere.
     pub snapshot_file: Option<PathBuf>,
+    /// The server-state file that is kept for HAProxy.
+    pub state_file: Option<PathBuf>,
     /// How many servers that are UP may be taken out of rotation in a second.
     pub max_removals_per_second: NonZeroU32,
     /// Stop all removals.
@@ -213,6 +215,7 @@ impl Config {
                 None => OnStop::Leave,
             },
             snapshot_file: snapshot_file(&layers, &sources.task),
+            state_file: find!(layers, state_file).map(|found| found.text.into()),
             max_removals_per_second: match find!(layers, max_removals_per_second) {
                 Some(found) => found.parse(value::removals)?,
                 None => MAX_REMOVALS_PER_SECOND,

@@ -153,6 +153,9 @@ pub struct Options {
         value_name = "PATH"
     )]
     pub(super) snapshot_file: Option<Given>,
+    /// A file by which HAProxy comes back from a reload with its slots filled: its `server-state-file` [default: none]
+    #[arg(long, global = true, env = "SIDECAR_STATE_FILE", value_name = "PATH")]
+    pub(super) state_file: Option<Given>,
 
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together
     /// [default: 20]

@@ -13,7 +13,7 @@ mod plan;
 mod questions;
 mod report;
 mod snapshot;
-mod words;
+mod state_file;
 
 use std::{
     collections::BTreeMap,
@@ -87,14 +87,8 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         metrics: Arc::clone(&metrics),
         status: status.clone(),
     };
-    let mut listener = JoinSet::new();
-    if let Some(address) = config.admin_listen {
-        let metrics = Arc::clone(&metrics);
-        listener.spawn(failures.clone().keep(Part::Admin, move || {
-            let (status, metrics) = (status_seen.clone(), Arc::clone(&metrics));
-            async move { admin::serve(admin::bind_forever(address).await, status, metrics).await }
-        }));
-    }
+    // Answers until this function returns.
+    let _listener = listener(&config, &failures, &status_seen);
     let id = seed();
     let (to_stop, stop) = Stop::new();
     loop {
@@ -171,6 +165,19 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         }
         parts.shutdown().await;
     }
+}
+
+/// The admin listener, if there is to be one; it ends when this is dropped.
+fn listener(config: &Config, failures: &Failures, status: &watch::Receiver<Status>) -> JoinSet<()> {
+    let mut listener = JoinSet::new();
+    if let Some(address) = config.admin_listen {
+        let (status, metrics) = (status.clone(), Arc::clone(&failures.metrics));
+        listener.spawn(failures.clone().keep(Part::Admin, move || {
+            let (status, metrics) = (status.clone(), Arc::clone(&metrics));
+            async move { admin::serve(admin::bind_forever(address).await, status, metrics).await }
+        }));
+    }
+    listener
 }
 
 /// The configuration after SIGHUP, when it is another one. One that cannot be used changes nothing.
@@ -250,6 +257,7 @@ async fn core(
         Arc::clone(&metrics),
     ));
     parts.spawn(catalog::run(route, control_seen, catalog_events));
+    let (state_file, wishes) = watch::channel(state_file::Wish::default());
 
     // Who does not know yet whether another one acts does not.
     let mode = if config.observe {
@@ -258,13 +266,19 @@ async fn core(
         Mode::Standby
     };
     let started = now();
-    let keeper = Keeper::new(&config, started, metrics, &mut parts);
+    let keeper = Keeper::new(&config, started, Arc::clone(&metrics), &mut parts);
+    let mut core = Reconciler::new(policy(&config), mode, seed());
+    if let Some(path) = &config.state_file {
+        core = core.with_state_file();
+        parts.spawn(state_file::run(path.clone(), wishes, metrics, seed()));
+    }
     let mut shell = Shell {
-        core: Reconciler::new(policy(&config), mode, seed()),
+        core,
         started,
         batches,
         control,
         services,
+        state_file,
         questions,
         freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
@@ -325,6 +339,7 @@ struct Shell {
     batches: mpsc::Sender<Batch>,
     control: mpsc::Sender<catalog::Control>,
     services: mpsc::Sender<Vec<jobs::Seen>>,
+    state_file: watch::Sender<state_file::Wish>,
     questions: mpsc::Sender<Question>,
     freeze: Freeze,
     under_way: BTreeMap<BatchId, Arc<[Request]>>,
@@ -450,6 +465,9 @@ impl Shell {
                     drop(self.batches.send(batch).await);
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
+                Output::StateFile(wanted) => {
+                    self.state_file.send_modify(|wish| wish.take(wanted));
+                }
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {

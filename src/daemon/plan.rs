@@ -47,8 +47,8 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
                 core.handle(Duration::ZERO, Input::Answered(batch.id, responses));
             }
             Output::Tell(fact) => facts.push(fact),
-            // Without a running daemon nobody waits for the proof, nor for an answer.
-            Output::Prove(_) | Output::Ask(_) => {}
+            // Without a running daemon nobody waits for the proof, nor for an answer, nor for a file.
+            Output::Prove(_) | Output::Ask(_) | Output::StateFile(_) => {}
         }
     }
     write_plan(&facts, out)
@@ -132,6 +132,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::InSync { .. }
             | Fact::Admitted { .. }
             | Fact::SnapshotApplied { .. }
+            | Fact::Restoring(_)
             | Fact::SyncFailed { .. } => {}
         }
     }

@@ -2,6 +2,7 @@
 //! that lasts is said at its begin and at its end.
 
 mod snapshot;
+mod words;
 
 use std::{
     sync::Arc,
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, FromSnapshot, Metrics, Missing, Status, SyncFailure},
+    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
     catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
@@ -26,16 +27,16 @@ use crate::{
         watch::Event,
     },
     reconcile::{
-        Extent, Fact, Guard, HoldBegun, HoldEnded, Overview,
+        Extent, Fact, Guard, HoldEnded, Overview, Owned,
         plan::{Step, Why},
     },
 };
 
+use self::words::{guard_lines, held, kept, restoring};
 use super::{
     charge::Standing,
     following::{Following, Said},
     now,
-    words::{Chain, Rounded},
 };
 
 /// Passes on what happens.
@@ -414,6 +415,7 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
+            Fact::Restoring(what) => restoring(&what),
             Fact::SnapshotApplied { took } => snapshot::applied(took),
             Fact::Admitted { waited } => {
                 info!(waited = ?Rounded(waited), "HAProxy's checks have admitted it: ready");
@@ -491,6 +493,8 @@ impl Report {
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_held(overview.held);
+        let state_file = self.metrics.state_file();
+        state_file.backends_not_in(overview.unrestorable);
         let guards = self.metrics.guards();
         guards.removals(overview.waiting, overview.frozen);
         for guard in Guard::ALL {
@@ -532,60 +536,41 @@ impl Report {
     }
 }
 
-fn held(backend: &BackendName, hold: &HoldBegun) {
-    match hold.guard {
-        Some(Guard::Alive) => {
-            warn!(
-                %backend,
-                server = %hold.server,
-                registration = &*hold.registration,
-                at_most = ?hold.at_most,
-                "held in rotation: its registration is gone, but its allocation runs and passes HAProxy's check; to register it \
-                 again, restart it or change its job"
-            );
-            return;
-        }
-        Some(Guard::Mass | Guard::Frozen) => {
-            debug!(%backend, registration = &*hold.registration, guard = ?hold.guard, "held in rotation");
-            return;
-        }
-        None => {}
+/// A time as people read it.
+struct Rounded(Duration);
+
+impl std::fmt::Debug for Rounded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1?}", self.0)
     }
-    info!(
-        %backend,
-        server = %hold.server,
-        address = %hold.address,
-        registration = &*hold.registration,
-        up = hold.up,
-        min_ready = hold.min_ready,
-        at_most = ?hold.at_most,
-        "held in rotation: its registration is gone, and too few others of its service are UP"
-    );
 }
 
-fn kept(overview: &Overview, guard: Guard) -> usize {
-    overview.guarded.get(&guard).copied().unwrap_or_default()
+/// An error with what caused it.
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
+        causes.try_for_each(|cause| write!(f, ": {cause}"))
+    }
 }
 
-/// What an operator should know of guards, in lines.
-fn guard_lines(overview: &Overview) -> Vec<String> {
-    let mut lines = Vec::new();
-    if overview.frozen {
-        let waiting = overview.waiting + kept(overview, Guard::Frozen);
-        lines.push(format!("removals are stopped: {waiting} servers wait"));
-    } else if overview.waiting > 0 {
-        let waiting = overview.waiting;
-        lines.push(format!("removals are limited: {waiting} servers wait"));
+impl From<Owned> for ServersOwned {
+    fn from(owned: Owned) -> Self {
+        let Owned {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        } = owned;
+        Self {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        }
     }
-    if overview.mass {
-        let held = kept(overview, Guard::Mass);
-        lines.push(format!("mass deregistration: {held} servers are held"));
-    }
-    let held = kept(overview, Guard::Alive);
-    if held > 0 {
-        lines.push(format!(
-            "{held} servers are held because their allocations run without a registration"
-        ));
-    }
-    lines
 }

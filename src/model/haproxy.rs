@@ -183,6 +183,9 @@ pub struct ServerState {
     pub check_health: i32,
     /// `srv_check_state`.
     pub check: CheckState,
+    /// The whole line, as a server-state file takes it. Only of a server whose configuration line says `disabled` and names
+    /// a host (`srv_fqdn`): of one with a literal address HAProxy restores everything but the address.
+    pub line: Option<Arc<str>>,
 }
 
 impl ServerState {

@@ -46,6 +46,8 @@ pub(super) struct Backend {
     pub(super) memory: Memory,
     /// What was seen last.
     pub(super) observed: Option<ObservedBackend>,
+    /// Nobody has looked at it yet for the state file.
+    pub(super) is_newly_observed: bool,
     /// When that was.
     observed_at: Duration,
     /// It was seen once more for what is to be taken out.
@@ -98,6 +100,7 @@ impl Backend {
             stale: true,
             memory: Memory::default(),
             observed: None,
+            is_newly_observed: false,
             observed_at: Duration::ZERO,
             looked_again: false,
             fresh: false,
@@ -140,6 +143,8 @@ impl Backend {
         // A second restart before everything was put back must not forget the first.
         memory.put_back.append(&mut self.memory.put_back);
         memory.departed = std::mem::take(&mut self.memory.departed);
+        // A state file may have brought slots back with their addresses, but not whose these were.
+        memory.tenants = std::mem::take(&mut self.memory.tenants);
         memory.holds = std::mem::take(&mut self.memory.holds);
         memory.strangers_stay = self.memory.strangers_stay;
         self.memory = memory;
@@ -280,6 +285,7 @@ impl Backend {
         self.memory.observe(now, &observed);
         self.observed_at = read_at;
         self.observed = Some(observed);
+        self.is_newly_observed = true;
         self.fresh = true;
         self.dirty = false;
         self.due = None;

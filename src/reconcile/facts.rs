@@ -132,6 +132,8 @@ pub enum Fact {
         /// Since the process was found.
         took: Duration,
     },
+    /// Something about the state file.
+    Restoring(Restoring),
     /// 30 s after a sync began not everything is in rotation, for reasons that are not HAProxy's verdict nor an
     /// operator's hand.
     SyncFailed {
@@ -140,6 +142,17 @@ pub enum Fact {
         /// Of how many.
         wanted: usize,
     },
+}
+
+/// What comes back from a state file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restoring {
+    /// Slots of this backend would come back without their addresses: it has no lines in the file.
+    NotPossible(BackendName),
+    /// It has now.
+    Possible(BackendName),
+    /// A HAProxy that was started did not take the file up.
+    NotDone,
 }
 
 /// What a HAProxy process was found to have.
@@ -192,6 +205,8 @@ pub struct Overview {
     pub rejected: usize,
     /// Servers that stay in rotation although their registration is gone.
     pub held: usize,
+    /// Backends with slots that the state file does not bring back.
+    pub unrestorable: usize,
     /// Those of them that a guard keeps, by which one.
     pub guarded: BTreeMap<Guard, usize>,
     /// Servers that are not taken out now, because of the limit or because removals are stopped.

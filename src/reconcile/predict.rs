@@ -99,6 +99,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 } else {
                     0
                 }),
+                line: None,
             });
         }
         return;

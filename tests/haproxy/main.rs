@@ -33,6 +33,7 @@ mod one_address_of_nomad_is_enough;
 mod one_backend_cannot_hurt_another;
 mod plan_and_observe_write_nothing;
 mod ready_is_who_can_answer;
+mod slots_come_back_from_the_state_file;
 mod the_admin_listener_tells_how_things_stand;
 mod the_change_of_one_service_costs_one_backend;
 mod the_token_is_read_again;

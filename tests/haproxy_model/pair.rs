@@ -7,8 +7,8 @@ use crate::{
     haproxy_model::{Conduct, Config, Model},
 };
 
-const DEFAULTS: &str =
-    "defaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n";
+const DEFAULTS: &str = "defaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  \
+    load-server-state-from-file global\n";
 const STEP: Duration = Duration::from_millis(10);
 
 /// The columns of `show stat` that the model fills.

@@ -20,6 +20,7 @@ mod support {
     pub(crate) mod world;
 }
 
+mod a_reload_with_a_state_file_costs_no_request;
 mod day;
 mod job;
 mod scenarios;

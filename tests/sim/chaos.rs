@@ -87,10 +87,13 @@ pub(crate) fn config() -> Config {
         backends: vec![
             Backend::new("web")
                 .template("nomad", 4, placeholder, Some(fast))
+                .named()
                 .sticky()
                 .server(checked(operators("static1", 81)))
                 .server(operators("nomad99", 82)),
-            Backend::new("api").template("nomad", 20, placeholder, None),
+            Backend::new("api")
+                .template("nomad", 20, placeholder, None)
+                .named(),
             Backend::new("shop")
                 .server(operators("old1", 83))
                 .server(disabled(operators("nomad-00000000-00000000", 84))),
@@ -110,6 +113,7 @@ impl World {
     pub(crate) fn of_seed(seed: u64) -> Self {
         let version = VERSIONS[usize::try_from(seed % 5).unwrap()];
         let mut world = Self::new(seed, version, config(), seed.is_multiple_of(2));
+        world.keeps_state_file = seed % 4 < 2;
         for _ in 0..world.random.below(12) {
             world.register_one();
         }

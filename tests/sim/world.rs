@@ -11,7 +11,7 @@ use std::{
 use haproxy_nomad_sidecar::{
     catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
     model::{BackendName, BatchId, Registration, Request, ServiceKey},
-    reconcile::{self, Input, Mode, Output, Policy, Reconciler, Remembered},
+    reconcile::{self, Input, Mode, Output, Policy, Reconciler, Remembered, StateFile},
     snapshot,
 };
 
@@ -111,6 +111,10 @@ pub(crate) struct World {
     pub(crate) book: Book,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) steps: u64,
+
+    /// HAProxy reads a state file at its start, and sidecars keep it.
+    pub(crate) keeps_state_file: bool,
+    pub(crate) state_file: Option<String>,
 }
 
 impl World {
@@ -158,6 +162,8 @@ impl World {
             book: Book::new(Duration::ZERO),
             sabotage: None,
             steps: 0,
+            keeps_state_file: false,
+            state_file: None,
         };
         world.start_haproxy();
         world
@@ -298,8 +304,12 @@ impl World {
         let namespace = if self.star { "*" } else { "default" };
         let seed = self.random.next();
         let wanted = Wanted::new("haproxy", false);
+        let mut core = Reconciler::new(self.policy.clone(), Mode::Act, seed);
+        if self.keeps_state_file {
+            core = core.with_state_file();
+        }
         self.sidecar = Some(Sidecar {
-            core: Reconciler::new(self.policy.clone(), Mode::Act, seed),
+            core,
             mirror: Mirror::new(&[namespace.to_owned()], &wanted, HELD_READS, seed, self.now),
         });
         self.drain_mirror();
@@ -351,8 +361,13 @@ impl World {
                     }
                     self.ask_all();
                 }
+                Output::StateFile(StateFile::Write(texts)) => {
+                    self.trace(|| "  the state file is written".to_owned());
+                    self.state_file = Some(texts.concat());
+                }
+                Output::StateFile(StateFile::Remove) => self.state_file = None,
                 // Nobody may ask.
-                Output::Ask(_) => {}
+                Output::StateFile(StateFile::Keep) | Output::Ask(_) => {}
                 Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
             }
         }
@@ -432,13 +447,16 @@ impl World {
                 .copied()
                 .unwrap_or(Conduct::Refuses)
         };
-        let process = Model::new(
+        let mut process = Model::new(
             self.version,
             self.config.clone(),
             Rc::new(world),
             self.last_pid,
             self.now,
         );
+        if let Some(file) = &self.state_file {
+            process.load_state(file);
+        }
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
         self.trace(|| "haproxy starts".to_owned());
@@ -472,6 +490,9 @@ impl World {
         let mut process = self.processes.remove(&pid).unwrap();
         self.last_pid += 1;
         let old = process.reload(self.now, self.last_pid);
+        if let Some(file) = &self.state_file {
+            process.load_state(file);
+        }
         if self
             .session
             .process

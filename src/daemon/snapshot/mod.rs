@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::words::Chain;
+use super::report::Chain;
 use crate::{
     admin::Metrics,
     catalog::Cause,

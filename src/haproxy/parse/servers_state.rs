@@ -8,7 +8,7 @@ use crate::model::{
     AdminState, BackendName, CheckState, OperState, ServerName, ServerRow, ServerState,
 };
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "be_id",
     "be_name",
     "srv_name",
@@ -21,6 +21,7 @@ const COLUMNS: [&str; 12] = [
     "srv_check_health",
     "srv_check_state",
     "srv_port",
+    "srv_fqdn",
 ];
 
 /// The servers of `show servers state`, in HAProxy's order: backends by their place in the configuration.
@@ -66,7 +67,7 @@ pub fn servers_state(answer: &[u8]) -> Result<Vec<ServerRow>, ParseError> {
             rows.push(ServerRow {
                 backend,
                 backend_id: number(id, row_number, "be_id", u32)?,
-                state: server(cells, row_number)?,
+                state: server(cells, text, row_number)?,
             });
         }
     }
@@ -77,7 +78,7 @@ fn cells(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b' ')
 }
 
-fn server(cells: [&[u8]; 10], line: usize) -> Result<ServerState, ParseError> {
+fn server(cells: [&[u8]; 11], text: &[u8], line: usize) -> Result<ServerState, ParseError> {
     let [
         server,
         ip,
@@ -89,7 +90,10 @@ fn server(cells: [&[u8]; 10], line: usize) -> Result<ServerState, ParseError> {
         check_health,
         check,
         port,
+        host,
     ] = cells;
+    let admin = AdminState(number(admin, line, "srv_admin_state", u8)?);
+    let is_restorable = admin.is_config_disabled() && host != b"-";
     Ok(ServerState {
         name: name(server).and_then(|text| ServerName::new(text).ok()),
         ip: match ip {
@@ -104,12 +108,13 @@ fn server(cells: [&[u8]; 10], line: usize) -> Result<ServerState, ParseError> {
             b"3" => OperState::Stopping,
             other => return Err(unfit(other, line, "srv_op_state")),
         },
-        admin: AdminState(number(admin, line, "srv_admin_state", u8)?),
+        admin,
         weight: number(weight, line, "srv_uweight", u16)?,
         initial_weight: number(initial_weight, line, "srv_iweight", u16)?,
         since_change: number(since_change, line, "srv_time_since_last_change", i64)?,
         check_health: number(check_health, line, "srv_check_health", i32)?,
         check: CheckState(number(check, line, "srv_check_state", u8)?),
+        line: name(text).filter(|_| is_restorable).map(Into::into),
     })
 }
 
@@ -149,10 +154,19 @@ mod tests {
                     since_change: 2,
                     check_health: -3,
                     check: CheckState(6),
+                    line: None,
                 }
             }]
         );
         assert_eq!(read("").unwrap(), []);
+    }
+
+    #[test]
+    fn the_line_of_a_disabled_server_that_names_a_host_is_kept() {
+        let line = |row: &str| read(row).unwrap()[0].state.line.clone();
+        let named = ROW.replace("- 40057", "slot.invalid 40057");
+        assert_eq!(line(&named).as_deref(), Some(named.trim_end()));
+        assert_eq!(line(&named.replace(" 2 4 10 ", " 2 0 10 ")), None);
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn state(server: &str, address: &str, admin: u8, weight: u16, check: u8) -> Serv
         since_change: 0,
         check_health: 4,
         check: CheckState(check),
+        line: None,
     }
 }
 

@@ -132,6 +132,42 @@ impl Reconciler {
         (missing, wanted)
     }
 
+    /// The same, and a server-state file is kept.
+    #[must_use]
+    pub fn with_state_file(mut self) -> Self {
+        self.state_file.want();
+        self
+    }
+
+    /// When to send [`Input::Timeout`] if nothing else happens before.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Duration> {
+        let keeper = self.state_file.next_timeout(self.mode);
+        let guards = self.guards.next_timeout(&self.policy);
+        let own = self.next_step().into_iter();
+        own.chain(keeper).chain(guards).min()
+    }
+
+    /// Lets the state file follow what was read.
+    pub(super) fn keep_state_file(&mut self, now: Duration) {
+        for (name, backend) in &mut self.backends {
+            if mem::take(&mut backend.is_newly_observed)
+                && let Some(observed) = &backend.observed
+                && let Some(fact) = self.state_file.observe(name, observed, &self.policy)
+            {
+                self.outputs.push_back(Output::Tell(fact));
+            }
+        }
+        let is_connected = self.process.is_some();
+        let is_current = self.process.as_ref().is_some_and(|process| process.swept);
+        while let Some(output) = self
+            .state_file
+            .review(now, self.mode, is_connected, is_current)
+        {
+            self.outputs.push_back(output);
+        }
+    }
+
     /// Where things stand.
     #[must_use]
     pub fn overview(&self) -> Overview {
@@ -145,6 +181,7 @@ impl Reconciler {
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             admitting: (self.admitting.as_ref()).map(|admitting| admitting.backends.clone()),
             backends: self.members.len(),
+            unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),
             ..Overview::default()

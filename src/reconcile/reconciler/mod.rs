@@ -35,6 +35,7 @@ use super::{
     facts::Fact,
     guards::{Guards, Question},
     plan::ObservedBackend,
+    state_file::{Keeper, StateFile},
 };
 
 /// Something that happened outside.
@@ -87,6 +88,8 @@ pub enum Output {
     Run(Batch),
     /// Read these services, although no list has them: they may have left servers behind.
     Prove(BTreeSet<ServiceKey>),
+    /// Do this with the server-state file.
+    StateFile(StateFile),
     /// Ask for this allocation.
     Ask(Question),
     /// Know this.
@@ -186,6 +189,7 @@ pub struct Reconciler {
     admitting: Option<admission::Admitting>,
     failures: Backoff,
     draining_since: Option<Duration>,
+    state_file: Keeper,
     outputs: VecDeque<Output>,
 }
 
@@ -215,6 +219,7 @@ impl Reconciler {
             admitting: Some(admission::Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             draining_since: None,
+            state_file: Keeper::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -237,6 +242,7 @@ impl Reconciler {
         }
         self.drive(now);
         self.guard(now);
+        self.keep_state_file(now);
     }
 
     /// The next thing that the core wants, until `None`.
@@ -244,14 +250,9 @@ impl Reconciler {
         self.outputs.pop_front()
     }
 
-    /// When to send [`Input::Timeout`] if nothing else happens before.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Duration> {
-        let guards = self.guards.next_timeout(&self.policy);
-        let Some(process) = &self.process else {
-            return guards;
-        };
-        let mut times: Vec<_> = process.read_again_at.into_iter().chain(guards).collect();
+    pub(super) fn next_step(&self) -> Option<Duration> {
+        let process = self.process.as_ref()?;
+        let mut times: Vec<_> = process.read_again_at.into_iter().collect();
         if !process.reading_everything {
             times.push(process.read_everything_at);
         }
@@ -386,6 +387,7 @@ impl Reconciler {
             for backend in self.backends.values_mut() {
                 backend.forget_process(recent, &self.policy);
             }
+            self.state_file.restarted();
             let fact = Fact::Restarted {
                 before: Box::new(before),
                 now: Box::new(info.clone()),

@@ -26,11 +26,17 @@ pub(crate) struct Backend {
 
 /// One server of the file.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are HAProxy's keywords, independent of each other"
+)]
 pub(crate) struct ServerLine {
     /// Its name.
     pub(crate) name: String,
     /// Its address.
     pub(crate) address: SocketAddr,
+    /// The line has `slot.invalid` for a host, and its address by `init-addr last,…`.
+    pub(crate) is_named: bool,
     /// `disabled`
     pub(crate) disabled: bool,
     /// `check …`
@@ -120,6 +126,14 @@ impl Backend {
         self
     }
 
+    /// With a host instead of the literal addresses of its servers so far: their addresses come back from a state file.
+    pub(crate) fn named(mut self) -> Self {
+        for line in &mut self.servers {
+            line.is_named = true;
+        }
+        self
+    }
+
     /// With `cookie id insert indirect nocache`, and its servers so far with a cookie each: their name.
     pub(crate) fn sticky(mut self) -> Self {
         self.is_sticky = true;
@@ -154,6 +168,7 @@ impl ServerLine {
         Self {
             name: name.to_owned(),
             address,
+            is_named: false,
             disabled: false,
             check: None,
             weight: 1,
@@ -206,10 +221,15 @@ impl ServerLine {
         let flag = |is_set: bool, word: &'static str| if is_set { word } else { "" };
         let check = self.check.map(|check| check.keywords());
         let cookie = self.cookie.as_ref().map(|value| format!(" cookie {value}"));
+        let address = if self.is_named {
+            let (ip, port) = (self.address.ip(), self.address.port());
+            format!("slot.invalid:{port} init-addr last,{ip}")
+        } else {
+            self.address.to_string()
+        };
         let mut text = format!(
-            "  server {} {} weight {} maxconn {}{}{}{}{}",
+            "  server {} {address} weight {} maxconn {}{}{}{}{}",
             self.name,
-            self.address,
             self.weight,
             self.maxconn,
             flag(self.disabled, " disabled"),

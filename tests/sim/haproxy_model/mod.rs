@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod server;
 mod show;
+mod state_file;
 #[cfg(test)]
 mod tests;
 mod traffic;

@@ -25,6 +25,14 @@ pub(super) enum CheckStatus {
 }
 
 impl CheckStatus {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Initializing,
+        Self::Connected,
+        Self::Refused,
+        Self::Ok,
+        Self::WrongStatus,
+    ];
+
     pub(super) fn number(self) -> u8 {
         match self {
             Self::Initializing => 1,
@@ -64,6 +72,8 @@ pub(super) struct Server {
     pub(super) id: u32,
     pub(super) name: String,
     pub(super) dynamic: bool,
+    /// Its line names a host.
+    pub(super) is_named: bool,
     pub(super) referenced: bool,
     pub(super) backup: bool,
     pub(super) address: SocketAddr,
@@ -109,6 +119,7 @@ impl Server {
             id,
             name: name.to_owned(),
             dynamic: true,
+            is_named: false,
             referenced: false,
             backup: false,
             address,
@@ -155,6 +166,7 @@ impl Server {
         };
         Self {
             dynamic: false,
+            is_named: line.is_named,
             referenced: line.is_referenced,
             backup: line.backup,
             admin: if line.disabled {

@@ -129,7 +129,7 @@ impl Line {
 fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Duration) -> String {
     let check_port = server.check.map_or(0, |check| check.port);
     format!(
-        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 0 - {} - 0 {check_port} - - {check_port}\n",
+        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 0 {} {} - 0 {check_port} - - {check_port}\n",
         backend.name,
         server.id,
         server.name,
@@ -143,6 +143,7 @@ fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Durati
         server.check_result,
         server.health,
         server.check_state(),
+        if server.is_named { "slot.invalid" } else { "-" },
         server.address.port(),
     )
 }

@@ -19,6 +19,47 @@ fn a_reload_loses_everything_and_all_of_it_is_back_at_once() {
 }
 
 #[test]
+fn with_a_state_file_a_reload_leaves_slots_in_rotation_and_nothing_to_do_for_them() {
+    for version in VERSIONS {
+        let mut world = before_start(version);
+        world.keeps_state_file = true;
+        world.start_sidecar();
+        world.run_for(10 * SECOND);
+        expect_right(&world);
+        let before = in_rotation(&world, "web");
+        world.reload_haproxy();
+        let after = in_rotation(&world, "web");
+        let names = |views: &[View]| -> Vec<_> {
+            let slots = views.iter().filter(|view| view.admin == 4);
+            slots
+                .map(|view| (view.name.clone(), view.address))
+                .collect()
+        };
+        assert_eq!(names(&before), names(&after), "{version}");
+        world.run_for(SECOND);
+        assert_eq!(names(&in_rotation(&world, "web")), names(&before));
+        expect_recovery(&mut world);
+    }
+}
+
+#[test]
+fn a_state_file_is_gone_before_its_addresses_are_others() {
+    for version in VERSIONS {
+        let mut world = before_start(version);
+        world.keeps_state_file = true;
+        world.start_sidecar();
+        world.run_for(10 * SECOND);
+        assert!(world.state_file.is_some());
+        world.kill_haproxy(20 * SECOND);
+        world.run_for(11 * SECOND);
+        assert_eq!(world.state_file, None);
+        world.run_for(20 * SECOND);
+        expect_right(&world);
+        expect_recovery(&mut world);
+    }
+}
+
+#[test]
 fn a_connection_that_breaks_after_any_line_of_the_first_sync_costs_nothing_but_time() {
     for version in ["2.6.12", "3.4.7"] {
         for line in 1..=lines_of_first_sync(version) {

@@ -250,6 +250,7 @@ fn a_server_that_came_up_after_it_was_read_is_seen_before_it_is_taken_out() {
         since_change: 0,
         check_health: 0,
         check: crate::model::CheckState(check),
+        line: None,
     };
     let web = BackendName::new("web").unwrap();
     world.haproxy.get_mut(&web).unwrap().servers = vec![

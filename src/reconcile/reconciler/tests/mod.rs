@@ -5,6 +5,7 @@ mod admissions;
 mod charge;
 mod guards;
 mod holds;
+mod restarts;
 mod restored;
 
 use super::*;
@@ -26,6 +27,7 @@ struct World {
     facts: Vec<Fact>,
     sent: Vec<Request>,
     proven: BTreeSet<ServiceKey>,
+    state_file: Vec<StateFile>,
     asked: Vec<Question>,
     refuse: Option<Outcome>,
     /// New servers stay down.
@@ -55,6 +57,7 @@ impl World {
             facts,
             sent,
             proven: BTreeSet::new(),
+            state_file: Vec::new(),
             asked: Vec::new(),
             refuse: None,
             checks_fail: false,
@@ -81,6 +84,7 @@ impl World {
             match output {
                 Output::Tell(fact) => self.facts.push(fact),
                 Output::Prove(services) => self.proven.extend(services),
+                Output::StateFile(wanted) => self.state_file.push(wanted),
                 Output::Ask(question) => self.asked.push(question),
                 Output::Run(batch) => {
                     let answers = batch
@@ -300,35 +304,6 @@ fn a_change_before_the_first_sync_waits_for_it() {
     assert_eq!(world.ready("web"), 0);
     world.input(synced(catalog(&[("web", 1..2)])));
     assert_eq!(world.ready("web"), 1);
-}
-
-#[test]
-fn a_restarted_haproxy_is_filled_again_and_what_was_up_is_put_back_up() {
-    let mut world = World::started(&["web"]);
-    world.input(synced(catalog(&[("web", 1..4)])));
-    world.up();
-    world.wait(6 * SECOND);
-    world.forget();
-    world.input(Input::Disconnected);
-    world
-        .haproxy
-        .values_mut()
-        .for_each(|observed| observed.servers.clear());
-    world.info.pid = 2;
-    world.input(Input::Connected(world.info.clone()));
-    assert_eq!(world.ready("web"), 3);
-    assert!(
-        world
-            .facts
-            .iter()
-            .any(|fact| matches!(fact, Fact::Restarted { .. }))
-    );
-    assert!(
-        world
-            .changes()
-            .iter()
-            .all(|command| !matches!(command, Command::HealthDown(_)))
-    );
 }
 
 #[test]
