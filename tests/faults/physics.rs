@@ -10,17 +10,14 @@
 //! - Whatever else happens costs nothing. So two faults at once allow what each of them allows alone; only that a sidecar
 //!   that is away puts nothing back, and that a new one learns nothing from a Nomad that is away.
 
-use std::{sync::LazyLock, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::{
     site::KEPT,
     story::Event,
-    support::{
-        load::{Outcome, Record},
-        sidecar,
-    },
+    support::load::{Outcome, Record},
     watch::Seen,
 };
 
@@ -29,8 +26,6 @@ pub(crate) const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// The session with HAProxy asks so often who it is.
 const NOTICE: Duration = Duration::from_millis(250);
-/// A connection that was refused for long is tried again so often.
-const RETRY: Duration = Duration::from_secs(1);
 /// Readings, commands, and what they wait for of each other.
 const BATCH: Duration = Duration::from_millis(250);
 /// A sidecar that starts, and reads the catalog.
@@ -148,8 +143,7 @@ pub(crate) fn of(
     }
 
     let longest = away.iter().map(|(from, until)| *until - *from).max();
-    let is_kept =
-        backend == KEPT && keeps_a_state_file() && longest.is_none_or(|longest| longest < KEPT_FOR);
+    let is_kept = backend == KEPT && longest.is_none_or(|longest| longest < KEPT_FOR);
     let begins = at(&[Event::ReloadAsked, Event::HaproxyEnds]);
     let ready = at(&[Event::Reloaded, Event::HaproxyAnswers]);
     if let (Some(from), Some(ready)) = (begins.first(), ready.last())
@@ -167,8 +161,7 @@ pub(crate) fn of(
             from: *from,
             until: back.answered,
         });
-        let after = longest.map_or(NOTICE, |longest| NOTICE.max(longest.min(RETRY)));
-        let (could, within) = could_be_put_back(&at, *ready, after);
+        let (could, within) = could_be_put_back(&at, *ready);
         let took = back.asked.saturating_duration_since(could);
         physics.put_back = Some(took);
         if took > within + machine_was_late {
@@ -203,20 +196,13 @@ pub(crate) fn of(
     physics
 }
 
-/// Without the flag slots with a state file are slots without one.
-fn keeps_a_state_file() -> bool {
-    static ANSWER: LazyLock<bool> = LazyLock::new(|| sidecar::help().contains("--state-file"));
-    *ANSWER
-}
-
 /// Since when, and how long it may take.
 fn could_be_put_back(
     at: &impl Fn(&[Event]) -> Vec<Instant>,
     ready: Instant,
-    after: Duration,
 ) -> (Instant, Duration) {
     let mut could = ready;
-    let mut within = after + BATCH + ROOM;
+    let mut within = NOTICE + BATCH + ROOM;
     let comes = at(&[Event::SidecarStarts, Event::SidecarGoesOn]);
     if let Some(comes) = comes.last() {
         could = could.max(*comes);

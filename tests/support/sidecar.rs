@@ -52,13 +52,6 @@ pub(crate) fn plan(settings: &[(&str, &str)]) -> Output {
     output.expect("the program was built with the test")
 }
 
-/// What `--help` prints.
-pub(crate) fn help() -> String {
-    let output = command(&[]).arg("--help").output();
-    let output = output.expect("the program was built with the test");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// A running `haproxy-nomad-sidecar run`. Killed when dropped; a logged ERROR fails the test then.
 pub(crate) struct Sidecar {
     process: Child,

@@ -77,9 +77,10 @@ pub enum Event {
 /// So many batches are taken before the first of them is answered.
 const MAX_BATCHES: usize = 64;
 
-/// The wait before the next attempt to connect, at first and at most.
+/// The wait before the next attempt to connect, at first and at most: a HAProxy that comes back is noticed as soon as one
+/// that is reloaded.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_millis(250);
 
 /// A connection that lasted so long gives no reason to wait before the next one.
 const STABLE: Duration = Duration::from_secs(1);
