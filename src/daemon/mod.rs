@@ -90,8 +90,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     // Answers until this function returns.
     let _listener = listener(&config, &failures, &status_seen);
     let id = seed();
-    let (stop, stopping) = watch::channel(false);
-    let drained = Arc::new(Notify::new());
+    let (to_stop, stop) = Stop::new();
     loop {
         let mut parts = JoinSet::new();
         let resync = Arc::new(Notify::new());
@@ -106,11 +105,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         let start = {
             let config = config.clone();
             let (traffic, metrics) = (Arc::clone(&traffic), Arc::clone(&metrics));
-            let (status, resync) = (status.clone(), Arc::clone(&resync));
-            let stop = Stop {
-                told: stopping.clone(),
-                drained: Arc::clone(&drained),
-            };
+            let (status, resync, stop) = (status.clone(), Arc::clone(&resync), stop.clone());
             move || {
                 let nomad = Arc::new(nomad_settings(&config));
                 let route = Route::new(nomad, Arc::clone(&traffic));
@@ -137,28 +132,28 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         loop {
             let signal = tokio::select! {
                 signal = signals.next() => signal,
-                () = drained.notified() => None,
+                () = stop.drained.notified() => None,
             };
             if signal != Some(SIGHUP) {
-                let drains = config.on_stop == OnStop::Drain && !*stop.borrow();
-                if drains && signal.is_some() {
+                let was_told = to_stop.send_replace(config.on_stop == OnStop::Drain);
+                if *to_stop.borrow() && !was_told {
                     info!(
                         at_most = ?config.drain_timeout,
                         "draining every server of ours before stopping; a second signal stops at once"
                     );
-                    stop.send_replace(true);
                     continue;
                 }
-                if *stop.borrow() {
-                    info!("stopping");
+                let and_haproxy = if was_told {
+                    ""
                 } else {
-                    info!("stopping; HAProxy goes on serving as it is");
-                }
+                    "; HAProxy goes on serving as it is"
+                };
+                info!("stopping{and_haproxy}");
                 parts.shutdown().await;
                 charge::leave(&config.haproxy.socket, id);
                 return Ok(());
             }
-            if *stop.borrow() {
+            if *to_stop.borrow() {
                 continue;
             }
             if let Some(new) = reread(&config) {
@@ -216,6 +211,12 @@ struct Stop {
 }
 
 impl Stop {
+    fn new() -> (watch::Sender<bool>, Self) {
+        let (to_stop, told) = watch::channel(false);
+        let drained = Arc::default();
+        (to_stop, Self { told, drained })
+    }
+
     /// Waits for the order. Cancel-safe.
     async fn told(&mut self) {
         if self.told.wait_for(|told| *told).await.is_err() {

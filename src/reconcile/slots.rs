@@ -323,7 +323,8 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     let admission = Admission {
         enable_check: false,
         down: state.check.is_enabled() && !put_back,
-        weight: Some(weight),
+        // What comes in has weight 0 until it is ready.
+        weight: (weight != 0).then_some(weight),
     };
     if !state.admin.in_maintenance() && is_let_to_another(server, slot, situation) {
         // Where one instance was, another listens now: HAProxy's verdict was about the former.

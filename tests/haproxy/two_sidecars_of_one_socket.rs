@@ -59,7 +59,7 @@ fn the_second_observes_and_takes_over_within_a_second_of_the_firsts_death() {
         let added = "added to backend";
         assert_eq!(second.count(added), 0);
         assert_eq!(second.count("would have been sent"), 0);
-        assert_eq!(second.count(" applied "), 0, "{}", second.log());
+        assert_eq!(second.count(" applied backend="), 0, "{}", second.log());
 
         world.until_read_again(2);
         let before = changes(&world);

@@ -82,7 +82,9 @@ impl Sidecar {
         let open = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o755));
         open(directory.path()).expect("it is ours");
         let program = directory.path().join("haproxy-nomad-sidecar");
-        fs::copy(PROGRAM, &program).expect("the program was built with the test");
+        // Not by this process: a child that another thread starts meanwhile would keep the file open for writing.
+        let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cp failed");
         open(&program).expect("it is ours");
         let mut sidecar = Self::run(
             |settings| {

@@ -114,8 +114,8 @@ pub(super) struct Guards {
     /// Registrations whose allocation has ended, and how.
     dead: BTreeMap<Key, Death>,
     frozen: Option<Frozen>,
-    /// How many servers wait for the limit, when that was told.
-    pub(super) limited: usize,
+    /// Since when servers wait for the limit, and whether that was told.
+    pub(super) limited: Option<(Duration, bool)>,
 }
 
 #[derive(Debug)]
@@ -140,7 +140,7 @@ impl Guards {
             asked: BTreeMap::new(),
             dead: BTreeMap::new(),
             frozen: None,
-            limited: 0,
+            limited: None,
         }
     }
 

@@ -19,6 +19,8 @@ use crate::{
 const DOWN_FOR: i64 = 10;
 /// So many of those are asked for after one reading of everything.
 const DOUBTS: usize = 20;
+/// What passes sooner is not said.
+const LASTING: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     // === What is gone ===
@@ -257,8 +259,16 @@ impl Reconciler {
                 .map(|backend| backend.waiting.len())
                 .sum()
         };
-        let before = std::mem::replace(&mut self.guards.limited, waiting);
-        if (before == 0) != (waiting == 0) {
+        let (told, limited) = match self.guards.limited {
+            None => (false, (waiting > 0).then_some((now, false))),
+            Some((_, told)) if waiting == 0 => (told, None),
+            Some((since, told)) => {
+                let lasts = now.saturating_sub(since) >= LASTING;
+                (lasts && !told, Some((since, told || lasts)))
+            }
+        };
+        self.guards.limited = limited;
+        if told {
             let fact = Fact::Limited { waiting };
             self.outputs.push_back(Output::Tell(fact));
         }

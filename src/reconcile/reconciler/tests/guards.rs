@@ -197,22 +197,30 @@ fn servers_leave_a_few_a_second_and_those_of_one_backend_together() {
         max_removals_per_second: 2.try_into().unwrap(),
         ..Policy::default()
     });
+    let told = |world: &World| {
+        let limited = |fact: &Fact| matches!(fact, Fact::Limited { .. });
+        world.tells(limited)
+    };
     // Two services with all but one, of eight.
     world.lose(2, 1);
     assert_eq!(world.drained(), 1);
     assert_eq!(world.core.overview().waiting, 1);
-    assert_eq!(
-        world.tells(|fact| matches!(fact, Fact::Limited { waiting: 1 })),
-        1
-    );
     world.wait(499 * MILLI);
     assert_eq!(world.drained(), 1);
     world.wait(SECOND);
     assert_eq!((world.drained(), world.core.overview().waiting), (2, 0));
-    assert_eq!(
-        world.tells(|fact| matches!(fact, Fact::Limited { waiting: 0 })),
-        1
-    );
+    assert_eq!(told(&world), 0, "what passes sooner is not said");
+
+    let mut world = eight_services(Policy {
+        max_removals_per_second: 1.try_into().unwrap(),
+        ..Policy::default()
+    });
+    world.lose(5, 1);
+    world.wait(2 * SECOND);
+    assert!(world.drained() < 5);
+    assert_eq!(told(&world), 1);
+    world.wait(5 * SECOND);
+    assert_eq!((world.drained(), told(&world)), (5, 2));
 }
 
 #[test]
