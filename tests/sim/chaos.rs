@@ -496,6 +496,10 @@ impl World {
 
     /// The operator undoes it.
     pub(crate) fn release(&mut self, server: &(String, String)) {
+        // What a dead process had may come back from a state file.
+        if self.current_pid.is_none() {
+            return;
+        }
         self.trace(|| format!("the operator undoes that of {}/{}", server.0, server.1));
         let deed = self.operator.held.remove(server);
         let now = self.now;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use haproxy_nomad_sidecar::model::{Command, ServerName};
 
 use crate::{
-    haproxy_model::{Cut, Dispatch, Rotation, View},
+    haproxy_model::{Cut, Dispatch, Model, Rotation, View},
     ledger::Tenant,
     session::Sent,
     world::World,
@@ -58,6 +58,16 @@ impl Book {
             unfollowed: BTreeMap::new(),
             trouble: now,
         }
+    }
+
+    /// The process that this was about is another one now. Whose slots are that a state file brought back is known.
+    pub(crate) fn process_is_new(&mut self, process: &Model, now: Duration) {
+        let before = std::mem::replace(self, Self::new(now));
+        self.tenants = before.tenants;
+        self.tenants.retain(|(backend, name), _| {
+            let view = process.server(backend, name);
+            view.is_some_and(|view| view.address != placeholder())
+        });
     }
 }
 

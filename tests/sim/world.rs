@@ -458,10 +458,10 @@ impl World {
             process.load_state(file);
         }
         self.operator.process_is_new(&process);
+        self.book.process_is_new(&process, self.now);
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
         self.trace(|| "haproxy starts".to_owned());
-        self.book = Book::new(self.now);
     }
 
     pub(crate) fn kill_haproxy(&mut self, back_after: Duration) {
@@ -502,9 +502,9 @@ impl World {
             self.processes.insert(pid, old);
         }
         self.operator.process_is_new(&process);
+        self.book.process_is_new(&process, self.now);
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
-        self.book = Book::new(self.now);
     }
 
     pub(crate) fn current(&mut self) -> Option<(u32, &mut Model)> {
