@@ -240,6 +240,20 @@ impl Backend {
         self.doubles = doubles;
     }
 
+    /// What is no longer asked for although nothing followed from it: how a server leaves is for its last tags to say.
+    pub(super) fn pass_over<'a>(&mut self, passed: impl Iterator<Item = &'a DesiredServer>) {
+        if !self.stale {
+            return;
+        }
+        for last in passed {
+            let mut desired = self.desired.iter_mut();
+            if let Some(server) = desired.find(|server| server.identity() == last.identity()) {
+                server.leaving = last.leaving;
+                server.canary = last.canary;
+            }
+        }
+    }
+
     /// What had the weight that its tags asked for until now has it from the sidecar, whatever they ask for next.
     fn settle_weight(&mut self, former: &DesiredServer) {
         let Some(observed) = &self.observed else {

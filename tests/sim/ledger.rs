@@ -273,7 +273,10 @@ impl Ledger {
                     ));
                 }
                 claim.told = false;
-                claim.gone_since.get_or_insert(now);
+                // Tags that no sidecar was told of are nobody's.
+                if claim.generation > 0 {
+                    claim.gone_since.get_or_insert(now);
+                }
             }
         }
         Ok(())

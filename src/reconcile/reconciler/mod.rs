@@ -363,7 +363,9 @@ impl Reconciler {
             let members = self.members.entry(name.clone()).or_default();
             let is_new = members.insert(service.clone());
             if is_new || old.servers.get(&name) != new.servers.get(&name) {
+                let passed_over = old.servers.get(&name);
                 let backend = self.backends.entry(name).or_insert_with(Backend::new);
+                backend.pass_over(passed_over.into_iter().flatten());
                 backend.dirty = true;
                 backend.stale = true;
                 backend.settled = false;

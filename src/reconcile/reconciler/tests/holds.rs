@@ -87,6 +87,30 @@ fn a_hold_ends_when_its_time_is_over_and_does_not_begin_again() {
 }
 
 #[test]
+fn the_last_tags_say_how_a_server_leaves_even_if_nothing_followed_from_them() {
+    let mut world = World::started(&["web"]);
+    let changed = |tags: &[&str]| Input::Changed(service("web"), tagged(1, tags));
+    world.input(changed(&["haproxy.hold=5s"]));
+    world.up();
+    world.wait(SECOND);
+    world.checks_fail = true;
+    // All of it before an answer comes to what the first one asks for.
+    world
+        .core
+        .handle(world.now, changed(&["haproxy.hold=5s", "haproxy.weight=7"]));
+    world.core.handle(world.now, changed(&["haproxy.hold=20s"]));
+    world.input(Input::Changed(service("web"), Vec::new()));
+    world.wait(SECOND);
+    let held = world.facts.iter().find_map(|fact| {
+        let Fact::Held(_, hold) = fact else {
+            return None;
+        };
+        Some(hold.at_most)
+    });
+    assert_eq!(held, Some(20 * SECOND));
+}
+
+#[test]
 fn a_held_server_that_goes_down_is_drained() {
     let mut world = World::with_a_held_server(&[]);
     for server in world
