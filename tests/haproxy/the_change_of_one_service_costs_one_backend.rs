@@ -88,8 +88,8 @@ fn expected(world: &World, backend: &str, joins: &Toy) -> Vec<String> {
             set(&format!("addr 127.0.0.1 port {port}")),
             set("state drain"),
             set("health down"),
-            set("weight 1"),
             set("state ready"),
+            set("weight 1"),
         ];
     }
     let check = "check inter 2000ms fastinter 250ms downinter 250ms rise 2 fall 3";
@@ -110,8 +110,8 @@ fn expected(world: &World, backend: &str, joins: &Toy) -> Vec<String> {
     vec![
         format!("add server {server} {address} weight 1 {reuse}{check}"),
         set("state drain"),
-        format!("enable health {server}"),
         set("health down"),
         set("state ready"),
+        format!("enable health {server}"),
     ]
 }
