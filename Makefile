@@ -16,7 +16,7 @@ help:
 	@echo 'make test    every test, on each HAProxy line that can be had; HAPROXY_LINES_REQUIRED=1: on all five'
 	@echo 'make check   formatting, lints, documentation, dependencies'
 	@echo 'make bench   the measurements'
-	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=… and SIM_FAULTS=… say how much'
+	@echo 'make sim     the simulator; SEED=… replays one run, SIM_SEEDS=…, SIM_FAULTS=… and SIM_MATRIX=… say how much'
 	@echo 'make soak    services live their ordinary life under load, on each HAProxy line, for SOAK_MINUTES=60; then every pair of'
 	@echo '             faults on each line; FAULT=…, KIND=… and LINE=… choose of them'
 	@echo 'make dist    the static binary'
@@ -44,12 +44,14 @@ bench:
 	@scripts/need $(COMPILER) $(HAPROXY)
 	scripts/with-haproxy $(CARGO) bench --locked --bench sync --bench gap
 
-# So many seeds of the whole, and so many faults of Nomad; variables given to make are in the environment of what it runs.
+# So many seeds of the whole, so many faults of Nomad, and so many of all three and of pairs of them; variables given to
+# make are in the environment of what it runs. One test after the other, since some use all cores.
 sim: export SIM_SEEDS ?= 300
 sim: export SIM_FAULTS ?= 200000
+sim: export SIM_MATRIX ?= 500000
 sim:
 	@scripts/need $(COMPILER)
-	$(CARGO) test --locked --release --test sim -- --nocapture
+	$(CARGO) test --locked --release --test sim -- --nocapture --test-threads 1
 
 # The days that `make test` plays once, again and again with other seeds; and the whole fault matrix, with faults that last
 # as long as they do in life.

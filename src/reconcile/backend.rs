@@ -7,8 +7,7 @@ use std::{
 };
 
 use crate::model::{
-    Address, BackendName, Backoff, Command, Outcome, Request, ServerName, ServerState, SplitMix64,
-    Version,
+    BackendName, Backoff, Command, Outcome, Request, ServerName, SplitMix64, Version,
 };
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
     hold::{HoldBegun, HoldEnded, Review},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
     slots,
+    states::States,
 };
 
 /// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
@@ -128,20 +128,29 @@ impl Backend {
     /// Another HAProxy process is there: only what was in rotation is worth remembering.
     pub(super) fn forget_process(&mut self, is_recent: bool, policy: &Policy) {
         let mut memory = Memory::default();
-        if let (Some(observed), true) = (&self.observed, is_recent) {
-            let states = States::new(observed, self.kind(policy), policy);
-            let served =
-                |server: &&DesiredServer| states.of(server).is_some_and(ServerState::in_rotation);
-            let put_back = self.wanted().filter(served);
-            memory
-                .put_back
-                .extend(put_back.map(|server| (server.registration.clone(), server.address)));
+        if is_recent {
+            // A second restart before everything was put back must not forget the first.
+            memory.put_back = std::mem::take(&mut self.memory.put_back);
+            if let Some(observed) = &self.observed {
+                let states = States::new(observed, self.kind(policy), policy);
+                for server in self.wanted() {
+                    let put_back = (server.registration.clone(), server.address);
+                    match states.of(server) {
+                        Some(state) if state.in_rotation() => {
+                            memory.put_back.insert(put_back);
+                        }
+                        // Found DOWN after the first.
+                        Some(state) if state.admin.is_ready() => {
+                            memory.put_back.remove(&put_back);
+                        }
+                        Some(_) | None => {}
+                    }
+                }
+            }
         }
         // Of slots HAProxy may have kept the weights.
         memory.weights = std::mem::take(&mut self.memory.weights);
         memory.weights.retain(|_, weight| weight.is_by_hand);
-        // A second restart before everything was put back must not forget the first.
-        memory.put_back.append(&mut self.memory.put_back);
         memory.departed = std::mem::take(&mut self.memory.departed);
         // A state file may have brought slots back with their addresses, but not whose these were.
         memory.tenants = std::mem::take(&mut self.memory.tenants);
@@ -474,53 +483,6 @@ impl Backend {
     pub(super) fn is_done(&self) -> bool {
         self.memory.sent.is_empty()
             && (self.memory.suspended.is_empty() || self.refusals.tries() >= 3)
-    }
-}
-
-/// Rows of `show servers state` of servers that are the sidecar's, by what identifies them in their kind of backend.
-#[derive(Default)]
-pub(super) struct States<'a> {
-    kind: Kind,
-    by_name: BTreeMap<&'a ServerName, &'a ServerState>,
-    by_address: BTreeMap<Address, &'a ServerState>,
-}
-
-impl<'a> States<'a> {
-    pub(super) fn new(observed: &'a ObservedBackend, kind: Kind, policy: &Policy) -> Self {
-        let mut states = Self {
-            kind,
-            ..Self::default()
-        };
-        for state in &observed.servers {
-            if !plan::is_owned(state, kind, policy) {
-                continue;
-            }
-            if let Some(name) = &state.name {
-                states.by_name.insert(name, state);
-            }
-            if let Some(address) = state.address().filter(|_| !state.admin.in_maintenance()) {
-                states.by_address.insert(address, state);
-            }
-        }
-        states
-    }
-
-    /// All of them that have a name.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &'a ServerState> {
-        self.by_name.values().copied()
-    }
-
-    /// The row of the server with this name.
-    pub(super) fn named(&self, name: &ServerName) -> Option<&'a ServerState> {
-        self.by_name.get(name).copied()
-    }
-
-    /// The row of a desired server, if it has one that is not free.
-    pub(super) fn of(&self, desired: &DesiredServer) -> Option<&'a ServerState> {
-        match self.kind {
-            Kind::Slots => self.by_address.get(&desired.address).copied(),
-            Kind::Dynamic => self.by_name.get(&desired.name).copied(),
-        }
     }
 }
 

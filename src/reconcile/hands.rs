@@ -157,6 +157,13 @@ impl Memory {
         self.seen_ready.contains(name) && !self.taken_out.contains(name)
     }
 
+    /// Another sidecar was in charge: what was done since something was seen, it may have done.
+    pub(super) fn forget_hands(&mut self) {
+        self.seen_ready.clear();
+        self.taken_out.clear();
+        self.weights.clear();
+    }
+
     fn has_weight_by_hand(&self, name: &ServerName) -> bool {
         self.weights
             .get(name)

@@ -11,11 +11,11 @@ use crate::model::{Address, ServerName, ServerState, ServiceKey};
 
 use super::{
     Guard, Policy,
-    backend::States,
     desired::{DesiredServer, Identity, desired_at},
     guards::GRACE,
     plan::{self, Kind, Memory, ObservedBackend},
     server_name::is_same_allocation,
+    states::States,
     tags::FixedTags,
 };
 

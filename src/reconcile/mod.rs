@@ -20,6 +20,7 @@ mod removal;
 mod server_name;
 mod slots;
 mod state_file;
+mod states;
 pub mod tags;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};

@@ -10,6 +10,7 @@ use haproxy_nomad_sidecar::{
 
 use crate::{
     haproxy_model::{Backend, Check, Conduct, Config, ServerLine, View},
+    invariants::RIGHT_AGAIN,
     laws::Deed,
     link::Health,
     nomad_model::DELETION,
@@ -23,6 +24,10 @@ pub(crate) struct Faults {
     pub(crate) cut_after_line: u64,
     pub(crate) answer_lost: u64,
     pub(crate) nonsense: u64,
+    /// So many of the next answers come garbled.
+    pub(crate) garbled: u64,
+    /// Changes in this backend are answered in unknown words.
+    pub(crate) refusing: Option<String>,
 }
 
 pub(crate) const VERSIONS: [&str; 5] = [
@@ -151,7 +156,7 @@ impl World {
             self.run_for(Duration::from_secs(1));
             let Some(missing) = self.missing() else { break };
             if self.now > deadline {
-                return self.violated("everything becomes right again", &missing);
+                return self.violated(RIGHT_AGAIN, &missing);
             }
         }
         // What a sidecar that starts would not leave as it is.
@@ -403,6 +408,11 @@ impl World {
             let ago = self.random.below(12);
             return self.restore_nomad(ago);
         }
+        self.restart_nomad();
+    }
+
+    /// What it publishes again is the past.
+    pub(crate) fn restart_nomad(&mut self) {
         self.trace(|| "nomad restarts".to_owned());
         self.break_stream();
         self.lose_answers();
@@ -415,7 +425,7 @@ impl World {
         self.break_stream();
         self.lose_answers();
         self.nomad.restore(changes_ago);
-        self.ledger.forget_indexes(false);
+        self.both(|world| world.ledger.forget_indexes(false));
     }
 
     fn trouble_on_the_session(&mut self) {
@@ -432,6 +442,7 @@ impl World {
                     cut_after_line: 5,
                     answer_lost: 5,
                     nonsense: 1,
+                    ..Faults::default()
                 };
             }
             _ => {

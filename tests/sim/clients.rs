@@ -95,6 +95,8 @@ pub(crate) struct Clients {
     random: Random,
     /// Nobody comes after that.
     pub(crate) until: Duration,
+    /// No request takes longer.
+    pub(crate) longest: Duration,
     pub(crate) tally: Tally,
 }
 
@@ -105,6 +107,7 @@ impl Clients {
             last_id: 0,
             random: Random::new(seed ^ 0x5e55_1045),
             until: Duration::MAX,
+            longest: Duration::MAX,
             tally: Tally::default(),
         }
     }
@@ -167,6 +170,7 @@ impl World {
         };
         let Some(dispatch) = process.open(now, &wish) else {
             self.clients.tally.unserved += 1;
+            self.judge_refusal(wish.backend);
             return self.after(RETRY, Event::Arrive(number));
         };
         if habit == Habit::Cookie {
@@ -202,6 +206,7 @@ impl World {
                 random.millis(10, most)
             }
         };
+        let lasts = lasts.min(self.clients.longest);
         let longest = &mut self.clients.tally.longest;
         *longest = lasts.as_secs().max(*longest);
         lasts

@@ -3,18 +3,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    rc::Rc,
     time::Duration,
 };
 
 use haproxy_nomad_sidecar::{
-    model::{Batch, Command, Request, ServerRef},
+    model::{Batch, Command, Registration, Request, ServerRef},
     reconcile::desired::{DesiredServer, one_per_address},
 };
 
 use crate::{
     haproxy_model::{Conduct, Model, View},
+    invariants::{FOREIGN, NOTHING_REMOVED, OPERATORS},
     rules::HAPROXY_ADMITS,
-    world::World,
+    world::{Resolved, World},
 };
 
 /// Admin bits.
@@ -82,6 +84,12 @@ impl Operator {
         self.foreign.clear();
         self.leaks_seen = 0;
     }
+}
+
+/// What is not as it should be.
+enum Missing {
+    Server(String),
+    Leftover(String),
 }
 
 fn is_slot(view: &View) -> bool {
@@ -177,7 +185,7 @@ impl World {
             }
         }
         if let Some(how) = broken {
-            self.violated("foreign servers are never touched", &how);
+            self.violated(FOREIGN, &how);
         }
     }
 
@@ -249,7 +257,7 @@ impl World {
             });
             if takes_out && !owners.is_empty() && !doubled && !moves {
                 let how = format!("{command:?} at {} takes out {owners:?}", view.address);
-                self.violated("losing Nomad removes nothing", &how);
+                self.violated(NOTHING_REMOVED, &how);
             }
             let key = (backend.to_owned(), name.to_owned());
             if owners.is_empty() {
@@ -258,7 +266,7 @@ impl World {
                 && self.now > *since + SEEN_BY
             {
                 let how = format!("{deed:?} by hand, and {command:?}");
-                self.violated("what an operator did stays", &how);
+                self.violated(OPERATORS, &how);
             }
         }
     }
@@ -278,31 +286,64 @@ impl World {
         }
     }
 
+    /// What the catalog asks for at this moment, with the namespace.
+    pub(crate) fn resolved(&self) -> Rc<Resolved> {
+        let version = self.nomad.version();
+        let mut last = self.resolved.borrow_mut();
+        if last.0 != version {
+            let all = self.nomad.table().values();
+            let resolve = |one| Some((Registration::clone(one), self.ledger.resolve(one)?));
+            let resolved = all.filter_map(resolve);
+            *last = (version, Rc::new(resolved.collect()));
+        }
+        Rc::clone(&last.1)
+    }
+
+    /// Whether anything resolves to this backend at this moment.
+    pub(crate) fn is_followed(&self, backend: &str) -> bool {
+        let resolved = self.resolved();
+        let mut names = resolved.iter().map(|(_, (name, _))| name.as_str());
+        names.any(|name| name == backend)
+    }
+
     /// What is not as it should be, when everything has come to rest.
     pub(crate) fn missing(&self) -> Option<String> {
         if let Some(gone) = self.ledger.outdated(self.nomad.table()) {
             return Some(format!("{} is not known to be gone", gone.id));
         }
-        let resolved: Vec<_> = self
-            .nomad
-            .table()
-            .values()
-            .filter(|one| self.star || &*one.service.namespace == "default")
-            .filter_map(|one| self.ledger.resolve(one))
-            .collect();
-        let followed = self.followed();
+        self.missing_among(&|_| true).map(|missing| match missing {
+            Missing::Server(text) | Missing::Leftover(text) => text,
+        })
+    }
+
+    /// A server that is not in service, though it should be, in any backend but this.
+    pub(crate) fn unserved_beside(&self, backend: &str) -> Option<String> {
+        match self.missing_among(&|name| name != backend)? {
+            Missing::Server(text) => Some(text),
+            Missing::Leftover(_) => None,
+        }
+    }
+
+    fn missing_among(&self, is_looked_at: &dyn Fn(&str) -> bool) -> Option<Missing> {
+        let resolved = self.resolved();
+        let resolved = resolved
+            .iter()
+            .filter(|(one, _)| self.star || &*one.service.namespace == "default");
         let servers = self.servers();
         for config in &self.config.backends {
+            if !is_looked_at(&config.name) {
+                continue;
+            }
             let wanted = resolved
-                .iter()
-                .filter(|(backend, _)| backend.as_str() == config.name)
-                .map(|(_, server)| server);
+                .clone()
+                .filter(|(_, (backend, _))| backend.as_str() == config.name)
+                .map(|(_, (_, server))| server);
             let (wanted, _) = one_per_address(wanted);
             let here: Vec<&View> = servers
                 .iter()
                 .filter(|view| view.backend == config.name)
                 .collect();
-            let is_followed = followed.contains(&config.name);
+            let is_followed = self.is_followed(&config.name);
             let found = self.missing_in(&config.name, &wanted, &here, is_followed);
             if found.is_some() {
                 return found;
@@ -317,7 +358,7 @@ impl World {
         wanted: &[&DesiredServer],
         here: &[&View],
         is_followed: bool,
-    ) -> Option<String> {
+    ) -> Option<Missing> {
         let slots = here.iter().filter(|view| is_slot(view)).count();
         let mut homeless = 0;
         let mut served = BTreeSet::new();
@@ -337,10 +378,10 @@ impl World {
             let Some(view) = here.iter().find(is_its) else {
                 homeless += 1;
                 if slots == 0 || homeless > wanted.len().saturating_sub(slots) {
-                    return Some(format!(
+                    return Some(Missing::Server(format!(
                         "{} has no server in {backend}",
                         server.registration
-                    ));
+                    )));
                 }
                 continue;
             };
@@ -350,10 +391,10 @@ impl World {
             if !self.is_held(view)
                 && (!is_ready || (is_good && view.weight > 0 && !view.in_rotation))
             {
-                return Some(format!(
+                return Some(Missing::Server(format!(
                     "{} of {} is not in rotation",
                     view.name, server.registration
-                ));
+                )));
             }
         }
         // Slots that a sidecar left behind when it died, where nothing resolves to any more, are not known to be its.
@@ -363,10 +404,10 @@ impl World {
             .filter(|view| ours && is_ours(view, true) && !served.contains(&view.name))
             .find(|view| view.dynamic || view.admin & MAINTENANCE == 0)
             .map(|view| {
-                format!(
+                Missing::Leftover(format!(
                     "{backend}/{} is still there (admin {})",
                     view.name, view.admin
-                )
+                ))
             })
     }
 

@@ -23,6 +23,7 @@ use haproxy_nomad_sidecar::{
 
 use crate::nomad_model::Table;
 
+#[derive(Clone)]
 struct Claim {
     registration: Registration,
     server: Option<(BackendName, DesiredServer)>,
@@ -63,6 +64,7 @@ impl Tenant {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Ledger {
     backends: BTreeSet<BackendName>,
     policy: Policy,
@@ -76,6 +78,10 @@ impl Ledger {
             policy,
             claims: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn backends(&self) -> BTreeSet<BackendName> {
+        self.backends.clone()
     }
 
     /// The server that a registration asks for, as the core resolves it.

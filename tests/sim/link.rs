@@ -164,12 +164,16 @@ impl World {
         self.link.last_line = self.now;
         self.deliver(Heard::StreamOpened { ticket });
         for batch in self.nomad.buffered() {
-            self.published(&batch);
+            self.publish(&batch);
         }
     }
 
     /// Nomad publishes a line.
     pub(crate) fn published(&mut self, batch: &Batch) {
+        self.both(|world| world.publish(batch));
+    }
+
+    fn publish(&mut self, batch: &Batch) {
         let Some((generation, ticket, namespace)) = &self.link.stream else {
             return;
         };
@@ -200,8 +204,12 @@ impl World {
         self.at(at, Event::Heard(self.generation, heard));
     }
 
-    /// The stream breaks now.
+    /// The streams break now.
     pub(crate) fn break_stream(&mut self) {
+        self.both(Self::end_stream);
+    }
+
+    fn end_stream(&mut self) {
         let Some((_, ticket, _)) = self.link.stream.take() else {
             return;
         };

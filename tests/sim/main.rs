@@ -19,15 +19,18 @@ mod clients;
     reason = "the other half is for the test that holds it against real ones"
 )]
 mod haproxy_model;
+mod invariants;
 mod kindness;
 mod laws;
 mod ledger;
 mod link;
+mod matrix;
 mod nomad_model;
 mod random;
 mod rules;
 mod sabotage;
 mod scenarios;
+mod seats;
 mod session;
 mod trace;
 mod weather;
@@ -49,7 +52,15 @@ fn variable(name: &str) -> Option<u64> {
 
 /// Plays one seed; a panic of the product is a failure like any other.
 fn play(world: &mut World) -> Result<(), String> {
-    let played = catch_unwind(AssertUnwindSafe(|| world.play()));
+    play_as(world, World::play)
+}
+
+fn play_matrix(world: &mut World) -> Result<(), String> {
+    play_as(world, World::play_matrix)
+}
+
+fn play_as(world: &mut World, play: fn(&mut World)) -> Result<(), String> {
+    let played = catch_unwind(AssertUnwindSafe(|| play(world)));
     if played.is_err() {
         world.violated("nothing panics", "see above");
     }
@@ -83,12 +94,14 @@ fn whatever_goes_wrong_for_a_while_the_laws_hold_for_many_seeds() {
     let mut tally = clients::Tally::default();
     let mut failures = std::collections::BTreeMap::<String, Vec<u64>>::new();
     for seed in first..first + seeds {
-        let mut world = World::of_seed(seed);
-        if let Err(report) = play(&mut world) {
+        let mut world = World::of_seed(seed).muted();
+        if play(&mut world).is_err() {
             let law = world.violation.clone().unwrap();
             let law = law.split(':').next().unwrap().to_owned();
             if failures.is_empty() {
-                println!("{report}");
+                // The same again, with its trace.
+                let mut again = World::of_seed(seed);
+                println!("{}", play(&mut again).unwrap_err());
             }
             println!("seed {seed}: {}", world.violation.as_deref().unwrap());
             failures.entry(law).or_default().push(seed);

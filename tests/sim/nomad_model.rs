@@ -45,6 +45,8 @@ pub(crate) struct Nomad {
     /// What was published, for ever; a restarted server publishes its end again.
     log: Vec<Arc<Batch>>,
     buffer: VecDeque<Arc<Batch>>,
+    /// Counts changes of the table, whatever its index says.
+    version: u64,
     /// The services that changed since somebody asked: what wakes blocking queries.
     touched: Vec<ServiceKey>,
 }
@@ -61,6 +63,10 @@ impl Nomad {
 
     pub(crate) fn table(&self) -> &Table {
         &self.table
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -102,6 +108,7 @@ impl Nomad {
             .get(&key)
             .map_or(self.index, |before| before.create_index);
         registration.modify_index = self.index;
+        self.version += 1;
         self.touched.push(registration.service.clone());
         Arc::make_mut(&mut self.table).insert(key, registration.clone());
         self.commit(UPSERT, vec![NomadEvent::Registered(registration)])
@@ -123,6 +130,7 @@ impl Nomad {
     }
 
     fn remove(&mut self, gone: &[Registration]) {
+        self.version += 1;
         let table = Arc::make_mut(&mut self.table);
         for one in gone {
             self.touched.push(one.service.clone());
@@ -143,6 +151,7 @@ impl Nomad {
         self.past.retain(|at, _| *at <= index);
         self.log.retain(|batch| batch.index <= index);
         self.buffer.clear();
+        self.version += 1;
         self.table = table;
         self.index = index;
         self.table_index = index;

@@ -44,6 +44,8 @@ pub(crate) struct Book {
     closed: BTreeMap<String, Duration>,
     /// When nothing resolved to a backend last: what is in its slots then, a sidecar that has just started leaves alone.
     unfollowed: BTreeMap<String, Duration>,
+    /// Backends in which a change came to nobody knows what, and when that was heard.
+    pub(crate) not_understood: BTreeMap<String, Duration>,
     /// When the sidecar was hindered last.
     pub(crate) trouble: Duration,
 }
@@ -56,6 +58,7 @@ impl Book {
             tenants: BTreeMap::new(),
             closed: BTreeMap::new(),
             unfollowed: BTreeMap::new(),
+            not_understood: BTreeMap::new(),
             trouble: now,
         }
     }
@@ -386,7 +389,7 @@ impl World {
             );
             self.violated(HAPROXY_ADMITS, &how);
         }
-        if !self.followed().contains(backend) {
+        if !self.is_followed(backend) {
             self.book.unfollowed.insert(backend.to_owned(), self.now);
         }
         let left_alone = self.book.unfollowed.get(backend).copied();

@@ -3,13 +3,31 @@
 
 use std::time::Duration;
 
-use haproxy_nomad_sidecar::model::Command;
+use haproxy_nomad_sidecar::model::{Command, ServerRef};
 
-use crate::{haproxy_model::View, play, rules, session::Sent, variable, world::World};
+use crate::{
+    haproxy_model::View,
+    invariants,
+    matrix::Fault,
+    play, play_matrix, rules,
+    session::Sent,
+    variable,
+    world::{FIRST_PID, World},
+};
 
 /// What it does, by the invariant that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
+    /// What HAProxy reports is what the process before had.
+    OldReadings,
+    /// What is meant for one server is done to an operator's.
+    HandsOnForeign,
+    /// A list that nobody believes is believed.
+    FalseEmptyBelieved,
+    /// When all is done, one server is not in what HAProxy reports.
+    NeverDone,
+    /// Whoever comes second does not connect.
+    NoSecondStart,
     /// No server is ever held.
     NoHolds,
     /// The core sees no sessions on servers that are drained.
@@ -20,40 +38,102 @@ pub(crate) enum Sabotage {
     NothingComesInDown,
     /// Whatever is DOWN is made UP.
     UpByForce,
+    /// What an attack's tag says is said to HAProxy.
+    NothingIsValidated,
+    /// Unknown words are taken for a success.
+    AllIsUnderstood,
+    /// While HAProxy refuses what is done in one backend, nothing is heard of the services of others.
+    OneHoldsUpAll,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 13] = [
+        Self::OldReadings,
+        Self::HandsOnForeign,
+        Self::FalseEmptyBelieved,
+        Self::NeverDone,
+        Self::NoSecondStart,
         Self::NoHolds,
         Self::DrainedSeemIdle,
         Self::FreedSeemQuiet,
         Self::NothingComesInDown,
         Self::UpByForce,
+        Self::NothingIsValidated,
+        Self::AllIsUnderstood,
+        Self::OneHoldsUpAll,
     ];
 
     /// The number of the invariant.
     pub(crate) fn invariant(self) -> usize {
-        6 + Self::ALL.iter().position(|one| *one == self).unwrap()
+        1 + Self::ALL.iter().position(|one| *one == self).unwrap()
     }
 
     /// By the number of the invariant.
     pub(crate) fn of(invariant: u64) -> Self {
         let at = usize::try_from(invariant)
             .ok()
-            .and_then(|number| number.checked_sub(6));
+            .and_then(|number| number.checked_sub(1));
         let of = at.and_then(|at| Self::ALL.get(at));
-        *of.expect("SABOTAGE is the number of an invariant, 6 to 10")
+        *of.expect("SABOTAGE is the number of an invariant")
     }
 
     /// The law that has to catch it.
     pub(crate) fn law(self) -> &'static str {
         match self {
+            Self::OldReadings => invariants::FROM_WHAT_IT_REPORTS,
+            Self::HandsOnForeign => invariants::FOREIGN,
+            Self::FalseEmptyBelieved => invariants::NOTHING_REMOVED,
+            Self::NeverDone => invariants::NOTHING_TO_DO,
+            Self::NoSecondStart => invariants::RIGHT_AGAIN,
             Self::NoHolds => rules::MAKE_BEFORE_BREAK,
             Self::DrainedSeemIdle => rules::NOTHING_IS_CUT,
             Self::FreedSeemQuiet => rules::QUIET_SLOTS,
             Self::NothingComesInDown => rules::HAPROXY_ADMITS,
             Self::UpByForce => rules::VERDICTS,
+            Self::NothingIsValidated => invariants::VALIDATED,
+            Self::AllIsUnderstood => invariants::UNDERSTOOD,
+            Self::OneHoldsUpAll => invariants::OTHERS_GO_ON,
         }
+    }
+
+    /// 6 to 10 need many kinds of servers and clients, the others the faults of the matrix.
+    fn needs_faults(self) -> bool {
+        !(6..=10).contains(&self.invariant())
+    }
+
+    /// What shows it: every other fault is this one.
+    pub(crate) fn shown_by(self) -> Option<Fault> {
+        match self {
+            Self::OldReadings => Some(Fault::HaproxyReload),
+            Self::FalseEmptyBelieved => Some(Fault::NomadFalseEmpty),
+            Self::NoSecondStart => Some(Fault::HaproxyKill),
+            Self::NothingIsValidated => Some(Fault::Hostile),
+            Self::AllIsUnderstood => Some(Fault::Garbled),
+            Self::OneHoldsUpAll => Some(Fault::OneRefuses),
+            Self::HandsOnForeign
+            | Self::NeverDone
+            | Self::NoHolds
+            | Self::DrainedSeemIdle
+            | Self::FreedSeemQuiet
+            | Self::NothingComesInDown
+            | Self::UpByForce => None,
+        }
+    }
+
+    fn play(self, seed: u64) -> Option<String> {
+        let mut world = if self.needs_faults() {
+            World::of_matrix(seed)
+        } else {
+            World::of_seed(seed)
+        };
+        world = world.muted().sabotaged(self);
+        let played = if self.needs_faults() {
+            play_matrix(&mut world)
+        } else {
+            play(&mut world)
+        };
+        played.err()?;
+        world.violation
     }
 }
 
@@ -76,7 +156,7 @@ impl World {
         let is_current = Some(pid) == self.current_pid;
         let process = self.processes.get_mut(&pid).unwrap();
         let before = process.server(backend, name);
-        let reply = match twisted(self.sabotage, line.text.trim_end()) {
+        let reply = match twisted(self.sabotage, line.text.trim_end(), server) {
             Some(text) => process.execute(now, &text),
             None => String::new(),
         };
@@ -90,6 +170,27 @@ impl World {
             self.force_up(pid, backend);
         }
         reply
+    }
+
+    /// What the first process said to this last.
+    fn first_reading(&mut self, pid: u32, text: &str, reply: String) -> String {
+        if pid == FIRST_PID {
+            self.old_readings.insert(text.to_owned(), reply.clone());
+            return reply;
+        }
+        self.old_readings.get(text).cloned().unwrap_or(reply)
+    }
+
+    /// What is to be said instead of a line.
+    pub(crate) fn unvalidated(&self, line: &Sent) -> Option<Sent> {
+        if self.sabotage != Some(Sabotage::NothingIsValidated) || !line.is_change() {
+            return None;
+        }
+        let mut tags = self.nomad.table().values().flat_map(|one| &one.tags);
+        let attack = tags.find(|tag| tag.contains("shutdown"))?;
+        let mut line = line.clone();
+        line.text = format!("{} {attack}\n", line.text.trim_end());
+        Some(line)
     }
 
     fn force_up(&mut self, pid: u32, backend: &str) {
@@ -119,6 +220,12 @@ impl World {
             self.addresses_were_read((!backend.is_empty()).then_some(backend));
         }
         let status = match self.sabotage {
+            Some(Sabotage::OldReadings) if text.starts_with("show servers state") => {
+                return self.first_reading(pid, text, reply);
+            }
+            Some(Sabotage::NeverDone) if text.starts_with("show servers state") && self.quiet => {
+                return without_one(&reply);
+            }
             Some(Sabotage::DrainedSeemIdle) => "DRAIN",
             Some(Sabotage::FreedSeemQuiet) => "MAINT",
             _ => return reply,
@@ -131,11 +238,32 @@ impl World {
     }
 }
 
-fn twisted(sabotage: Option<Sabotage>, text: &str) -> Option<String> {
+fn twisted(sabotage: Option<Sabotage>, text: &str, server: &ServerRef) -> Option<String> {
+    if sabotage == Some(Sabotage::HandsOnForeign) && text.ends_with(" state drain") {
+        let foreign = if server.backend.as_str() == "web" {
+            "old1"
+        } else {
+            "static1"
+        };
+        return Some(text.replace(server.server.as_str(), foreign));
+    }
     if sabotage != Some(Sabotage::NothingComesInDown) {
         return Some(text.to_owned());
     }
     (!text.ends_with(" health down")).then(|| text.replace(" init-state fully-down", ""))
+}
+
+/// An answer to `show servers state` without one server in service.
+fn without_one(reply: &str) -> String {
+    let mut lines: Vec<&str> = reply.split_inclusive('\n').collect();
+    let is_in_service = |line: &&str| {
+        let cells: Vec<&str> = line.split(' ').collect();
+        cells.len() > 6 && cells[3].starts_with("nomad") && ["0", "4"].contains(&cells[6])
+    };
+    if let Some(at) = lines.iter().position(is_in_service) {
+        lines.remove(at);
+    }
+    lines.concat()
 }
 
 /// An answer to `show stat` in which servers of this status have neither sessions nor idle connections.
@@ -164,15 +292,13 @@ fn without_sessions(reply: &str, status: &str) -> String {
 const SEEDS: u64 = 40;
 
 #[test]
-fn whoever_breaks_one_of_the_invariants_6_to_10_is_caught_by_its_law() {
+fn whoever_breaks_one_of_the_invariants_is_caught_by_its_law() {
     if variable("SEED").is_some() {
         return;
     }
     for sabotage in Sabotage::ALL {
         let caught = (1..=SEEDS).find_map(|seed| {
-            let mut world = World::of_seed(seed).sabotaged(sabotage);
-            play(&mut world).err()?;
-            let violation = world.violation?;
+            let violation = sabotage.play(seed)?;
             violation
                 .starts_with(sabotage.law())
                 .then(|| format!("seed {seed}: {violation}"))

@@ -11,7 +11,11 @@ use haproxy_nomad_sidecar::{
     reconcile::{Failure, Input},
 };
 
-use crate::world::{Event, World};
+use crate::{
+    invariants::{FROM_WHAT_IT_REPORTS, UNDERSTOOD},
+    sabotage::Sabotage,
+    world::{Event, FIRST_PID, World},
+};
 
 const WINDOW: usize = 8192;
 const POLL: Duration = Duration::from_millis(250);
@@ -56,10 +60,25 @@ pub(crate) struct Sent {
     pub(crate) is_readied: bool,
 }
 
+impl Sent {
+    pub(crate) fn is_change(&self) -> bool {
+        matches!(self.request, Some(Request::Change(_)))
+    }
+}
+
+impl Session {
+    pub(crate) fn is_with(&self, pid: u32) -> bool {
+        self.process.as_ref().is_some_and(|(of, _)| *of == pid)
+    }
+}
+
 impl World {
     /// Nobody is connected: tries to be.
     pub(crate) fn connect(&mut self) {
         if self.sidecar.is_none() || self.session.process.is_some() {
+            return;
+        }
+        if self.sabotage == Some(Sabotage::NoSecondStart) && self.last_pid > FIRST_PID {
             return;
         }
         let greeted = !self.random.chance(self.faults.connect_fails);
@@ -73,7 +92,8 @@ impl World {
         let Ok(Response::Info(info)) = reply::read(&Request::Info, text.as_bytes()) else {
             panic!("show info is read");
         };
-        let number = self.session.number + 1;
+        self.last_connection += 1;
+        let number = self.last_connection;
         self.session = Session {
             number,
             process: Some((pid, info.clone())),
@@ -204,7 +224,7 @@ impl World {
         };
         self.session.progress = self.now;
         let number = self.session.number;
-        for (line, mut reply) in replies {
+        for (line, reply) in replies {
             self.session.unanswered_bytes -= line.text.len();
             let Some(request) = line.request else {
                 if let Err(why) = self.check_process(&reply) {
@@ -212,22 +232,27 @@ impl World {
                 }
                 continue;
             };
-            if self.random.chance(self.faults.nonsense) {
-                "What a lovely day.\n".clone_into(&mut reply);
-            }
-            let response = match reply::read(&request, reply.as_bytes()) {
+            let is_garbled = self.random.chance(self.faults.nonsense) || self.is_garbled(&request);
+            let reply = if is_garbled {
+                garbled(&reply, self.random.below(3))
+            } else {
+                reply.into_bytes()
+            };
+            let response = match self.understand(&request, &reply) {
+                Ok(_) if is_garbled => {
+                    let how = format!("{}{}", line.text, String::from_utf8_lossy(&reply));
+                    return self.violated(UNDERSTOOD, &how);
+                }
                 Ok(response) => response,
                 Err(error) => {
-                    if self.faults.nonsense == 0 {
-                        self.violated(
-                            "every answer is understood",
-                            &format!("{}{error}", line.text),
-                        );
+                    if !is_garbled {
+                        self.violated(UNDERSTOOD, &format!("{}{error}", line.text));
                     }
+                    self.note_failure(&request);
                     return self.cut("nonsense", Some(error.to_string()));
                 }
             };
-            if reply::may_be_stopping(reply.as_bytes()) {
+            if reply::may_be_stopping(&reply) {
                 self.look();
             }
             self.note_answer(&request, &response);
@@ -248,6 +273,18 @@ impl World {
         self.fill();
     }
 
+    /// Whether what HAProxy says to this comes otherwise than it said it.
+    fn is_garbled(&mut self, request: &Request) -> bool {
+        if let Request::Change(command) = request
+            && self.faults.refusing.as_deref() == Some(command.server().backend.as_str())
+        {
+            return true;
+        }
+        let is_garbled = self.faults.garbled > 0;
+        self.faults.garbled -= u64::from(is_garbled);
+        is_garbled
+    }
+
     /// Whether `show info` still tells of the process that was connected.
     fn check_process(&self, text: &str) -> Result<(), &'static str> {
         let (_, before) = self.session.process.as_ref().unwrap();
@@ -264,20 +301,22 @@ impl World {
     }
 
     /// The connection ends. Of what was written HAProxy may yet carry out a beginning.
-    pub(crate) fn cut(&mut self, why: &str, nonsense: Option<String>) {
+    pub(crate) fn cut(&mut self, why: &'static str, nonsense: Option<String>) {
+        if self.is_stopped() {
+            let number = self.session.number;
+            return self.at(self.stopped_until, Event::Lost(number, why));
+        }
         let Some((pid, _)) = self.session.process.take() else {
             return;
         };
         self.book.trouble = self.now;
         self.trace(|| format!("connection lost: {why}"));
-        let number = self.session.number;
-        let session = std::mem::replace(
-            &mut self.session,
-            Session {
-                number: number + 1,
-                ..Session::default()
-            },
-        );
+        self.last_connection += 1;
+        let none = Session {
+            number: self.last_connection,
+            ..Session::default()
+        };
+        let session = std::mem::replace(&mut self.session, none);
         let lines: Vec<Sent> = session.written.into_iter().flatten().collect();
         let carried_out = self.random.below(lines.len() + 1);
         for line in lines.into_iter().take(carried_out) {
@@ -285,7 +324,7 @@ impl World {
                 self.execute(pid, &line);
             }
         }
-        if Some(pid) != self.current_pid {
+        if Some(pid) != self.current_pid && !self.is_spoken_to(pid) {
             self.processes.remove(&pid);
         }
         if self.sidecar.is_none() {
@@ -311,10 +350,21 @@ impl World {
             && text.starts_with("No such")
         {
             self.violated(
-                "plans are made from what HAProxy reports",
+                FROM_WHAT_IT_REPORTS,
                 &format!("{} is not there", command.server()),
             );
         }
+    }
+}
+
+/// Other words, an end in the middle of a line, or bytes that are no text.
+fn garbled(reply: &str, how: usize) -> Vec<u8> {
+    match how {
+        0 if reply.starts_with("1\n#") && reply.len() > 500 => {
+            reply.as_bytes()[..reply.len() - 40].to_vec()
+        }
+        1 => b"\xff\xfe What a lovely day.\n".to_vec(),
+        _ => b"What a lovely day.\n".to_vec(),
     }
 }
 

@@ -13,10 +13,15 @@ const TAIL: usize = 150;
 pub(crate) struct Trace {
     lines: VecDeque<String>,
     everything: bool,
+    /// Nobody reads it: most seeds keep the laws, and writing costs more than all else.
+    muted: bool,
 }
 
 impl World {
     pub(crate) fn trace(&mut self, text: impl FnOnce() -> String) {
+        if self.trace.muted {
+            return;
+        }
         let line = format!("{:>10.4} {}", self.now.as_secs_f64(), text());
         self.trace.lines.push_back(line);
         if !self.trace.everything && self.trace.lines.len() > TAIL {
@@ -26,6 +31,11 @@ impl World {
 
     pub(crate) fn trace_everything(&mut self) {
         self.trace.everything = true;
+    }
+
+    pub(crate) fn muted(mut self) -> Self {
+        self.trace.muted = true;
+        self
     }
 
     pub(crate) fn violated(&mut self, law: &str, how: &str) {
@@ -41,9 +51,14 @@ impl World {
             .sabotage
             .map(|one| format!("SABOTAGE={} ", one.invariant()));
         let sabotage = sabotage.unwrap_or_default();
+        let test = if self.matrix.place.is_some() {
+            "one_matrix"
+        } else {
+            "one_seed"
+        };
         let lines: Vec<_> = self.trace.lines.iter().map(String::as_str).collect();
         format!(
-            "{}\nHAProxy {}, seed {} (again: {sabotage}SEED={} cargo test --test sim one_seed -- --nocapture)\nbroken: {}",
+            "{}\nHAProxy {}, seed {} (again: {sabotage}SEED={} cargo test --test sim {test} -- --nocapture)\nbroken: {}",
             lines.join("\n"),
             self.version,
             self.seed,

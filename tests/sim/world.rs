@@ -11,21 +11,25 @@ use std::{
 use haproxy_nomad_sidecar::{
     catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
     model::{BackendName, BatchId, Registration, Request, ServiceKey},
-    reconcile::{self, Input, Mode, Output, Policy, Reconciler, Remembered, StateFile},
-    snapshot,
+    reconcile::{
+        self, Input, Output, Policy, Reconciler, Remembered, StateFile, desired::DesiredServer,
+    },
 };
 
 use crate::{
     chaos::Faults,
     clients::Clients,
     haproxy_model::{Conduct, Config, Model, View},
+    invariants::NOTHING_TO_DO,
     laws::{Deed, Load, Operator},
     ledger::Ledger,
     link::Link,
+    matrix::Matrix,
     nomad_model::Nomad,
     random::Random,
     rules::Book,
     sabotage::Sabotage,
+    seats::{self, Seat},
     session::{Sent, Session},
     trace::{Trace, shown},
 };
@@ -41,6 +45,10 @@ pub(crate) enum Event {
     Poll(u32),
     Line(u32),
     Answer(u32),
+    /// The connection has ended, and the sidecar finds out.
+    Lost(u32, &'static str),
+    /// A sidecar that is not in charge tries the lock.
+    TryLock(u32),
     Asked(u32, Ask),
     Heard(u32, Heard),
     HeardRead(u32, Ticket, ServiceKey, Reading),
@@ -53,10 +61,14 @@ pub(crate) enum Event {
     Chaos,
 }
 
-/// After so long without Nomad a sidecar takes in what its predecessor left.
-const AWAY: Duration = Duration::from_secs(2);
+/// Of HAProxy's.
+pub(crate) const FIRST_PID: u32 = 101;
+
 /// So few that a world can have services beyond the limit.
 const HELD_READS: usize = 2;
+
+/// Registrations, with the server that each asks for.
+pub(crate) type Resolved = Vec<(Registration, (BackendName, DesiredServer))>;
 
 pub(crate) struct Sidecar {
     pub(crate) core: Reconciler,
@@ -91,6 +103,15 @@ pub(crate) struct World {
     pub(crate) snapshot: Option<(Duration, Remembered)>,
     /// Counts sidecars.
     pub(crate) generation: u32,
+    pub(crate) last_generation: u32,
+    /// Counts connections.
+    pub(crate) last_connection: u32,
+    /// It is stopped (SIGSTOP) until then.
+    pub(crate) stopped_until: Duration,
+    /// What belongs to a second sidecar.
+    pub(crate) other: Option<Box<Seat>>,
+    /// The sidecar that holds the lock of the socket.
+    pub(crate) lock: Option<u32>,
     /// Since when this one has seen what HAProxy has.
     pub(crate) knows_since: Option<Duration>,
     pub(crate) policy: Policy,
@@ -110,6 +131,11 @@ pub(crate) struct World {
     pub(crate) clients: Clients,
     pub(crate) book: Book,
     pub(crate) sabotage: Option<Sabotage>,
+    /// What it shows instead of what HAProxy says.
+    pub(crate) old_readings: BTreeMap<String, String>,
+    /// By the version of the catalog.
+    pub(crate) resolved: RefCell<(u64, Rc<Resolved>)>,
+    pub(crate) matrix: Matrix,
     pub(crate) steps: u64,
 
     /// HAProxy reads a state file at its start, and sidecars keep it.
@@ -142,12 +168,17 @@ impl World {
             conducts: Rc::default(),
             processes: BTreeMap::new(),
             current_pid: None,
-            last_pid: 100,
+            last_pid: FIRST_PID - 1,
             stalled_until: Duration::ZERO,
             session: Session::default(),
             sidecar: None,
             snapshot: None,
             generation: 0,
+            last_generation: 0,
+            last_connection: 0,
+            stopped_until: Duration::ZERO,
+            other: None,
+            lock: None,
             knows_since: None,
             policy,
             faults: Faults::default(),
@@ -161,6 +192,9 @@ impl World {
             clients: Clients::new(seed),
             book: Book::new(Duration::ZERO),
             sabotage: None,
+            old_readings: BTreeMap::new(),
+            resolved: RefCell::default(),
+            matrix: Matrix::default(),
             steps: 0,
             keeps_state_file: false,
             state_file: None,
@@ -191,15 +225,8 @@ impl World {
 
     fn step(&mut self, end: Duration) -> bool {
         let queued = self.queue.keys().next().map(|(at, _)| *at);
-        let core = self
-            .sidecar
-            .as_ref()
-            .and_then(|sidecar| sidecar.core.next_timeout());
-        let mirror = self
-            .sidecar
-            .as_ref()
-            .and_then(|sidecar| sidecar.mirror.next_deadline());
-        let next = [queued, core, mirror]
+        let (timers, is_others) = self.next_timers();
+        let next = [queued, timers.core, timers.mirror]
             .into_iter()
             .flatten()
             .min()
@@ -210,21 +237,13 @@ impl World {
             return false;
         }
         self.advance(next);
-        if queued == Some(next) || (queued.is_some_and(|at| at <= next)) {
-            let ((_, _), event) = self.queue.pop_first().unwrap();
-            self.happen(event);
-        } else if core.is_some_and(|at| at <= next) {
-            self.load.timeouts += 1;
-            self.input(Input::Timeout);
-        } else if mirror.is_some_and(|at| at <= next) {
-            self.load.ticks += 1;
-            let now = self.now;
-            if let Some(sidecar) = &mut self.sidecar {
-                sidecar.mirror.tick(now);
-            }
-            self.drain_mirror();
+        if queued.is_some_and(|at| at <= next) {
+            let (_, event) = self.queue.pop_first().unwrap();
+            let is_others = self.is_of_the_other(&event);
+            self.as_the(is_others, |world| world.happen(event));
         } else {
-            return false;
+            let is_core = timers.core.is_some_and(|at| at <= next);
+            self.as_the(is_others, |world| world.time_passed(is_core));
         }
         self.steps += 1;
         self.check_laws();
@@ -239,8 +258,11 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        if self.waits_for_the_process(&event) {
+            return self.at(self.stopped_until, event);
+        }
         match event {
-            Event::StartSidecar => self.start_sidecar(),
+            Event::StartSidecar => self.start_where_none_is(),
             Event::Restore(of) if self.is_alive(of) => self.restore(),
             Event::StartHaproxy => self.start_haproxy(),
             Event::Connect(of) if self.is_alive(of) => self.connect(),
@@ -250,6 +272,8 @@ impl World {
             Event::Poll(of) if self.is_connected_as(of) => self.poll(),
             Event::Line(of) if self.is_connected_as(of) => self.carry_out(),
             Event::Answer(of) if self.is_connected_as(of) => self.answer(),
+            Event::Lost(of, why) if self.is_connected_as(of) => self.cut(why, None),
+            Event::TryLock(of) if self.is_alive(of) => self.try_lock(),
             Event::Asked(of, ask) if self.is_alive(of) => self.asked(ask),
             Event::Heard(of, heard) if self.is_alive(of) => self.heard(heard),
             Event::HeardRead(of, ticket, service, reading) if self.is_alive(of) => {
@@ -273,6 +297,8 @@ impl World {
             | Event::Poll(_)
             | Event::Line(_)
             | Event::Answer(_)
+            | Event::Lost(..)
+            | Event::TryLock(_)
             | Event::Asked(..)
             | Event::Heard(..)
             | Event::HeardRead(..) => {}
@@ -293,7 +319,9 @@ impl World {
         if self.sidecar.is_some() {
             return;
         }
-        self.generation += 1;
+        self.last_generation += 1;
+        self.generation = self.last_generation;
+        self.stopped_until = Duration::ZERO;
         self.knows_since = None;
         self.book.trouble = self.now;
         self.operator
@@ -304,7 +332,7 @@ impl World {
         let namespace = if self.star { "*" } else { "default" };
         let seed = self.random.next();
         let wanted = Wanted::new("haproxy", false);
-        let mut core = Reconciler::new(self.policy.clone(), Mode::Act, seed);
+        let mut core = Reconciler::new(self.policy.clone(), self.mode_at_start(), seed);
         if self.keeps_state_file {
             core = core.with_state_file();
         }
@@ -314,19 +342,17 @@ impl World {
         });
         self.drain_mirror();
         self.after(Duration::ZERO, Event::Connect(self.generation));
-        self.after(AWAY, Event::Restore(self.generation));
-    }
-
-    fn restore(&mut self) {
-        if let Some((written, remembered)) = self.snapshot.clone()
-            && self.now.saturating_sub(written) < snapshot::MAX_AGE
-        {
-            self.trace(|| format!("  the snapshot of {written:?} is taken in"));
-            self.input(Input::Restored(remembered));
-        }
+        self.after(seats::AWAY, Event::Restore(self.generation));
     }
 
     pub(crate) fn kill_sidecar(&mut self, back_after: Duration) {
+        if self.sidecar.is_some() {
+            self.end_sidecar();
+            self.after(back_after, Event::StartSidecar);
+        }
+    }
+
+    pub(crate) fn end_sidecar(&mut self) {
         let Some(sidecar) = self.sidecar.take() else {
             return;
         };
@@ -334,8 +360,8 @@ impl World {
             self.snapshot = Some((self.now, remembered));
         }
         self.trace(|| "the sidecar is killed".to_owned());
+        self.lock.take_if(|of| *of == self.generation);
         self.cut("the sidecar is dead", None);
-        self.after(back_after, Event::StartSidecar);
     }
 
     pub(crate) fn input(&mut self, input: Input) {
@@ -351,7 +377,9 @@ impl World {
             match output {
                 Output::Run(batch) => {
                     self.load.batches += 1;
-                    self.judge(&batch);
+                    if self.is_in_charge() {
+                        self.judge(&batch);
+                    }
                     self.push(batch);
                 }
                 Output::Prove(services) => {
@@ -374,6 +402,13 @@ impl World {
     }
 
     fn heard(&mut self, heard: Heard) {
+        let is_refused = matches!(&heard, Heard::Listed { result: Err(_), .. });
+        if is_refused && self.sabotage == Some(Sabotage::FalseEmptyBelieved) {
+            self.input(Input::Synced {
+                services: BTreeMap::new(),
+                unproven: BTreeSet::new(),
+            });
+        }
         self.ledger.heard(&heard);
         self.trace(|| format!("  heard {}", shown(&heard)));
         let now = self.now;
@@ -419,6 +454,11 @@ impl World {
                 Tell::Changed {
                     key, registrations, ..
                 } => {
+                    if self.faults.refusing.is_some()
+                        && self.sabotage == Some(Sabotage::OneHoldsUpAll)
+                    {
+                        continue;
+                    }
                     self.input(Input::Changed(key, registrations));
                 }
                 Tell::Current { .. }
@@ -471,14 +511,11 @@ impl World {
         self.trace(|| "haproxy is killed".to_owned());
         self.remember_rotation(pid);
         self.processes.remove(&pid);
-        if self
-            .session
-            .process
-            .as_ref()
-            .is_some_and(|(of, _)| *of == pid)
-        {
-            self.cut("end of file", None);
-        }
+        self.both(|world| {
+            if world.session.is_with(pid) {
+                world.cut("end of file", None);
+            }
+        });
         self.after(back_after, Event::StartHaproxy);
     }
 
@@ -493,12 +530,7 @@ impl World {
         if let Some(file) = &self.state_file {
             process.load_state(file);
         }
-        if self
-            .session
-            .process
-            .as_ref()
-            .is_some_and(|(of, _)| *of == pid)
-        {
+        if self.is_spoken_to(pid) {
             self.processes.insert(pid, old);
         }
         self.operator.process_is_new(&process);
@@ -521,6 +553,11 @@ impl World {
     /// Carries out one line of the session.
     pub(crate) fn execute(&mut self, pid: u32, line: &Sent) -> String {
         self.load.lines += 1;
+        if let Some(other) = self.unvalidated(line) {
+            self.judge_line(&other);
+            return String::new();
+        }
+        self.judge_line(line);
         let text = line.text.trim_end();
         let Some(Request::Change(command)) = &line.request else {
             let now = self.now;
@@ -532,7 +569,7 @@ impl World {
         self.changes += 1;
         // Only a refusal tells that a balance method takes no weights: each sidecar has to ask once.
         if self.quiet && !reply.starts_with("Backend is using a static LB algorithm") {
-            self.violated("nothing is written when nothing is to do", text);
+            self.violated(NOTHING_TO_DO, text);
         }
         if Some(pid) == self.current_pid {
             self.check_foreign();
@@ -553,15 +590,5 @@ impl World {
             self.cut("after this line", None);
         }
         reply
-    }
-
-    /// The backends that anything resolves to at this moment.
-    pub(crate) fn followed(&self) -> BTreeSet<String> {
-        let resolved = self
-            .nomad
-            .table()
-            .values()
-            .filter_map(|one| self.ledger.resolve(one));
-        resolved.map(|(backend, _)| backend.to_string()).collect()
     }
 }

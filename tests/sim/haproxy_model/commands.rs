@@ -37,7 +37,10 @@ impl Model {
             [] => panic!("an empty line is answered differently by each version"),
             [word, ..] => self.unknown_command(word),
         };
-        self.note_leaks();
+        if words.first() != Some(&"show") {
+            self.quiet_until = None;
+            self.note_leaks();
+        }
         reply
     }
 

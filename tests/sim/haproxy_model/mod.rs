@@ -120,6 +120,8 @@ pub(crate) struct Model {
     backends: Vec<(Backend, Vec<Server>)>,
     leaks: Vec<Leak>,
     cuts: Vec<Cut>,
+    /// Nothing changes by itself before that; none if that has to be looked for.
+    quiet_until: Option<Duration>,
 }
 
 impl Model {
@@ -154,6 +156,7 @@ impl Model {
             backends: Vec::new(),
             leaks: Vec::new(),
             cuts: Vec::new(),
+            quiet_until: None,
         };
         model.load();
         model
@@ -166,6 +169,7 @@ impl Model {
         self.advance(now);
         let mut old = self.clone();
         old.stopping = true;
+        old.quiet_until = None;
         *self = Self {
             address_lag: self.address_lag,
             ..Self::new(
@@ -200,6 +204,10 @@ impl Model {
 
     /// Lets everything happen that is due by `now`, each thing at its own time.
     pub(crate) fn advance(&mut self, now: Duration) {
+        if self.quiet_until.is_some_and(|until| now < until) {
+            self.now = now;
+            return;
+        }
         while let Some(at) = self.next_change().filter(|at| *at <= now) {
             self.now = at;
             let world = Rc::clone(&self.world);
@@ -224,6 +232,7 @@ impl Model {
         }
         assert!(now >= self.now, "time runs forward");
         self.now = now;
+        self.quiet_until = Some(self.next_change().unwrap_or(Duration::MAX));
     }
 
     /// All servers, as they are.

@@ -68,13 +68,11 @@ impl Model {
             return "No such proxy.\n".to_owned();
         };
         let header = self.line.stat_header();
+        let columns: Vec<&str> = columns(header).collect();
         let mut text = header.to_owned();
+        text.reserve(servers.len() * 3 * columns.len());
         for server in servers {
-            for column in header
-                .trim_start_matches("# ")
-                .trim_end()
-                .split_terminator(',')
-            {
+            for column in &columns {
                 text += &stat_cell(column, index + FIRST_ID, config, server, self.now);
                 text.push(',');
             }
@@ -91,10 +89,14 @@ impl Model {
     }
 }
 
+fn columns(header: &str) -> impl Iterator<Item = &str> {
+    let columns = header.trim_start_matches("# ").trim_end();
+    columns.split_terminator(',')
+}
+
 /// Of a backend itself only its name and its cookie's are of interest.
 fn backend_row(header: &str, backend: &Backend) -> String {
-    let columns = header.trim_start_matches("# ").trim_end();
-    let cells = columns.split_terminator(',').map(|column| match column {
+    let cells = columns(header).map(|column| match column {
         "pxname" => backend.name.as_str(),
         "svname" => "BACKEND",
         "cookie" if backend.is_sticky => "id",

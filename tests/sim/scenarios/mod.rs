@@ -5,6 +5,7 @@ mod haproxy;
 mod leaving;
 mod nomad;
 mod sidecar;
+mod two_sidecars;
 
 use std::{net::SocketAddr, time::Duration};
 

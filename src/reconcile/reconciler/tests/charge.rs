@@ -59,6 +59,25 @@ fn who_takes_over_reads_everything_before_it_writes() {
 }
 
 #[test]
+fn what_the_other_one_had_begun_is_no_operators_hand() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..3)])));
+    world.up();
+    world.wait(10 * SECOND);
+    // The same, as one that stood by has seen it, and then what the other one does before it dies.
+    world.input(Input::Turned(Mode::Standby));
+    world.wait(10 * SECOND);
+    let web = BackendName::new("web").unwrap();
+    let server = &mut world.haproxy.get_mut(&web).unwrap().servers[0];
+    (server.weight, server.admin) = (0, crate::model::AdminState(8));
+    world.wait(6 * SECOND);
+    world.forget();
+    world.input(Input::Turned(Mode::Act));
+    world.wait(SECOND);
+    assert_eq!(world.ready("web"), 2, "{:?}", world.facts);
+}
+
+#[test]
 fn who_steps_back_sends_nothing_more_and_passes_over_what_was_under_way() {
     let mut world = World::started(&["web"]);
     world

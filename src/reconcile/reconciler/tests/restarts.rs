@@ -61,6 +61,36 @@ impl World {
 }
 
 #[test]
+fn what_was_put_back_and_found_down_is_not_put_back_by_the_next_restart() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..2)])));
+    world.up();
+    world.wait(6 * SECOND);
+    for (pid, admitted) in [(2, 0), (3, 1)] {
+        world.input(Input::Disconnected);
+        let servers = world.haproxy.values_mut();
+        servers.for_each(|observed| observed.servers.clear());
+        world.info.pid = pid;
+        world.forget();
+        world.connect();
+        let is_admitted = |command: &&&Command| matches!(command, Command::AddServer(_, _, words) if words.contains(&crate::model::Keyword::InitStateFullyDown));
+        let changes = world.changes();
+        assert_eq!(
+            changes.iter().filter(is_admitted).count(),
+            admitted,
+            "{pid}"
+        );
+        // Its check fails.
+        for observed in world.haproxy.values_mut() {
+            for server in &mut observed.servers {
+                server.oper = OperState::Stopped;
+            }
+        }
+        world.wait(6 * SECOND);
+    }
+}
+
+#[test]
 fn a_restarted_haproxy_is_filled_again_and_what_was_up_is_put_back_up() {
     let mut world = World::started(&["web"]);
     world.input(synced(catalog(&[("web", 1..4)])));
