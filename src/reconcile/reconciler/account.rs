@@ -139,7 +139,7 @@ impl Reconciler {
         self
     }
 
-    /// When to send [`Input::Timeout`] if nothing else happens before.
+    /// When to send [`Input::Timeout`](super::Input::Timeout) if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
         let keeper = self.state_file.next_timeout(self.mode);
