@@ -157,11 +157,12 @@ impl Memory {
         self.seen_ready.contains(name) && !self.taken_out.contains(name)
     }
 
-    /// Another sidecar was in charge: what was done since something was seen, it may have done.
-    pub(super) fn forget_hands(&mut self) {
+    /// Another sidecar was in charge: what was done since something was seen, and who was let to a slot, it may have done.
+    pub(super) fn forget_deeds(&mut self) {
         self.seen_ready.clear();
         self.taken_out.clear();
         self.weights.clear();
+        self.tenants.clear();
     }
 
     fn has_weight_by_hand(&self, name: &ServerName) -> bool {

@@ -332,6 +332,11 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
             let mark = Command::SetWeight(target.clone(), 0);
             plan.step(mark, Why::OtherRegistration);
         }
+        // Also where it was in rotation in another process: else nothing would show that it was brought in.
+        let admission = Admission {
+            down: true,
+            ..admission
+        };
         return admit(&target, &admission, Why::OtherRegistration, plan);
     }
     let Ok(hand) = hand(slot.name, state, weight, situation, plan) else {

@@ -30,7 +30,7 @@ impl Reconciler {
         }
         self.mode = mode;
         let backends = self.backends.values_mut();
-        backends.for_each(|backend| backend.memory.forget_hands());
+        backends.for_each(|backend| backend.memory.forget_deeds());
         // What was read is of another's time: everything is read again before anything is written.
         if let Some(info) = self.process.as_ref().map(|process| process.info.clone()) {
             self.disconnected(now);

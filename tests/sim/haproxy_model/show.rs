@@ -68,12 +68,17 @@ impl Model {
             return "No such proxy.\n".to_owned();
         };
         let header = self.line.stat_header();
-        let columns: Vec<&str> = columns(header).collect();
+        // Most columns are of no interest, and there are many.
+        let columns: Vec<_> = columns(header)
+            .map(|column| (column, CELLS.contains(&column)))
+            .collect();
         let mut text = header.to_owned();
         text.reserve(servers.len() * 3 * columns.len());
         for server in servers {
-            for column in &columns {
-                text += &stat_cell(column, index + FIRST_ID, config, server, self.now);
+            for (column, has_cell) in &columns {
+                if *has_cell {
+                    text += &stat_cell(column, index + FIRST_ID, config, server, self.now);
+                }
                 text.push(',');
             }
             text.push('\n');
@@ -149,6 +154,34 @@ fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Durati
         server.address.port(),
     )
 }
+
+/// The columns that are filled.
+const CELLS: [&str; 24] = [
+    "pxname",
+    "svname",
+    "scur",
+    "slim",
+    "stot",
+    "status",
+    "act",
+    "bck",
+    "lastchg",
+    "pid",
+    "iid",
+    "sid",
+    "type",
+    "mode",
+    "check_status",
+    "check_rise",
+    "check_fall",
+    "check_health",
+    "addr",
+    "srv_icur",
+    "cookie",
+    "qcur",
+    "priv_idle_cur",
+    "uweight",
+];
 
 /// One cell of `show stat`; columns that nobody reads here are left empty.
 fn stat_cell(

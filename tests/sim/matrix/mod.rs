@@ -30,6 +30,8 @@ use crate::{
 const EPISODES: usize = 40;
 /// When all faults are over, everything is right again within this.
 const RIGHT_WITHIN: Duration = Duration::from_secs(45);
+/// What a restored Nomad had never heard of is known to be gone within this at the latest, and right a moment later.
+const READ_WITHIN: Duration = Duration::from_mins(11);
 /// Between two looks at whether it is.
 const LOOK: Duration = Duration::from_millis(250);
 /// One look of so many is longer: nothing is written any more.
@@ -53,6 +55,8 @@ pub(crate) struct Matrix {
     elders: BTreeSet<Arc<str>>,
     /// HAProxy was whole when everything was right last, and Nomad has said nothing wrong: every service has somebody.
     pub(crate) is_whole: bool,
+    /// Nomad was restored since everything was right.
+    is_restored: bool,
     /// There is one fault at a time.
     pub(crate) is_alone: bool,
 }
@@ -69,6 +73,7 @@ impl Default for Matrix {
             leaving: BTreeSet::new(),
             elders: BTreeSet::new(),
             is_whole: false,
+            is_restored: false,
             is_alone: false,
         }
     }
@@ -130,6 +135,7 @@ impl World {
         let fault = shows.filter(|_| self.random.chance(50)).unwrap_or(any);
         let (time, ending) = self.inject(fault)?;
         self.matrix.is_whole &= !fault.empties();
+        self.matrix.is_restored |= fault == Fault::NomadRestored;
         *self.matrix.injected.entry(fault).or_default() += 1;
         self.matrix.endings.push((self.now + time, ending));
         Some(fault)
@@ -179,14 +185,23 @@ impl World {
 
     /// Everything becomes right.
     fn expect_right(&mut self) {
-        let deadline = self.now + RIGHT_WITHIN;
+        let (since, mut known) = (self.now, self.now);
         while self.violation.is_none() {
             let Some(missing) = self.missing() else { break };
-            if self.now > deadline {
+            // Nobody tells a held query of an index that went back.
+            if self.matrix.is_restored && self.is_outdated() && self.now <= since + READ_WITHIN {
+                known = self.now;
+            }
+            if self.now > known + RIGHT_WITHIN {
                 return self.violated(RIGHT_AGAIN, &missing);
             }
             self.run_for(LOOK);
         }
+        self.matrix.is_restored = false;
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.ledger.outdated(self.nomad.table()).is_some()
     }
 
     /// And then nothing is written.

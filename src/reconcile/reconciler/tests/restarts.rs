@@ -254,6 +254,22 @@ fn who_was_not_in_charge_writes_the_file_when_it_is() {
 }
 
 #[test]
+fn whom_the_other_one_let_to_a_slot_is_not_brought_in_again() {
+    let mut world = world(vec![slot(1, "10.0.0.1:80", 4)], Mode::Standby);
+    world.connect();
+    world.input(synced(catalog(&[("web", 1..2)])));
+    world.wait(10 * SECOND);
+    // Another instance has the address, and the one in charge has brought it in.
+    let mut other = registrations("web", 2..3);
+    other[0].address = "10.0.0.1".to_owned();
+    world.input(Input::Changed(service("web"), other));
+    world.wait(10 * SECOND);
+    world.input(Input::Turned(Mode::Act));
+    world.wait(10 * SECOND);
+    assert_eq!(world.changes(), Vec::<&Command>::new());
+}
+
+#[test]
 fn who_only_observes_wants_nothing_of_the_file() {
     let mut world = world(vec![slot(1, "10.0.0.1:80", 4)], Mode::Observe);
     world.connect();
