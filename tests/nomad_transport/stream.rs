@@ -132,7 +132,7 @@ async fn an_end_is_told_with_its_reason() {
         ),
         (
             Reply::Silence(stream(&long)),
-            "a line of the event stream is longer than 16 MiB",
+            "a line of the event stream is longer than 4 MiB, or would take more than 16 MiB of memory: it is passed over, and everything is read again",
         ),
         (
             Reply::End(stream("{}\n{\"Index\":12,\"Ev")),
