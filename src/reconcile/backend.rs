@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::model::{
-    BackendName, Backoff, Command, Outcome, Request, ServerName, SplitMix64, Version,
+    BackendName, Backoff, Command, Outcome, Request, ServerName, ServerState, SplitMix64, Version,
 };
 
 use super::{
@@ -134,16 +134,9 @@ impl Backend {
             if let Some(observed) = &self.observed {
                 let states = States::new(observed, self.kind(policy), policy);
                 for server in self.wanted() {
-                    let put_back = (server.registration.clone(), server.address);
-                    match states.of(server) {
-                        Some(state) if state.in_rotation() => {
-                            memory.put_back.insert(put_back);
-                        }
-                        // Found DOWN after the first.
-                        Some(state) if state.admin.is_ready() => {
-                            memory.put_back.remove(&put_back);
-                        }
-                        Some(_) | None => {}
+                    if states.of(server).is_some_and(ServerState::in_rotation) {
+                        let put_back = (server.registration.clone(), server.address);
+                        memory.put_back.insert(put_back);
                     }
                 }
             }
@@ -352,6 +345,24 @@ impl Backend {
         requests
     }
 
+    /// What is ready was put back, and what has left comes anew: from then on it is what HAProxy's check says.
+    fn settle_put_back(&mut self, policy: &Policy) {
+        if self.memory.put_back.is_empty() {
+            return;
+        }
+        let states = self.states(policy);
+        let is_back = |server: &DesiredServer| {
+            let state = states.of(server);
+            state.is_some_and(|state| state.admin.is_ready())
+        };
+        let coming: BTreeSet<_> = self
+            .wanted()
+            .filter(|server| !is_back(server))
+            .map(|server| (server.registration.clone(), server.address))
+            .collect();
+        self.memory.put_back.retain(|one| coming.contains(one));
+    }
+
     /// Plans on the last observation.
     pub(super) fn plan(
         &mut self,
@@ -361,6 +372,7 @@ impl Backend {
         policy: &Policy,
         removals: Removals,
     ) -> Plan {
+        self.settle_put_back(policy);
         let Some(observed) = &self.observed else {
             return Plan::default();
         };

@@ -60,34 +60,55 @@ impl World {
     }
 }
 
-#[test]
-fn what_was_put_back_and_found_down_is_not_put_back_by_the_next_restart() {
-    let mut world = World::started(&["web"]);
-    world.input(synced(catalog(&[("web", 1..2)])));
-    world.up();
-    world.wait(6 * SECOND);
-    for (pid, admitted) in [(2, 0), (3, 1)] {
-        world.input(Input::Disconnected);
-        let servers = world.haproxy.values_mut();
+impl World {
+    /// Another process, in which nothing is.
+    fn restart(&mut self, pid: u64) {
+        self.input(Input::Disconnected);
+        let servers = self.haproxy.values_mut();
         servers.for_each(|observed| observed.servers.clear());
-        world.info.pid = pid;
-        world.forget();
-        world.connect();
-        let is_admitted = |command: &&&Command| matches!(command, Command::AddServer(_, _, words) if words.contains(&crate::model::Keyword::InitStateFullyDown));
-        let changes = world.changes();
-        assert_eq!(
-            changes.iter().filter(is_admitted).count(),
-            admitted,
-            "{pid}"
-        );
-        // Its check fails.
-        for observed in world.haproxy.values_mut() {
+        self.info.pid = pid;
+        self.forget();
+        self.connect();
+    }
+
+    /// Their checks fail.
+    fn down(&mut self) {
+        for observed in self.haproxy.values_mut() {
             for server in &mut observed.servers {
                 server.oper = OperState::Stopped;
             }
         }
-        world.wait(6 * SECOND);
     }
+
+    /// How many servers were added that have to pass their checks first.
+    fn admitted(&self) -> usize {
+        let is_admitted = |command: &&&Command| matches!(command, Command::AddServer(_, _, words) if words.contains(&crate::model::Keyword::InitStateFullyDown));
+        self.changes().iter().filter(is_admitted).count()
+    }
+}
+
+#[test]
+fn what_was_put_back_and_found_down_is_not_put_back_once_more() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..2)])));
+    world.up();
+    world.wait(6 * SECOND);
+    world.restart(2);
+    assert_eq!(world.admitted(), 0);
+    world.down();
+    world.wait(6 * SECOND);
+    // It leaves and returns.
+    world.input(Input::Changed(service("web"), Vec::new()));
+    world.wait(2 * SECOND);
+    assert_eq!(world.ready("web"), 0);
+    world.forget();
+    world.input(Input::Changed(service("web"), registrations("web", 1..2)));
+    assert_eq!(world.admitted(), 1);
+    // There is another restart.
+    world.down();
+    world.wait(6 * SECOND);
+    world.restart(3);
+    assert_eq!(world.admitted(), 1);
 }
 
 #[test]
