@@ -377,7 +377,11 @@ impl World {
             match output {
                 Output::Run(batch) => {
                     self.load.batches += 1;
-                    if self.is_in_charge() {
+                    // What goes to a process on its way out takes nothing out.
+                    let is_current = self
+                        .current_pid
+                        .is_some_and(|pid| self.session.is_with(pid));
+                    if self.is_in_charge() && is_current {
                         self.judge(&batch);
                     }
                     self.push(batch);

@@ -1,7 +1,6 @@
 //! Where the faults strike: a small HAProxy of one kind, and a few instances that come and go.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use haproxy_nomad_sidecar::model::Registration;
 
@@ -125,6 +124,9 @@ impl World {
     pub(crate) fn note_elders(&mut self) {
         self.matrix.elders.clear();
         self.matrix.is_whole = true;
+        let servers = self.servers();
+        let rotating = servers.iter().filter(|view| view.in_rotation);
+        let rotating: BTreeSet<_> = rotating.map(|view| view.address).collect();
         for service in SERVICES {
             let mut here = self.registered(service);
             here.retain(|one| {
@@ -132,6 +134,7 @@ impl World {
                 // One that was on its way out stays on it when Nomad is restored.
                 self.conducts.borrow().get(&address) == Some(&Conduct::Serves)
                     && !self.matrix.leaving.contains(&address)
+                    && rotating.contains(&address)
             });
             self.matrix.is_whole &= !here.is_empty();
             self.matrix
