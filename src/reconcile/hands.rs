@@ -157,12 +157,14 @@ impl Memory {
         self.seen_ready.contains(name) && !self.taken_out.contains(name)
     }
 
-    /// Another sidecar was in charge: what was done since something was seen, and who was let to a slot, it may have done.
+    /// Another sidecar was in charge: what was done since something was seen, and who was let to a slot, it may have done; and
+    /// what was in rotation when HAProxy restarted, it knew better.
     pub(super) fn forget_deeds(&mut self) {
         self.seen_ready.clear();
         self.taken_out.clear();
         self.weights.clear();
         self.tenants.clear();
+        self.put_back.clear();
     }
 
     fn has_weight_by_hand(&self, name: &ServerName) -> bool {

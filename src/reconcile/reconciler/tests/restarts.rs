@@ -112,6 +112,20 @@ fn what_was_put_back_and_found_down_is_not_put_back_once_more() {
 }
 
 #[test]
+fn who_takes_over_after_a_restart_lets_haproxy_check_first() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..2)])));
+    world.up();
+    world.wait(6 * SECOND);
+    world.input(Input::Turned(Mode::Standby));
+    world.wait(6 * SECOND);
+    // What it has seen is older than what the other one did since.
+    world.restart(2);
+    world.input(Input::Turned(Mode::Act));
+    assert_eq!(world.admitted(), 1);
+}
+
+#[test]
 fn a_restarted_haproxy_is_filled_again_and_what_was_up_is_put_back_up() {
     let mut world = World::started(&["web"]);
     world.input(synced(catalog(&[("web", 1..4)])));
