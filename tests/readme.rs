@@ -66,6 +66,7 @@ fn the_table_of_metrics_is_what_is_exposed() {
     let metrics = Metrics::new();
     metrics.first_sync(Duration::ZERO, 0);
     metrics.servers_owned(ServersOwned::default());
+    metrics.backends_made(0, 0, 0);
     let server = ServerRef {
         backend: BackendName::new("web").unwrap(),
         server: ServerName::new("nomad1").unwrap(),

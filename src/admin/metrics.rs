@@ -39,6 +39,7 @@ pub struct Metrics {
     commands: Family<ByOutcome, Counter>,
     servers_owned: Family<ByState, Gauge>,
     backends_blocked: Gauge,
+    backends_made: Family<ByState, Gauge>,
     registrations_rejected: Gauge,
     leaving: Leaving,
     operators: OperatorMetrics,
@@ -205,6 +206,12 @@ impl Metrics {
                 "Backends that cannot be brought to what is wanted now",
                 Gauge::default(),
             ),
+            backends_made: register(
+                to,
+                "backends_made",
+                "Backends that were made at runtime, by what they are doing",
+                Family::default(),
+            ),
             registrations_rejected: register(
                 to,
                 "registrations_rejected",
@@ -308,6 +315,18 @@ impl Metrics {
     /// How many backends are blocked now.
     pub fn backends_blocked(&self, backends: usize) {
         self.backends_blocked.set(count(backends));
+    }
+
+    /// How many backends that were made at runtime there are: published, not yet, and wanted by nobody.
+    pub fn backends_made(&self, published: usize, unpublished: usize, lingering: usize) {
+        for (state, number) in [
+            ("published", published),
+            ("unpublished", unpublished),
+            ("lingering", lingering),
+        ] {
+            let gauge = self.backends_made.get_or_create(&ByState { state });
+            gauge.set(count(number));
+        }
     }
 
     /// How many registrations are unusable now.
@@ -422,6 +441,10 @@ pub(super) fn kind(command: &Command) -> &'static str {
         Command::AddServer(..) => "add_server",
         Command::DeleteServer(_) => "delete_server",
         Command::ShutdownSessions(_) => "shutdown_sessions",
+        Command::AddBackend(..) => "add_backend",
+        Command::PublishBackend(_) => "publish_backend",
+        Command::UnpublishBackend(_) => "unpublish_backend",
+        Command::DeleteBackend(_) => "delete_backend",
     }
 }
 

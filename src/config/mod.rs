@@ -22,7 +22,12 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::{haproxy::session, nomad::settings::Settings, reconcile::MAX_REMOVALS_PER_SECOND};
+use crate::{
+    haproxy::session,
+    model::ProfileName,
+    nomad::settings::Settings,
+    reconcile::{BACKEND_LINGER, MAX_REMOVALS_PER_SECOND, default_profiles},
+};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
@@ -61,6 +66,10 @@ pub struct Config {
     pub slot_prefix: String,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
+    /// The `defaults` sections that backends may be made from; the first is taken where no tag names one.
+    pub backend_profiles: Vec<ProfileName>,
+    /// How long a backend that was made at runtime is kept after its last registration is gone.
+    pub backend_linger: Duration,
     /// How long a server that is removed may finish its sessions.
     pub drain_timeout: Duration,
     /// What becomes of HAProxy's servers when the program is told to stop.
@@ -205,6 +214,14 @@ impl Config {
             hold: match find!(layers, hold) {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_HOLD,
+            },
+            backend_profiles: match find!(layers, backend_profiles) {
+                Some(found) => found.parse(value::profiles)?,
+                None => default_profiles(),
+            },
+            backend_linger: match find!(layers, backend_linger) {
+                Some(found) => found.parse(value::duration)?,
+                None => BACKEND_LINGER,
             },
             drain_timeout: match find!(layers, drain_timeout) {
                 Some(found) => found.parse(value::duration)?,

@@ -131,6 +131,27 @@ pub struct Options {
     #[arg(long, global = true, env = "SIDECAR_HOLD", value_name = "DURATION")]
     pub(super) hold: Option<Given>,
 
+    /// The `defaults` sections that backends may be made from at runtime (HAProxy 3.4), with commas between them; the first
+    /// is taken where the tag backend.profile names none [default: nomad]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_BACKEND_PROFILES",
+        value_name = "NAMES"
+    )]
+    #[serde(deserialize_with = "list")]
+    pub(super) backend_profiles: Option<Given>,
+
+    /// How long a backend that was made at runtime is kept, answering 503, after its last registration is gone [default:
+    /// 10m]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_BACKEND_LINGER",
+        value_name = "DURATION"
+    )]
+    pub(super) backend_linger: Option<Given>,
+
     /// How long a server that is removed may finish its sessions [default: 10s]
     #[arg(
         long,

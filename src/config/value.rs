@@ -6,7 +6,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Error, LogFormat, OnStop, options::Found};
 use crate::{
-    model::ServerName,
+    model::{ProfileName, ServerName},
     nomad::settings::{Endpoints, InvalidAddress},
 };
 
@@ -35,6 +35,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             "{text:?} is not a duration ({error}); write for example 10s or 1m30s"
         )),
     }
+}
+
+/// Names of `defaults` sections with commas between them, in their order, or off: no backend is made then.
+pub(super) fn profiles(text: &str) -> Result<Vec<ProfileName>, String> {
+    if text == "off" {
+        return Ok(Vec::new());
+    }
+    let names = text.split(',').map(str::trim);
+    names
+        .map(|name| {
+            ProfileName::new(name).map_err(|error| {
+                format!("{name:?} is not the name of a `defaults` section: {error}; write for example nomad or nomad,nomad-tcp, or off")
+            })
+        })
+        .collect()
 }
 
 pub(super) fn removals(text: &str) -> Result<NonZeroU32, String> {
@@ -163,6 +178,23 @@ mod tests {
         for bad in ["infoo", "info,debugg", "sidecar=loud", "info,"] {
             assert!(log_filter(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn profiles_are_names_of_sections_in_their_order_or_off() {
+        let names = |text| {
+            profiles(text)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names("nomad, a-tcp"), ["nomad", "a-tcp"]);
+        assert!(names("off").is_empty());
+        assert_eq!(
+            profiles("nomad,").unwrap_err(),
+            "\"\" is not the name of a `defaults` section: the name is empty; write for example nomad or nomad,nomad-tcp, or off"
+        );
     }
 
     #[test]

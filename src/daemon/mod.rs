@@ -533,6 +533,8 @@ fn policy(config: &Config) -> Policy {
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),
         hold: config.hold,
+        backend_profiles: config.backend_profiles.clone(),
+        backend_linger: config.backend_linger,
         drain_timeout: config.drain_timeout,
         max_removals_per_second: config.max_removals_per_second,
         second_opinion: true,

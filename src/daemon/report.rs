@@ -493,6 +493,9 @@ impl Report {
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_held(overview.held);
+        let made = overview.made;
+        self.metrics
+            .backends_made(made.published, made.unpublished, made.lingering);
         let state_file = self.metrics.state_file();
         state_file.backends_not_in(overview.unrestorable);
         let guards = self.metrics.guards();

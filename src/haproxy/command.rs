@@ -8,6 +8,8 @@ use std::fmt::{self, Display, Formatter, Write as _};
 
 use crate::model::{Command, Keyword, Request};
 
+/// What the guid of a backend that a sidecar made begins with; its name follows.
+pub(super) const GUID: &str = "nomad:";
 /// Lines are seldom longer.
 const USUAL_LINE: usize = 96;
 
@@ -22,7 +24,8 @@ pub fn print(request: &Request) -> String {
         // 2 asks for backends, 4 for servers, -1 for all of them.
         Request::Stat(_, Some(id)) => format!("show stat {id} 6 -1\n"),
         Request::Stat(backend, None) => format!("show stat {backend} 6 -1\n"),
-        Request::Cookies => "show stat -1 2 -1\n".to_owned(),
+        Request::BackendRows => "show stat -1 2 -1\n".to_owned(),
+        Request::Guids => "dump stats-file\n".to_owned(),
         Request::Change(command) => {
             let mut line = String::with_capacity(USUAL_LINE);
             // A string takes everything.
@@ -57,6 +60,15 @@ fn write_change(line: &mut String, command: &Command) -> fmt::Result {
         }
         Command::DeleteServer(server) => write!(line, "del server {server}"),
         Command::ShutdownSessions(server) => write!(line, "shutdown sessions server {server}"),
+        Command::AddBackend(backend, profile) => {
+            write!(
+                line,
+                "add backend {backend} from {profile} guid {GUID}{backend}"
+            )
+        }
+        Command::PublishBackend(backend) => write!(line, "publish backend {backend}"),
+        Command::UnpublishBackend(backend) => write!(line, "unpublish backend {backend}"),
+        Command::DeleteBackend(backend) => write!(line, "del backend {backend}"),
     }
 }
 
@@ -88,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Address, BackendName, ServerName, ServerRef};
+    use crate::model::{Address, BackendName, ProfileName, ServerName, ServerRef};
 
     fn server(backend: &str, server: &str) -> ServerRef {
         ServerRef {
@@ -130,7 +142,24 @@ mod tests {
             (Request::ServersState(Some(web())), "show servers state web"),
             (Request::Stat(web(), None), "show stat web 6 -1"),
             (Request::Stat(web(), Some(3)), "show stat 3 6 -1"),
-            (Request::Cookies, "show stat -1 2 -1"),
+            (Request::BackendRows, "show stat -1 2 -1"),
+            (Request::Guids, "dump stats-file"),
+            (
+                change(Command::AddBackend(
+                    web(),
+                    ProfileName::new("http-1").unwrap(),
+                )),
+                "add backend web from http-1 guid nomad:web",
+            ),
+            (
+                change(Command::PublishBackend(web())),
+                "publish backend web",
+            ),
+            (
+                change(Command::UnpublishBackend(web())),
+                "unpublish backend web",
+            ),
+            (change(Command::DeleteBackend(web())), "del backend web"),
             (
                 change(Command::SetAddress(slot(), address("10.0.0.1", 80))),
                 "set server web/nomad1 addr 10.0.0.1 port 80",
@@ -217,10 +246,12 @@ mod tests {
 
     fn request() -> impl Strategy<Value = Request> {
         let server = (name(), name()).prop_filter_map("not a name", |(backend, server)| {
-            Some(ServerRef {
+            let profile = ProfileName::new(&server).ok()?;
+            let server = ServerRef {
                 backend: BackendName::new(&backend).ok()?,
                 server: ServerName::new(&server).ok()?,
-            })
+            };
+            Some((server, profile))
         });
         let address = (any::<std::net::IpAddr>(), 1..=u16::MAX).prop_map(|(ip, port)| Address {
             ip,
@@ -232,26 +263,33 @@ mod tests {
             any::<u32>(),
             proptest::collection::vec(keyword(), 0..12),
         );
-        (0..15, parts).prop_map(|(kind, (server, address, number, keywords))| match kind {
-            0 => Request::Info,
-            1 => Request::Backends,
-            2 => Request::ServersState(None),
-            3 => Request::ServersState(Some(server.backend)),
-            4 => Request::Stat(server.backend, Some(number)),
-            kind => Request::Change(match kind {
-                5 => Command::SetAddress(server, address),
-                6 => Command::Ready(server),
-                7 => Command::Drain(server),
-                8 => Command::Maintenance(server),
-                9 => Command::HealthDown(server),
-                10 => Command::EnableHealth(server),
-                11 => Command::SetWeight(server, u16::try_from(number & 0xffff).unwrap()),
-                12 => Command::SetMaxconn(server, number),
-                13 => Command::ShutdownSessions(server),
-                _ if number % 2 == 0 => Command::AddServer(server, address, keywords),
-                _ => Command::DeleteServer(server),
-            }),
-        })
+        (0..20, parts).prop_map(
+            |(kind, ((server, profile), address, number, keywords))| match kind {
+                0 => Request::Info,
+                1 => Request::Backends,
+                2 => Request::ServersState(None),
+                3 => Request::ServersState(Some(server.backend)),
+                4 => Request::Stat(server.backend, Some(number)),
+                15 => Request::Guids,
+                kind => Request::Change(match kind {
+                    5 => Command::SetAddress(server, address),
+                    6 => Command::Ready(server),
+                    7 => Command::Drain(server),
+                    8 => Command::Maintenance(server),
+                    9 => Command::HealthDown(server),
+                    10 => Command::EnableHealth(server),
+                    11 => Command::SetWeight(server, u16::try_from(number & 0xffff).unwrap()),
+                    12 => Command::SetMaxconn(server, number),
+                    13 => Command::ShutdownSessions(server),
+                    16 => Command::AddBackend(server.backend, profile),
+                    17 => Command::PublishBackend(server.backend),
+                    18 => Command::UnpublishBackend(server.backend),
+                    19 => Command::DeleteBackend(server.backend),
+                    _ if number % 2 == 0 => Command::AddServer(server, address, keywords),
+                    _ => Command::DeleteServer(server),
+                }),
+            },
+        )
     }
 
     proptest! {

@@ -53,9 +53,10 @@ pub fn read(request: &Request, reply: &[u8]) -> Result<Response, UnknownReply> {
         Request::Stat(backend, _) => parse::stat(reply, backend)
             .map(|stat| stat.map_or(Response::NoSuchBackend, Response::Stat))
             .map_err(unreadable),
-        Request::Cookies => parse::cookies(reply)
-            .map(Response::Cookies)
+        Request::BackendRows => parse::backend_rows(reply)
+            .map(Response::BackendRows)
             .map_err(unreadable),
+        Request::Guids => parse::guids(reply).map(Response::Guids).map_err(unreadable),
         Request::Change(_) if words == b"Permission denied" => {
             Err(UnknownReply::Denied(kind(request)))
         }
@@ -82,7 +83,8 @@ fn kind(request: &Request) -> &'static str {
         Request::Info => "show info",
         Request::Backends => "show backend",
         Request::ServersState(_) => "show servers state",
-        Request::Stat(..) | Request::Cookies => "show stat",
+        Request::Stat(..) | Request::BackendRows => "show stat",
+        Request::Guids => "dump stats-file",
         Request::Change(command) => match command {
             Command::SetAddress(..) => "set server addr",
             Command::Ready(_) | Command::Drain(_) | Command::Maintenance(_) => "set server state",
@@ -93,6 +95,10 @@ fn kind(request: &Request) -> &'static str {
             Command::AddServer(..) => "add server",
             Command::DeleteServer(_) => "del server",
             Command::ShutdownSessions(_) => "shutdown sessions server",
+            Command::AddBackend(..) => "add backend",
+            Command::PublishBackend(_) => "publish backend",
+            Command::UnpublishBackend(_) => "unpublish backend",
+            Command::DeleteBackend(_) => "del backend",
         },
     }
 }
@@ -117,6 +123,26 @@ fn outcome(command: &Command, text: &str) -> Option<Outcome> {
             "This server cannot be removed at runtime due to other configuration elements pointing to it."
             | EXPERIMENTAL => refused(),
             _ => last_line_says(text, "Server deleted."),
+        },
+        Command::AddBackend(..) if text == "New backend registered." => Some(Outcome::Done),
+        // It is there, but takes no servers.
+        Command::AddBackend(..) if text.starts_with("New backend registered (") => {
+            Some(Outcome::Notice(text.to_owned()))
+        }
+        Command::AddBackend(..) if is_refused_backend(text) => refused(),
+        Command::AddBackend(..) => None,
+        Command::PublishBackend(_) | Command::UnpublishBackend(_) => match text {
+            "Backend published." | "Backend unpublished." => Some(Outcome::Done),
+            "No effect on a disabled backend." => refused(),
+            _ => None,
+        },
+        Command::DeleteBackend(_) => match text {
+            "Backend must be unpublished prior to its deletion."
+            | "Only a backend without server can be deleted."
+            | "Backend still has attached streams on it." => retry(),
+            "This proxy cannot be removed at runtime due to other configuration elements pointing to it."
+            | "Only TCP or HTTP proxies can be removed at runtime." => refused(),
+            _ => last_line_says(text, "Backend deleted."),
         },
         Command::Ready(_)
         | Command::Drain(_)
@@ -155,6 +181,18 @@ fn is_refused_server(text: &str) -> bool {
         .any(|beginning| text.starts_with(beginning))
         || text.ends_with("' option is not accepted for dynamic server.")
         || text.ends_with("' option is not accepted for dynamic server")
+}
+
+/// Whether `add backend` said why there can be no such backend.
+fn is_refused_backend(text: &str) -> bool {
+    [
+        "Cannot find default proxy '",
+        "Mode is required as '",
+        "Error during backend creation : ",
+        "Dynamic backends only support TCP or HTTP mode, ",
+    ]
+    .iter()
+    .any(|beginning| text.starts_with(beginning))
 }
 
 /// The answers that follow what the process has to say besides: it is in the last line whether the change was made.

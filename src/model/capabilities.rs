@@ -10,6 +10,8 @@ pub enum Capability {
     DynamicServers,
     /// `init-state` of `add server`: down until its own checks passed.
     InitState,
+    /// `add backend`, `publish backend`, `del backend`.
+    DynamicBackends,
 }
 
 /// Something that is broken in some versions.
@@ -31,6 +33,7 @@ pub enum Defect {
 const CAPABILITIES: &[(Capability, Version)] = &[
     (Capability::DynamicServers, Version::new(2, 6, 0)),
     (Capability::InitState, Version::new(3, 2, 0)),
+    (Capability::DynamicBackends, Version::new(3, 4, 0)),
 ];
 
 /// A known defect: in which versions, and what is done instead.
@@ -115,6 +118,8 @@ mod tests {
         assert!(!Version::new(2, 4, 0).can(Capability::DynamicServers));
         assert!(v26.can(Capability::DynamicServers));
         assert!(!v30.can(Capability::InitState) && v32.can(Capability::InitState));
+        assert!(!v32.can(Capability::DynamicBackends));
+        assert!(Version::new(3, 4, 7).can(Capability::DynamicBackends));
         assert!(
             v26.has(Defect::NoReuseByDynamicServers) && !v28.has(Defect::NoReuseByDynamicServers)
         );

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Address, BackendName, ServerName, ServerRef};
+use super::{Address, BackendName, ProfileName, ServerName, ServerRef};
 
 /// `major.minor.patch` of a HAProxy; what packagers append is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -254,6 +254,17 @@ pub struct BackendStat {
     pub servers: BTreeMap<ServerName, StatRow>,
     /// The backend itself has a row: it is not `disabled` in the configuration.
     pub is_running: bool,
+    /// That row says that it is not published: `use_backend` passes it over.
+    pub is_unpublished: bool,
+}
+
+/// What the rows of all backends tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendRows {
+    /// Those with a `cookie` line, by which clients stay with a server.
+    pub cookies: BTreeSet<BackendName>,
+    /// Those that are not published: `use_backend` passes them over.
+    pub unpublished: BTreeSet<BackendName>,
 }
 
 /// Something that is asked of HAProxy: a reading, or a change.
@@ -268,7 +279,9 @@ pub enum Request {
     /// `show stat <backend's id or name> 6 -1`. By the name of a backend HAProxy up to 3.2 may show a frontend's.
     Stat(BackendName, Option<u32>),
     /// `show stat -1 2 -1`: of the backends, not of their servers.
-    Cookies,
+    BackendRows,
+    /// `dump stats-file`, from 3.0 on: the only place where a backend's `guid` is told.
+    Guids,
     /// A change.
     Change(Command),
 }
@@ -298,12 +311,20 @@ pub enum Command {
     DeleteServer(ServerRef),
     /// `shutdown sessions server <s>`: what is under way there is cut.
     ShutdownSessions(ServerRef),
+    /// `add backend <b> from <defaults> guid nomad:<b>`: by the guid it is known to be the sidecar's.
+    AddBackend(BackendName, ProfileName),
+    /// `publish backend <b>`: from now on `use_backend` finds it.
+    PublishBackend(BackendName),
+    /// `unpublish backend <b>`: what is under way there ends as it would.
+    UnpublishBackend(BackendName),
+    /// `del backend <b>`
+    DeleteBackend(BackendName),
 }
 
 impl Command {
-    /// The server that the command changes.
+    /// The server that the command changes; none when it changes the backend.
     #[must_use]
-    pub fn server(&self) -> &ServerRef {
+    pub fn server(&self) -> Option<&ServerRef> {
         match self {
             Self::SetAddress(server, _)
             | Self::Ready(server)
@@ -315,7 +336,33 @@ impl Command {
             | Self::SetMaxconn(server, _)
             | Self::AddServer(server, _, _)
             | Self::DeleteServer(server)
-            | Self::ShutdownSessions(server) => server,
+            | Self::ShutdownSessions(server) => Some(server),
+            Self::AddBackend(..)
+            | Self::PublishBackend(_)
+            | Self::UnpublishBackend(_)
+            | Self::DeleteBackend(_) => None,
+        }
+    }
+
+    /// The backend that the command changes, or that its server is in.
+    #[must_use]
+    pub fn backend(&self) -> &BackendName {
+        match self {
+            Self::SetAddress(server, _)
+            | Self::Ready(server)
+            | Self::Drain(server)
+            | Self::Maintenance(server)
+            | Self::HealthDown(server)
+            | Self::EnableHealth(server)
+            | Self::SetWeight(server, _)
+            | Self::SetMaxconn(server, _)
+            | Self::AddServer(server, _, _)
+            | Self::DeleteServer(server)
+            | Self::ShutdownSessions(server) => &server.backend,
+            Self::AddBackend(backend, _)
+            | Self::PublishBackend(backend)
+            | Self::UnpublishBackend(backend)
+            | Self::DeleteBackend(backend) => backend,
         }
     }
 }
@@ -362,8 +409,10 @@ pub enum Response {
     NoSuchBackend,
     /// To [`Request::Stat`].
     Stat(BackendStat),
-    /// To [`Request::Cookies`]: the backends that have a `cookie` line, by which clients stay with a server.
-    Cookies(BTreeSet<BackendName>),
+    /// To [`Request::BackendRows`].
+    BackendRows(BackendRows),
+    /// To [`Request::Guids`]: the backends that a sidecar made.
+    Guids(BTreeSet<BackendName>),
     /// To [`Request::Change`].
     Changed(Outcome),
 }

@@ -12,8 +12,9 @@ mod nomad;
 pub use backoff::{Backoff, SplitMix64};
 pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
-    AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
-    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
+    AdminState, BackendRows, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion,
+    Keyword, OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow,
+    Version,
 };
-pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
+pub use name::{Address, BackendName, InvalidName, ProfileName, ServerName, ServerRef};
 pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

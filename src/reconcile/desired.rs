@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
@@ -12,10 +11,13 @@ use std::{
 use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 
 use super::{
-    Policy, Refusal,
+    Policy,
+    made::{self, Origin, Places, Wish},
     server_name::dynamic_name,
-    tags::{self, FixedTags, LeavingTags, TagProblem, Tags},
+    tags::{self, FixedTags, LeavingTags, Tags},
 };
+
+pub use super::reason::{Reason, Rejection};
 
 /// A server that should be in HAProxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,104 +61,13 @@ impl DesiredServer {
     }
 }
 
-/// A registration that is not served, or not as its tags ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rejection {
-    /// The registration's ID.
-    pub registration: Arc<str>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a registration is not served, or not as its tags ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Its address is empty.
-    NoAddress,
-    /// Its address is not an IP address; HAProxy resolves no names at runtime.
-    NotAnIpAddress(String),
-    /// Its port is 0 or no port at all.
-    NoPort(i64),
-    /// Tags with unusable values.
-    Tags(Vec<TagProblem>),
-    /// No backend of any of these names is in HAProxy.
-    NoSuchBackend(Vec<String>),
-    /// The service's name cannot name a backend.
-    Name(String),
-    /// The operator's rules do not allow it.
-    Refused(Refusal),
-    /// Another registration of the same backend has this address and is younger.
-    SameAddress(Address, Arc<str>),
-    /// Nomad says that its allocation has ended: its client status.
-    AllocationEnded(Arc<str>),
-    /// Served, but a tag has no effect.
-    Note(TagProblem),
-    /// Served, but a slot cannot do what the tag asks.
-    NotWithSlots(&'static str),
-}
-
-impl Reason {
-    /// Whether the registration is served all the same.
-    #[must_use]
-    pub fn is_note(&self) -> bool {
-        matches!(
-            self,
-            Self::Note(_) | Self::NotWithSlots(_) | Self::SameAddress(..)
-        )
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAddress => {
-                f.write_str("it has no address: give the service a port label, or an address")
-            }
-            Self::NotAnIpAddress(address) => {
-                write!(
-                    f,
-                    "its address {address} is not an IP address, and HAProxy resolves no names at runtime"
-                )
-            }
-            Self::NoPort(port) => write!(f, "its port is {port}: give the service a port label"),
-            Self::Tags(problems) => {
-                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                f.write_str(&problems.join("; "))
-            }
-            Self::NoSuchBackend(names) => write!(
-                f,
-                "HAProxy has no backend named {}: add one to haproxy.cfg, or name another with the tag backend.name",
-                names.join(" or ")
-            ),
-            Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::Refused(refusal) => refusal.fmt(f),
-            Self::SameAddress(address, other) => {
-                write!(
-                    f,
-                    "its address {address} is served once, for the younger registration {}",
-                    tags::shown(other)
-                )
-            }
-            Self::AllocationEnded(status) => write!(
-                f,
-                "its allocation has ended (ClientStatus {}), and it is not UP: if the registration stays, delete it with `nomad \
-                 service delete`",
-                tags::shown(status)
-            ),
-            Self::Note(problem) => problem.fmt(f),
-            Self::NotWithSlots(tag) => write!(
-                f,
-                "tag {tag} has no effect in a backend of server-template slots: the template line decides"
-            ),
-        }
-    }
-}
-
 /// What one service contributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contribution {
     /// Servers by backend. A backend is there even when it has none: the service resolves to it.
     pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
+    /// How these backends are to be made where there are none.
+    pub wishes: BTreeMap<BackendName, Wish>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -166,7 +77,7 @@ pub struct Contribution {
 pub fn contribution(
     service: &ServiceKey,
     registrations: &[Registration],
-    backends: &BTreeSet<BackendName>,
+    places: &Places,
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
@@ -188,18 +99,28 @@ pub fn contribution(
         for note in &tags.notes {
             reject(Reason::Note(note.clone()));
         }
-        match server(registration, &tags, backends, policy) {
-            Ok((backend, server)) => contribution
-                .servers
-                .entry(backend)
-                .or_default()
-                .push(server),
+        match server(registration, &tags, places, policy) {
+            Ok((backend, server, wish)) => {
+                if places.origin(&backend) == Origin::Operator && tags.profile.is_some() {
+                    reject(Reason::NoProfile(backend.clone()));
+                }
+                if let Some(wish) = wish {
+                    let newest = contribution.wishes.entry(backend.clone());
+                    let newest = newest.or_insert_with(|| wish.clone());
+                    *newest = wish.max(newest.clone());
+                }
+                contribution
+                    .servers
+                    .entry(backend)
+                    .or_default()
+                    .push(server);
+            }
             Err(reason) => reject(reason),
         }
     }
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
-        && let Ok(backend) = resolve(service, None, backends, policy)
+        && let Ok(backend) = resolve(service, None, places, false, policy)
     {
         contribution.servers.insert(backend, Vec::new());
     }
@@ -209,16 +130,24 @@ pub fn contribution(
 fn server(
     registration: &Registration,
     tags: &Tags,
-    backends: &BTreeSet<BackendName>,
+    places: &Places,
     policy: &Policy,
-) -> Result<(BackendName, DesiredServer), Reason> {
+) -> Result<(BackendName, DesiredServer, Option<Wish>), Reason> {
     let address = address(registration)?;
-    let backend = resolve(
-        &registration.service,
-        tags.backend.as_ref(),
-        backends,
-        policy,
-    )?;
+    let service = &registration.service;
+    let profile = made::profile(service, tags, places, policy);
+    let may_make = !matches!(profile, Ok(None));
+    let backend = resolve(service, tags.backend.as_ref(), places, may_make, policy)?;
+    let profile = match profile {
+        // An operator's backend needs none.
+        Err(_) if places.origin(&backend) == Origin::Operator => None,
+        profile => profile?,
+    };
+    let wish = profile.map(|profile| Wish {
+        is_stable: !tags.canary,
+        create_index: registration.create_index,
+        profile,
+    });
     let server = DesiredServer {
         registration: registration.id.clone(),
         service: registration.service.clone(),
@@ -231,7 +160,7 @@ fn server(
         leaving: tags.leaving,
         create_index: registration.create_index,
     };
-    Ok((backend, server))
+    Ok((backend, server, wish))
 }
 
 /// Where a registration says that it listens.
@@ -259,17 +188,19 @@ pub fn address(registration: &Registration) -> Result<Address, Reason> {
 }
 
 /// The backend of a service: the tag, else the service's name, else that with `-` as `_`, or in another namespace than
-/// the sidecar's own `<namespace>.<service>`; if the rules allow it.
+/// the sidecar's own `<namespace>.<service>`; if the rules allow it. Where there is none, one that can be made: never by
+/// another name than the service's, and one that was made is nobody's by half of its name.
 fn resolve(
     service: &ServiceKey,
     tag: Option<&BackendName>,
-    backends: &BTreeSet<BackendName>,
+    places: &Places,
+    may_make: bool,
     policy: &Policy,
 ) -> Result<BackendName, Reason> {
     if let Some(backend) = tag {
         let allowed = policy.rules.backend(service, backend);
         allowed.map_err(Reason::Refused)?;
-        return if backends.contains(backend) {
+        return if may_make || places.backends.contains(backend) {
             Ok(backend.clone())
         } else {
             Err(Reason::NoSuchBackend(vec![backend.to_string()]))
@@ -284,12 +215,17 @@ fn resolve(
     } else {
         vec![format!("{}.{}", service.namespace, service.name)]
     };
-    BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
+    let first =
+        BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
     let known = candidates
         .iter()
         .filter_map(|name| BackendName::new(name).ok())
-        .find(|name| backends.contains(name));
-    let known = known.ok_or_else(|| {
+        .find(|name| match places.origin(name) {
+            Origin::Operator => true,
+            Origin::Made { .. } => *name == first,
+            Origin::Missing => false,
+        });
+    let known = known.or_else(|| may_make.then_some(first)).ok_or_else(|| {
         let mut names = candidates;
         names.dedup();
         Reason::NoSuchBackend(names)
@@ -379,14 +315,14 @@ mod tests {
     }
 
     fn one(registration: &Registration, backends: &[&str]) -> Contribution {
-        let backends = backends
+        let backends: BTreeSet<_> = backends
             .iter()
             .map(|name| BackendName::new(name).unwrap())
             .collect();
         contribution(
             &registration.service,
             std::slice::from_ref(registration),
-            &backends,
+            &backends.into(),
             &policy(),
         )
     }

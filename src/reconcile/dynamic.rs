@@ -10,6 +10,7 @@ use crate::model::{
 use super::{
     desired::DesiredServer,
     hands::{Unread, hand},
+    made::Origin,
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
         is_owned, watch_admissions,
@@ -35,6 +36,9 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         wanted.insert(&server.name, server);
     }
     let mut replacements = Replacements::new(&wanted, &owned);
+    // In one that is only about to be made, that was measured not to happen.
+    let may_crash = situation.version.has(Defect::CrashInDisabledBackend)
+        && situation.observed.origin != Origin::Missing;
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
         if situation.is_suspended(name, &server.registration, plan) {
@@ -47,12 +51,10 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
                     Obstacle::NoDynamicServers(situation.version),
                 );
             }
-            None if situation.version.has(Defect::CrashInDisabledBackend)
-                && situation.observed.stat.is_none() =>
-            {
+            None if may_crash && situation.observed.stat.is_none() => {
                 plan.wants_stat = true;
             }
-            None if situation.version.has(Defect::CrashInDisabledBackend)
+            None if may_crash
                 && !situation
                     .observed
                     .stat

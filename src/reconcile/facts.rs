@@ -205,6 +205,8 @@ pub struct Overview {
     pub rejected: usize,
     /// Servers that stay in rotation although their registration is gone.
     pub held: usize,
+    /// Backends that were made at runtime.
+    pub made: Made,
     /// Backends with slots that the state file does not bring back.
     pub unrestorable: usize,
     /// Those of them that a guard keeps, by which one.
@@ -221,6 +223,17 @@ pub struct Overview {
     pub by_hand: HandsCount,
     /// In observing mode: what would be sent now.
     pub would: Would,
+}
+
+/// Backends that were made at runtime, by how they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Published, and wanted.
+    pub published: usize,
+    /// Not published yet.
+    pub unpublished: usize,
+    /// Wanted by nobody: to be removed after a while.
+    pub lingering: usize,
 }
 
 /// What is not sent, because the sidecar only observes.

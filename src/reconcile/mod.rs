@@ -11,10 +11,13 @@ mod facts;
 mod guards;
 mod hands;
 mod hold;
+pub mod made;
+mod obstacle;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
 pub mod predict;
+mod reason;
 mod reconciler;
 mod removal;
 pub mod rules;
@@ -26,7 +29,7 @@ pub mod tags;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned, Restoring, Would};
+pub use facts::{Fact, Found, Made, Overview, Owned, Restoring, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
@@ -34,6 +37,8 @@ pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remem
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
+
+use crate::model::ProfileName;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,10 @@ pub struct Policy {
     pub slot_prefix: String,
     /// How long a server is kept in rotation after its registration is gone, for want of a replacement.
     pub hold: Duration,
+    /// The `defaults` sections that backends may be made from; the first is taken where no tag names one.
+    pub backend_profiles: Vec<ProfileName>,
+    /// How long a backend that was made at runtime is kept after its last registration is gone.
+    pub backend_linger: Duration,
     /// How long a server may drain before it goes into maintenance with sessions left.
     pub drain_timeout: Duration,
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together.
@@ -59,6 +68,15 @@ pub struct Policy {
 /// A node with a hundred instances is drained within 5 s, which a usual `shutdown_delay` covers.
 pub const MAX_REMOVALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
+/// Long enough for a job that is stopped, looked at and started again.
+pub const BACKEND_LINGER: Duration = Duration::from_mins(10);
+
+/// The section `defaults nomad`.
+#[must_use]
+pub fn default_profiles() -> Vec<ProfileName> {
+    ProfileName::new("nomad").into_iter().collect()
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -67,6 +85,8 @@ impl Default for Policy {
             expose_by_default: false,
             slot_prefix: "nomad".to_owned(),
             hold: Duration::from_secs(30),
+            backend_profiles: default_profiles(),
+            backend_linger: BACKEND_LINGER,
             drain_timeout: Duration::from_secs(10),
             max_removals_per_second: MAX_REMOVALS_PER_SECOND,
             second_opinion: false,

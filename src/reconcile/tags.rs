@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crate::model::BackendName;
+use crate::model::{BackendName, ProfileName};
 
 /// What the tags of one registration ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub struct Tags {
     pub enable: Option<bool>,
     /// `backend.name`
     pub backend: Option<BackendName>,
+    /// `backend=custom`: it has to be there, and is not made.
+    pub is_custom: bool,
+    /// `backend.profile`: the `defaults` section that it is made from.
+    pub profile: Option<ProfileName>,
     /// `weight`, 0 to 256.
     pub weight: Option<u16>,
     /// `maxconn`; 0 is no limit.
@@ -102,8 +106,6 @@ impl fmt::Display for TagProblem {
 
 /// Keys that later parts of the product act on. They are validated by [`Grammar`] and reported.
 const NOT_YET: &[(&str, Grammar)] = &[
-    ("backend", Grammar::OneOf(&["dynamic", "custom"])),
-    ("backend.profile", Grammar::Name),
     ("group", Grammar::Name),
     ("domain", Grammar::Text),
     (
@@ -223,6 +225,16 @@ impl Tags {
             "enable" => self.enable = Some(boolean(value)?),
             "backend.name" => {
                 self.backend = Some(BackendName::new(value).map_err(|error| error.to_string())?);
+            }
+            "backend" => {
+                self.is_custom = match value {
+                    "custom" => true,
+                    "dynamic" => false,
+                    _ => return Err("expected dynamic or custom".to_owned()),
+                }
+            }
+            "backend.profile" => {
+                self.profile = Some(ProfileName::new(value).map_err(|error| error.to_string())?);
             }
             "weight" => self.weight = Some(small(value, 0, 256)?),
             "maxconn" => self.maxconn = Some(number(value, 0, 1_000_000)?),

@@ -75,7 +75,7 @@ impl World {
         }
         match &line.request {
             Some(Request::Change(command)) => {
-                let backend = command.server().backend.as_str();
+                let backend = command.backend().as_str();
                 let since = self.book.not_understood.get(backend);
                 if since.is_some_and(|since| line.wanted_at > *since) {
                     let how = format!("{:?}, and what became of another is not known", line.text);
@@ -86,7 +86,13 @@ impl World {
             Some(Request::ServersState(Some(backend))) => {
                 self.book.not_understood.remove(backend.as_str());
             }
-            Some(Request::Info | Request::Backends | Request::Stat(..) | Request::Cookies)
+            Some(
+                Request::Info
+                | Request::Backends
+                | Request::Stat(..)
+                | Request::BackendRows
+                | Request::Guids,
+            )
             | None => {}
         }
     }
@@ -115,7 +121,7 @@ impl World {
     /// What became of a change is not known, until its backend is read.
     pub(crate) fn note_failure(&mut self, request: &Request) {
         if let Request::Change(command) = request {
-            let backend = command.server().backend.to_string();
+            let backend = command.backend().to_string();
             self.book.not_understood.insert(backend, self.now);
         }
     }

@@ -200,7 +200,8 @@ impl World {
                 | Request::Backends
                 | Request::ServersState(_)
                 | Request::Stat(..)
-                | Request::Cookies => None,
+                | Request::BackendRows
+                | Request::Guids => None,
             })
             .collect();
         if commands.is_empty() {
@@ -210,10 +211,12 @@ impl World {
         let readied: BTreeSet<&ServerRef> = commands
             .iter()
             .filter(|command| matches!(command, Command::Ready(_)))
-            .map(|command| command.server())
+            .filter_map(|command| command.server())
             .collect();
         for &command in &commands {
-            let server = command.server();
+            let Some(server) = command.server() else {
+                continue;
+            };
             let (backend, name) = (server.backend.as_str(), server.server.as_str());
             let Some(view) = servers
                 .iter()
@@ -242,7 +245,11 @@ impl World {
                 | Command::EnableHealth(_)
                 | Command::SetWeight(..)
                 | Command::SetMaxconn(..)
-                | Command::AddServer(..) => false,
+                | Command::AddServer(..)
+                | Command::AddBackend(..)
+                | Command::PublishBackend(_)
+                | Command::UnpublishBackend(_)
+                | Command::DeleteBackend(_) => false,
             };
             let doubled = servers.iter().any(|other| {
                 other.backend == backend
@@ -253,7 +260,7 @@ impl World {
             // Of two instances with one address the other is served now: where clients have cookies, in another slot.
             let moves = commands.iter().any(|other| {
                 matches!(other, Command::SetAddress(_, address)
-                    if other.server() != server && address.to_string() == view.address.to_string())
+                    if other.server() != Some(server) && address.to_string() == view.address.to_string())
             });
             if takes_out && !owners.is_empty() && !doubled && !moves {
                 let how = format!("{command:?} at {} takes out {owners:?}", view.address);

@@ -17,10 +17,10 @@ use nom::{
     sequence::terminated,
 };
 
-pub use backend::backends;
+pub use backend::{backends, guids};
 pub use info::info;
 pub use servers_state::servers_state;
-pub use stat::{cookies, stat};
+pub use stat::{backend_rows, stat};
 
 /// Why an answer cannot be read. Lines count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,6 +13,7 @@ use crate::reconcile::{
     Guard,
     desired::possible_services,
     facts::{Fact, Found, Overview},
+    made::Origin,
     plan::{self, Kind, ObservedBackend},
 };
 
@@ -52,6 +53,12 @@ impl Reconciler {
             if !followed && kind == Kind::Dynamic && ours > 0 && !self.restored.unheard {
                 to_prove.extend(possible_services(name, &self.policy));
             }
+        }
+        // Backends that a sidecar made are nobody else's either.
+        if !self.restored.unheard {
+            let made = process.places.iter().flat_map(|places| places.made.keys());
+            let left = made.filter(|name| !self.members.contains_key(*name));
+            to_prove.extend(left.flat_map(|name| possible_services(name, &self.policy)));
         }
         for name in self.members.keys() {
             match rows
@@ -177,7 +184,7 @@ impl Reconciler {
             haproxy_read: self
                 .process
                 .as_ref()
-                .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
+                .is_some_and(|process| process.places.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             admitting: (self.admitting.as_ref()).map(|admitting| admitting.backends.clone()),
             backends: self.members.len(),
@@ -193,6 +200,15 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            if let Some(Origin::Made { is_published }) = backend.origin() {
+                let made = &mut overview.made;
+                let of_its_kind = match (&backend.memory.life.empty_since, is_published) {
+                    (Some(_), _) => &mut made.lingering,
+                    (None, true) => &mut made.published,
+                    (None, false) => &mut made.unpublished,
+                };
+                *of_its_kind += 1;
+            }
             for left in &backend.by_hand {
                 overview.by_hand.add(left.hand);
             }

@@ -32,6 +32,15 @@ impl Model {
                 .on_server(rest, |model, backend, server, _| {
                     model.shutdown_sessions(backend, server)
                 }),
+            ["dump", "stats-file"] if self.line >= Line(3, 0) => self.dump_stats_file(),
+            ["add", "backend", rest @ ..] if self.can_make_backends() => self.add_backend(rest),
+            ["publish", "backend", name] if self.can_make_backends() => {
+                self.publish_backend(name, true)
+            }
+            ["unpublish", "backend", name] if self.can_make_backends() => {
+                self.publish_backend(name, false)
+            }
+            ["del", "backend", name] if self.can_make_backends() => self.del_backend(name),
             ["add", "server", rest @ ..] => self.add_server(rest),
             ["del", "server", rest @ ..] => self.del_server(rest),
             [] => panic!("an empty line is answered differently by each version"),

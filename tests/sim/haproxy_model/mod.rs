@@ -10,6 +10,7 @@
 
 mod commands;
 mod config;
+mod made;
 mod server;
 mod show;
 mod state_file;

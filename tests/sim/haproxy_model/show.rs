@@ -13,7 +13,7 @@ const SERVERS_STATE_HEADER: &str = "# be_id be_name srv_id srv_name srv_addr srv
     srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 
 /// `be_id` of the first backend, in a file without frontends.
-const FIRST_ID: usize = 2;
+pub(super) const FIRST_ID: usize = 2;
 
 /// `Start_time_sec` of a process that starts at zero of the simulated clock.
 const EPOCH_SECS: u64 = 1_700_000_000;
@@ -46,7 +46,7 @@ impl Model {
             }
             found = true;
             for server in servers {
-                text += &servers_state_row(index + FIRST_ID, config, server, self.now);
+                text += &servers_state_row(config.iid(index), config, server, self.now);
             }
         }
         if found {
@@ -62,7 +62,7 @@ impl Model {
                 .iter()
                 .enumerate()
                 .find(|(index, (config, _))| {
-                    config.name == backend || (index + FIRST_ID).to_string() == backend
+                    config.name == backend || config.iid(*index).to_string() == backend
                 })
         else {
             return "No such proxy.\n".to_owned();
@@ -77,7 +77,7 @@ impl Model {
         for server in servers {
             for (column, has_cell) in &columns {
                 if *has_cell {
-                    text += &stat_cell(column, index + FIRST_ID, config, server, self.now);
+                    text += &stat_cell(column, config.iid(index), config, server, self.now);
                 }
                 text.push(',');
             }
@@ -105,6 +105,7 @@ fn backend_row(header: &str, backend: &Backend) -> String {
         "pxname" => backend.name.as_str(),
         "svname" => "BACKEND",
         "cookie" if backend.is_sticky => "id",
+        "status" if backend.is_unpublished() => "DOWN (UNPUB)",
         _ => "",
     });
     let cells: Vec<&str> = cells.collect();
