@@ -25,7 +25,7 @@ fn is_word(word: &str) -> bool {
 }
 
 /// What a sidecar may ever say, word by word; `*` is one word, and `…` any number of them.
-const FORMS: [&str; 12] = [
+const FORMS: [&str; 17] = [
     "show …",
     "set server * addr * port *",
     "set server * state ready",
@@ -38,6 +38,11 @@ const FORMS: [&str; 12] = [
     "add server * * …",
     "del server *",
     "shutdown sessions server *",
+    "dump stats-file",
+    "add backend * from * guid *",
+    "publish backend *",
+    "unpublish backend *",
+    "del backend *",
 ];
 
 /// Whether it is one line of a known form, of harmless words.
@@ -132,6 +137,8 @@ fn a_line_of_bad_words_is_told_from_a_good_one() {
     for good in [
         "show servers state web\n",
         "show stat -1 2 -1\n",
+        "dump stats-file\n",
+        "add backend web from nomad guid nomad:web\n",
         "set server web/nomad1 addr 10.0.0.1 port 80\n",
         "add server shop/nomad-0-0 [::1]:80 check inter 2000ms\n",
     ] {
