@@ -25,11 +25,13 @@ pub mod tags;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned, Restoring, Would};
+pub use facts::{Fact, Found, Overview, Owned, Restoring, Staying, Stays, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
-pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use reconciler::{
+    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered,
+};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
 
