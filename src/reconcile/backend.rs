@@ -201,23 +201,6 @@ impl Backend {
         self.desired.iter().chain(held)
     }
 
-    /// Whether a server was seen in rotation.
-    pub(super) fn shows_in_rotation(&self, server: &DesiredServer, policy: &Policy) -> bool {
-        let Some(observed) = &self.observed else {
-            return false;
-        };
-        // As a dynamic server it has this name, as a slot this address.
-        let kind = self.kind(policy);
-        let mut servers = observed.servers.iter();
-        servers.any(|state| {
-            let is_it = match kind {
-                Kind::Dynamic => state.name.as_ref() == Some(&server.name),
-                Kind::Slots => state.address() == Some(server.address),
-            };
-            is_it && state.in_rotation() && plan::is_owned(state, kind, policy)
-        })
-    }
-
     /// The servers that stay as they are, by an operator's hand or by a hold.
     pub(super) fn staying(&self, name: &BackendName, policy: &Policy) -> Vec<Staying> {
         let by_hand = self.by_hand.iter().map(|(left, since)| Staying {
