@@ -20,6 +20,7 @@ use crate::{
     scenarios::{Scenario, Window},
     support::{
         app::loopback,
+        fake_nomad::{Mode, Recorded, Which},
         haproxy::HaproxyBin,
         load::{Kind, Load, Order, Outcome, Record, Report, Target},
         world::World,
@@ -70,6 +71,8 @@ pub(crate) struct Setup {
     pub(crate) between_services: Duration,
     /// Tags of every registration.
     pub(crate) tags: &'static [&'static str],
+    /// Nomad tells what becomes of an allocation, and the sidecar asks it before it cuts anything.
+    pub(crate) tells_of_allocations: bool,
 }
 
 /// As the documentation advises.
@@ -81,6 +84,7 @@ pub(crate) const ADVISED: Setup = Setup {
     shutdown_delay: Duration::from_secs(3),
     between_services: Duration::from_millis(20),
     tags: &[],
+    tells_of_allocations: true,
 };
 
 /// One HAProxy with everything around it.
@@ -129,8 +133,13 @@ impl<'a> Day<'a> {
             .worker_threads(2)
             .enable_all()
             .build();
+        let world = World::start_with(bin, &config);
+        if !setup.tells_of_allocations {
+            let denied = Mode::Answer(Recorded::PermissionDenied);
+            world.nomad.mode(Which::Others, denied);
+        }
         Self {
-            world: World::start_with(bin, &config),
+            world,
             runtime: runtime.expect("threads can be had"),
             seed,
             setup,
