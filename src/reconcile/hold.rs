@@ -281,10 +281,9 @@ impl Review<'_> {
             && is_in_drain(state)
             && !memory.guarded.contains(&identity);
         let is_given_traffic = state.in_rotation() && state.weight > 0;
-        let is_free_to_be_held = !memory.let_go.contains(name)
-            && !(is_stranger && memory.strangers_stay)
-            && !memory.holds.contains_key(&identity);
-        ((is_given_traffic || recalled) && is_free_to_be_held).then_some(Hold {
+        let is_unknown = is_stranger && memory.strangers_stay;
+        let is_taken = memory.let_go.contains(name) || memory.holds.contains_key(&identity);
+        ((is_given_traffic || recalled) && !is_unknown && !is_taken).then_some(Hold {
             server,
             service,
             since: self.now,

@@ -33,6 +33,12 @@ struct ServerWire {
     weight: u16,
 }
 
+impl Body {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers")
+    }
+}
+
 /// The bytes of `hands`.
 #[must_use]
 pub fn encode_hands(hands: &Hands) -> Vec<u8> {
@@ -51,8 +57,7 @@ pub fn encode_hands(hands: &Hands) -> Vec<u8> {
         start_time: hands.start_time,
         servers: servers.collect(),
     };
-    let json = serde_json::to_vec(&body).expect("texts and numbers");
-    sign_as(MAGIC, &json)
+    sign_as(MAGIC, &body.to_json())
 }
 
 /// What is in `bytes`.
@@ -83,7 +88,6 @@ pub fn decode_hands(bytes: &[u8]) -> Result<Hands, Refusal> {
     })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 fn damaged(error: impl std::error::Error) -> Refusal {
     Refusal::Damaged(error.to_string())
 }

@@ -167,6 +167,15 @@ fn expect_shown(
     let what = deed.what;
     sidecar.until_metric(&format!("servers_by_hand{{what=\"{what}\"}}"), 2);
     sidecar.until_metric("backends_blocked", 0);
+    let (_, status) = sidecar.get("/status");
+    for (backend, server) in held {
+        let line = format!("server {backend}/{server}: by hand, ");
+        assert!(status.contains(&line), "{status}");
+    }
+    assert!(
+        status.contains("in charge: this sidecar changes HAProxy\n"),
+        "{status}"
+    );
 }
 
 fn others_come_and_go(world: &World, toys: &[Vec<Toy>; 2], deed: &Deed) {

@@ -1,11 +1,15 @@
 //! Whatever is not there or not as it should be at the start is named, with what to do about it, and waited for: the
 //! sidecar never exits.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    fs,
+    os::unix::{fs::symlink, net::UnixStream},
+    path::Path,
+};
 
 use crate::support::{
     fake_nomad::Token,
-    sidecar::Sidecar,
+    sidecar::{Sidecar, soon},
     toy::Toy,
     world::{BOTH, World, config, on_every_line},
 };
@@ -119,8 +123,13 @@ fn a_socket_without_level_admin() {
 fn the_socket_of_the_master() {
     on_every_line(|bin| {
         let mut world = World::start(bin);
-        let link = world.haproxy.directory().join("link.sock");
-        symlink(world.haproxy.master_socket(), &link).expect("the directory is ours");
+        let (master, link) = (
+            world.haproxy.master_socket(),
+            world.haproxy.directory().join("link.sock"),
+        );
+        // It refuses connections for a moment after its start.
+        soon("the master listens", || UnixStream::connect(&master).ok());
+        symlink(master, &link).expect("the directory is ours");
         let says = |socket: &str| {
             format!(
                 "{socket} is the socket of HAProxy's master (-S): name the one of a `stats socket` line with --haproxy-socket"
