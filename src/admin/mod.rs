@@ -3,7 +3,9 @@
 //! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
+mod backend_metrics;
 mod guard_metrics;
+mod haproxy_metrics;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
@@ -39,7 +41,9 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use backend_metrics::{BackendCount, BackendMetrics};
 pub use guard_metrics::GuardMetrics;
+pub use haproxy_metrics::HaproxyMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
