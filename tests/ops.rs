@@ -3,10 +3,13 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    io::Write as _,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::Instant,
 };
 
+use haproxy_nomad_sidecar::admin::{Metrics, Status, to_text_format};
 use serde_json::Value;
 
 const PREFIX: &str = "haproxy_nomad_sidecar_";
@@ -112,16 +115,37 @@ fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
         ["check", "rules", "alerts.yaml"],
         ["test", "rules", "alerts-test.yaml"],
     ] {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = promtool(&arguments).unwrap();
-        assert!(
-            status.success(),
-            "{}{}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        );
+        assert_success(&promtool(&arguments).unwrap());
     }
+    let mut check = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = exposed();
+    check
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    assert_success(&check.wait_with_output().unwrap());
+}
+
+fn assert_success(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// What a sidecar that has just started exposes.
+#[expect(clippy::disallowed_methods, reason = "only a starting point")]
+fn exposed() -> String {
+    let now = Instant::now();
+    to_text_format(&Metrics::new().render(&Status::starting(now), now).unwrap())
 }

@@ -115,7 +115,7 @@ impl Reason {
             Self::Tags(_) | Self::Note(_) => "bad_tag",
             Self::NoSuchBackend(_) => "no_such_backend",
             Self::Name(_) => "bad_name",
-            Self::ForeignNamespace(_) => "foreign_namespace",
+            Self::Refused(_) => "refused_by_policy",
             Self::SameAddress(..) => "same_address",
             Self::AllocationEnded(_) => "allocation_ended",
             Self::NotWithSlots(_) => "not_with_slots",
