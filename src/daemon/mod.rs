@@ -347,7 +347,8 @@ struct Shell {
     state_file: watch::Sender<state_file::Wish>,
     questions: mpsc::Sender<Question>,
     freeze: Freeze,
-    under_way: BTreeMap<BatchId, Arc<[Request]>>,
+    /// Batches that the session has, and since when.
+    under_way: BTreeMap<BatchId, (Arc<[Request]>, Instant)>,
     report: Report,
     keeper: Keeper,
     hands: Option<hands::Keeper>,
@@ -400,8 +401,9 @@ impl Shell {
                 self.input(Input::Connected(info)).await;
             }
             session::Event::Completed { id, responses } => {
-                if let Some(requests) = self.under_way.remove(&id) {
+                if let Some((requests, sent_at)) = self.under_way.remove(&id) {
                     self.report.answered(&requests, &responses);
+                    self.report.batch_took(sent_at.elapsed());
                 }
                 self.input(Input::Answered(id, responses)).await;
             }
@@ -410,7 +412,7 @@ impl Shell {
                 responses,
                 error,
             } => {
-                if let Some(requests) = self.under_way.remove(&id) {
+                if let Some((requests, _)) = self.under_way.remove(&id) {
                     self.report.answered(&requests, &responses);
                 }
                 let failure = if let session::SessionError::UnknownReply(reply) = &error {
@@ -469,7 +471,8 @@ impl Shell {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Run(batch) => {
-                    self.under_way.insert(batch.id, Arc::clone(&batch.requests));
+                    self.under_way
+                        .insert(batch.id, (Arc::clone(&batch.requests), now()));
                     // The session always takes batches, and fails those that it cannot run.
                     drop(self.batches.send(batch).await);
                 }

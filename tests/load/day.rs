@@ -29,8 +29,6 @@ use crate::{
 
 const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
-/// Of each kind, to each backend.
-const RATE: u32 = 10;
 /// On a machine that does nothing else no request is sent later than this after it is due.
 const CALM: Duration = Duration::from_millis(100);
 /// Of each kind, to judge by.
@@ -69,6 +67,8 @@ pub(crate) struct Setup {
     pub(crate) shutdown_delay: Duration,
     /// Each service of an allocation is a request of its client to a server.
     pub(crate) between_services: Duration,
+    /// Requests in a second, of each kind, to each backend.
+    pub(crate) rate: u32,
     /// Tags of every registration.
     pub(crate) tags: &'static [&'static str],
     /// Nomad tells what becomes of an allocation, and the sidecar asks it before it cuts anything.
@@ -83,6 +83,7 @@ pub(crate) const ADVISED: Setup = Setup {
     check: "check inter 1s fastinter 250ms downinter 250ms",
     shutdown_delay: Duration::from_secs(3),
     between_services: Duration::from_millis(20),
+    rate: 10,
     tags: &[],
     tells_of_allocations: true,
 };
@@ -308,7 +309,7 @@ impl<'a> Day<'a> {
             target: Target::Tcp(SocketAddr::from((self.addr, port))),
             kind,
             host: "load.example".to_owned(),
-            rate: RATE,
+            rate: self.setup.rate,
             longest: Duration::from_secs(2),
             seed: job.random(),
         };

@@ -44,12 +44,11 @@ fn sessions_that_are_cut_are_missed() {
     let setup = Setup {
         tags: &["haproxy.drain.timeout=1ms", "haproxy.drain.sessions=close"],
         tells_of_allocations: false,
+        // So many that some are always under way, none for longer than its instance lives on.
+        rate: 60,
         ..ADVISED
     };
-    let problems = problems(setup, "rolling");
-    for servers in ["slots", "dynamic"] {
-        assert!(has(&problems, &["rolling-", servers, " failed"]));
-    }
+    assert!(has(&problems(setup, "rolling"), &["rolling-", " failed"]));
 }
 
 fn problems(setup: Setup, name: &str) -> Vec<String> {

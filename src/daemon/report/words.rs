@@ -1,14 +1,17 @@
 //! The longer lines: about what was found, holds, the state file and the guards.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tracing::{debug, info, warn};
 
 use super::Rounded;
 use crate::{
-    model::{BackendName, ServiceKey},
+    admin::BackendCount,
+    model::{BackendName, Command, ServiceKey},
     reconcile::{
-        Found, Guard, Hand, HoldBegun, Overview, Restoring, Staying, Stays, desired::Rejection,
+        Found, Guard, Hand, HoldBegun, Overview, Restoring, Staying, Stays, Tally,
+        desired::Rejection,
+        plan::{Step, Why},
     },
 };
 
@@ -143,6 +146,30 @@ pub(super) fn guard_lines(overview: &Overview) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The word for how a drain ends by a step that is being sent, if it does.
+pub(super) fn end_of_drain(step: &Step) -> Option<&'static str> {
+    match (&step.command, step.why) {
+        (Command::Maintenance(_), Why::Idle) => Some("idle"),
+        (Command::Maintenance(_), Why::Deadline) => Some("deadline"),
+        (Command::ShutdownSessions(_), _) => Some("sessions_closed"),
+        (Command::Ready(_), Why::Returned) => Some("returned"),
+        (_, _) => None,
+    }
+}
+
+/// The backends' numbers, as metrics have them.
+pub(super) fn counts(tallies: &[Tally]) -> BTreeMap<String, BackendCount> {
+    let count = |tally: &Tally| BackendCount {
+        missing: tally.wanted - tally.in_rotation,
+        slots: tally.slots,
+        slots_used: tally.slots_used,
+    };
+    let counted = tallies.iter();
+    counted
+        .map(|tally| (tally.backend.to_string(), count(tally)))
+        .collect()
 }
 
 /// Servers that are not as their registrations, or the want of one, would have them, in lines; `at` on the core's clock.

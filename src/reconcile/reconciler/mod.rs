@@ -252,7 +252,7 @@ impl Reconciler {
         }
         self.drive(now);
         self.guard(now);
-        self.keep_state_file(now);
+        self.follow_what_was_read(now);
         self.tell_hands();
     }
 
