@@ -44,20 +44,29 @@ fn sessions_that_are_cut_are_missed() {
     let setup = Setup {
         tags: &["haproxy.drain.timeout=1ms", "haproxy.drain.sessions=close"],
         tells_of_allocations: false,
-        // So many that some are always under way, none for longer than its instance lives on.
-        rate: 60,
+        // Some are under way at nearly every removal, none for longer than its instance lives on.
+        rate: 25,
         ..ADVISED
     };
-    assert!(has(&problems(setup, "rolling"), &["rolling-", " failed"]));
+    // A day on which the generator was too slow says nothing.
+    let is_missed = |seed| {
+        let problems = problems_of(seed, setup, "rolling");
+        has(&problems, &["rolling-", " failed"])
+    };
+    assert!((1..=5).any(is_missed));
 }
 
 fn problems(setup: Setup, name: &str) -> Vec<String> {
+    problems_of(1, setup, name)
+}
+
+fn problems_of(seed: u64, setup: Setup, name: &str) -> Vec<String> {
     let bins = binaries();
     let bin = bins.last().expect("there is at least one");
     let scenario = ORDINARY.iter().find(|scenario| scenario.name == name);
     let scenario = scenario.expect("there is one of this name");
     let _alone = alone();
-    Day::begin(bin, 1, setup, &[scenario]).play()
+    Day::begin(bin, seed, setup, &[scenario]).play()
 }
 
 /// Whether one of the problems has all of these parts.

@@ -63,9 +63,11 @@ fn successor(before: &World, hands: Hands) -> (World, Vec<Hand>) {
     let services = before.core.remember(before.now).unwrap().services;
     world.input(synced(services));
     world.wait(10 * SECOND);
-    let by_hand = world.facts.iter().filter_map(|fact| match fact {
-        Fact::ByHand(_, left) => Some(left.hand),
-        _ => None,
+    let by_hand = world.facts.iter().filter_map(|fact| {
+        let Fact::ByHand(_, left) = fact else {
+            return None;
+        };
+        Some(left.hand)
     });
     let by_hand = by_hand.collect();
     (world, by_hand)
