@@ -150,9 +150,8 @@ impl Error {
                 FailureKind::BadToken
             }
             Self::Denied { .. } => FailureKind::Denied,
-            Self::ServerError { .. } | Self::Protocol(_) | Self::TooLong => {
-                FailureKind::ServerError
-            }
+            Self::ServerError { .. } | Self::Protocol(_) => FailureKind::ServerError,
+            Self::TooLong => FailureKind::TooLong,
             Self::NotBelievable(_) => FailureKind::NotBelievable,
             Self::Timeout(_) => FailureKind::Timeout,
             Self::Connect(_) | Self::Broken(_) => FailureKind::Unreachable,
@@ -169,6 +168,7 @@ impl Error {
             FailureKind::Unreachable => Outcome::Unreachable,
             FailureKind::Timeout => Outcome::Timeout,
             FailureKind::ServerError => Outcome::ServerError,
+            FailureKind::TooLong => Outcome::TooLong,
             FailureKind::Limited => Outcome::Limited,
             FailureKind::NotBelievable | FailureKind::Unreadable => Outcome::NotBelievable,
         }
