@@ -41,7 +41,7 @@ use crate::{
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
-    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler, Rules},
     snapshot::{Refusal, Usable},
 };
 use charge::{Charge, Standing};
@@ -528,7 +528,7 @@ impl Shell {
 
 fn policy(config: &Config) -> Policy {
     Policy {
-        namespace: config.own_namespace.as_str().into(),
+        rules: Arc::new(Rules::without_file(&config.own_namespace)),
         tag_prefix: config.nomad.tag_prefix.clone(),
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),

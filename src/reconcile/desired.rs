@@ -12,7 +12,7 @@ use std::{
 use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 
 use super::{
-    Policy,
+    Policy, Refusal,
     server_name::dynamic_name,
     tags::{self, FixedTags, LeavingTags, TagProblem, Tags},
 };
@@ -83,8 +83,8 @@ pub enum Reason {
     NoSuchBackend(Vec<String>),
     /// The service's name cannot name a backend.
     Name(String),
-    /// Another namespace's service asks for a backend of its own choice.
-    ForeignNamespace(BackendName),
+    /// The operator's rules do not allow it.
+    Refused(Refusal),
     /// Another registration of the same backend has this address and is younger.
     SameAddress(Address, Arc<str>),
     /// Nomad says that its allocation has ended: its client status.
@@ -129,11 +129,7 @@ impl fmt::Display for Reason {
                 names.join(" or ")
             ),
             Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::ForeignNamespace(backend) => write!(
-                f,
-                "it is in another namespace than the sidecar and may only use the backend <namespace>.<service>, not \
-                 {backend}"
-            ),
+            Self::Refused(refusal) => refusal.fmt(f),
             Self::SameAddress(address, other) => {
                 write!(
                     f,
@@ -262,21 +258,17 @@ pub fn address(registration: &Registration) -> Result<Address, Reason> {
     })
 }
 
-/// Whether `service` may have servers in `backend`, by its name or by a tag.
-pub(super) fn may_use(service: &ServiceKey, backend: &BackendName, policy: &Policy) -> bool {
-    resolve(service, Some(backend), &[backend.clone()].into(), policy).is_ok()
-}
-
-/// The backend of a service: the tag, else the service's name, else that with `-` as `_`; for another namespace than
-/// the sidecar's own only `<namespace>.<service>`.
+/// The backend of a service: the tag, else the service's name, else that with `-` as `_`, or in another namespace than
+/// the sidecar's own `<namespace>.<service>`; if the rules allow it.
 fn resolve(
     service: &ServiceKey,
     tag: Option<&BackendName>,
     backends: &BTreeSet<BackendName>,
     policy: &Policy,
 ) -> Result<BackendName, Reason> {
-    let own = *service.namespace == *policy.namespace;
-    if let (true, Some(backend)) = (own, tag) {
+    if let Some(backend) = tag {
+        let allowed = policy.rules.backend(service, backend);
+        allowed.map_err(Reason::Refused)?;
         return if backends.contains(backend) {
             Ok(backend.clone())
         } else {
@@ -287,25 +279,24 @@ fn resolve(
     if service.name.contains('.') {
         return Err(Reason::Name("it has a dot in it".to_owned()));
     }
-    let candidates = if own {
+    let candidates = if policy.rules.is_own(service) {
         vec![service.name.to_string(), service.name.replace('-', "_")]
     } else {
         vec![format!("{}.{}", service.namespace, service.name)]
     };
-    let first =
-        BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
-    if let Some(tag) = tag.filter(|tag| **tag != first) {
-        return Err(Reason::ForeignNamespace(tag.clone()));
-    }
+    BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
     let known = candidates
         .iter()
         .filter_map(|name| BackendName::new(name).ok())
         .find(|name| backends.contains(name));
-    known.ok_or_else(|| {
+    let known = known.ok_or_else(|| {
         let mut names = candidates;
         names.dedup();
         Reason::NoSuchBackend(names)
-    })
+    })?;
+    let allowed = policy.rules.backend(service, &known);
+    allowed.map_err(Reason::Refused)?;
+    Ok(known)
 }
 
 /// The services whose name alone resolves to `backend`: who could have put a server there before the sidecar started.
@@ -318,7 +309,7 @@ pub fn possible_services(backend: &BackendName, policy: &Policy) -> BTreeSet<Ser
             backend.as_str().replace('_', "-"),
         ]
         .iter()
-        .map(|name| ServiceKey::new(&policy.namespace, name))
+        .map(|name| ServiceKey::new(policy.rules.own_namespace(), name))
         .collect(),
     }
 }
@@ -360,10 +351,7 @@ mod tests {
     use super::{super::server_name::is_dynamic_name, *};
 
     fn policy() -> Policy {
-        Policy {
-            namespace: "default".into(),
-            ..Policy::default()
-        }
+        Policy::default()
     }
 
     fn registration(
@@ -454,7 +442,8 @@ mod tests {
                 &registration("team", "web", "10.0.0.1", 80, &["haproxy.backend.name=web"]),
                 &backends
             ),
-            "it is in another namespace than the sidecar and may only use the backend <namespace>.<service>, not web"
+            "the namespace team may not use the backend web: without a policy file only the sidecar's own namespace may use \
+             any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
         );
         assert_eq!(
             reason(

@@ -17,6 +17,7 @@ mod plan_tests;
 pub mod predict;
 mod reconciler;
 mod removal;
+pub mod rules;
 mod server_name;
 mod slots;
 mod state_file;
@@ -30,14 +31,15 @@ pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The sidecar's own namespace: its services may use any backend.
-    pub namespace: Arc<str>,
+    /// What each namespace may claim.
+    pub rules: Arc<Rules>,
     /// The prefix of the tags, without the dot.
     pub tag_prefix: String,
     /// Whether a service without the tag `enable` is served.
@@ -60,7 +62,7 @@ pub const MAX_REMOVALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            namespace: "default".into(),
+            rules: Arc::default(),
             tag_prefix: "haproxy".to_owned(),
             expose_by_default: false,
             slot_prefix: "nomad".to_owned(),

@@ -13,10 +13,7 @@ use super::{Mode, Output, Reconciler};
 use crate::{
     model::{BackendName, Registration, ServiceKey},
     reconcile::{
-        backend::Backend,
-        desired::{DesiredServer, may_use},
-        hold::Hold,
-        server_name::is_dynamic_name,
+        backend::Backend, desired::DesiredServer, hold::Hold, server_name::is_dynamic_name,
     },
 };
 
@@ -148,7 +145,7 @@ impl Reconciler {
             } = held;
             let is_allowed = service
                 .as_ref()
-                .is_none_or(|service| may_use(service, &name, &self.policy));
+                .is_none_or(|service| self.policy.rules.backend(service, &name).is_ok());
             if !backends.contains(&name) || !is_allowed {
                 continue;
             }
