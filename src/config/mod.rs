@@ -6,6 +6,7 @@
 
 mod nomad;
 mod options;
+mod policy;
 mod value;
 
 use std::{
@@ -22,7 +23,12 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::{haproxy::session, nomad::settings::Settings, reconcile::MAX_REMOVALS_PER_SECOND};
+use crate::{
+    haproxy::session,
+    model::{ServerKeywords, ServerProfileName},
+    nomad::settings::Settings,
+    reconcile::{MAX_REMOVALS_PER_SECOND, Rules},
+};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
@@ -59,6 +65,10 @@ pub struct Config {
     pub nomad: Settings,
     /// What the names of slots begin with; a number follows.
     pub slot_prefix: String,
+    /// What each namespace may claim.
+    pub rules: Rules,
+    /// The keywords of servers that the tag `tls.profile` may ask for.
+    pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
@@ -142,6 +152,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The policy file cannot be read.
+    #[error("read the policy file {}", path.display())]
+    UnreadablePolicy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file is not TOML, or has something that is not a setting.
     #[error("{position}: {problem}")]
     File {
@@ -193,10 +211,19 @@ impl Config {
             path: &path,
             content: &content,
         };
+        let own_namespace = nomad::own_namespace(&layers)?;
         Ok(Self {
+            rules: match find!(layers, policy_file) {
+                Some(found) => policy::read(Path::new(found.text), &own_namespace)?,
+                None => Rules::without_file(&own_namespace),
+            },
+            server_profiles: match find!(layers, server_profile) {
+                Some(found) => found.parse(value::server_profiles)?,
+                None => BTreeMap::new(),
+            },
             observe: value::switch(find!(layers, observe))?,
             haproxy: session::Settings::new(haproxy_socket(&layers, &sources.task)),
-            own_namespace: nomad::own_namespace(&layers)?,
+            own_namespace,
             nomad: nomad::settings(&layers, &sources.task)?,
             slot_prefix: match find!(layers, slot_prefix) {
                 Some(found) => found.parse(value::slot_prefix)?,
@@ -503,6 +530,71 @@ mod tests {
             refusal(flags(options! { nomad_client_key: "/key.pem" })),
             "--nomad-client-key: set the certificate too: --nomad-client-cert"
         );
+    }
+
+    #[test]
+    fn a_reload_reads_the_policy_again_and_a_bad_one_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        let text = path.display().to_string();
+        let sources = flags(options! { policy_file: text.as_str() });
+        assert_eq!(
+            refusal(sources.clone()),
+            format!("read the policy file {text}")
+        );
+        fs::write(&path, "").unwrap();
+        let config = Config::load(sources).unwrap();
+        let web = crate::model::ServiceKey::new("shop", "web");
+        assert!(config.rules.host(&web, "shop.example").is_err());
+        fs::write(&path, "[namespace.shop]\nhosts = [\"shop.example\"]").unwrap();
+        let config = config.reload().unwrap();
+        assert!(config.rules.host(&web, "shop.example").is_ok());
+        fs::write(&path, "[namespace.shop]\nhosts = [\"a b\"]").unwrap();
+        let error = config.reload().unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!(
+                "{text}, line 2, column 10: \"a b\" has the character ' '"
+            )),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn server_profiles_are_names_with_keywords() {
+        let with = |text: &str| flags(options! { server_profile: text });
+        let two = "tls=ssl verify required ca-file /ca.pem; plain = ssl verify none";
+        let config = Config::load(with(two)).unwrap();
+        let profiles: Vec<_> = config
+            .server_profiles
+            .iter()
+            .map(|(name, keywords)| format!("{name}: {keywords}"))
+            .collect();
+        assert_eq!(
+            profiles,
+            [
+                "plain: ssl verify none",
+                "tls: ssl verify required ca-file /ca.pem"
+            ]
+        );
+        for (bad, problem) in [
+            (
+                "ssl verify none",
+                "\"ssl verify none\" is not a name, = and keywords; write for example tls=ssl verify required ca-file \
+                 /etc/ssl/ca.pem",
+            ),
+            (
+                "a b=ssl",
+                "\"a b\" cannot be the name of a server profile: the name has the character ' '; letters, digits and _ . : - \
+                 are allowed",
+            ),
+            (
+                "a=ssl weight 3",
+                "server profile a: the keyword weight is not for a profile: tags and the sidecar itself decide about it",
+            ),
+            ("a=ssl;a=ssl", "server profile a is there twice"),
+        ] {
+            assert_eq!(refusal(with(bad)), format!("--server-profile: {problem}"));
+        }
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! What the text of a setting means. Each complaint says what could be written instead, and none repeats a secret.
 
-use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Error, LogFormat, OnStop, options::Found};
 use crate::{
-    model::ServerName,
+    model::{ServerKeywords, ServerName, ServerProfileName},
     nomad::settings::{Endpoints, InvalidAddress},
 };
 
@@ -104,6 +109,30 @@ pub(super) fn slot_prefix(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("{text:?} cannot begin a server's name: {error}")),
     }
+}
+
+/// `name=keywords`, several with `;` between them, which no keyword can have.
+pub(super) fn server_profiles(
+    text: &str,
+) -> Result<BTreeMap<ServerProfileName, ServerKeywords>, String> {
+    let mut profiles = BTreeMap::new();
+    for profile in text.split(';').filter(|part| !part.trim().is_empty()) {
+        let Some((name, keywords)) = profile.split_once('=') else {
+            return Err(format!(
+                "{:?} is not a name, = and keywords; write for example tls=ssl verify required ca-file /etc/ssl/ca.pem",
+                profile.trim()
+            ));
+        };
+        let name = name.trim();
+        let known = ServerProfileName::new(name)
+            .map_err(|error| format!("{name:?} cannot be the name of a server profile: {error}"))?;
+        let keywords = ServerKeywords::new(keywords)
+            .map_err(|error| format!("server profile {name}: {error}"))?;
+        if profiles.insert(known, keywords).is_some() {
+            return Err(format!("server profile {name} is there twice"));
+        }
+    }
+    Ok(profiles)
 }
 
 /// A tag is the prefix, a dot and a key.

@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
+use crate::model::{
+    Address, BackendName, Registration, ServerName, ServerProfileName, ServiceKey, Version,
+};
 
 use super::{
     Policy, Refusal,
@@ -91,6 +93,18 @@ pub enum Reason {
     AllocationEnded(Arc<str>),
     /// Served, but a tag has no effect.
     Note(TagProblem),
+    /// Its tags name a server profile that the operator did not declare; those that there are.
+    NoSuchServerProfile(ServerProfileName, Vec<String>),
+    /// The backend's name is another service's, too, and that one was first.
+    ClaimedBackend(BackendName, ServiceKey),
+    /// Served; another service claims the same backend and is not.
+    Claimant(BackendName, ServiceKey),
+    /// Served with the heaviest weight that the operator's rules allow.
+    Capped(Refusal),
+    /// Served, but only from that version on HAProxy can do what the tag asks.
+    NotBefore(&'static str, Version),
+    /// Served, but in a backend without a `cookie` line.
+    NoCookieLine,
     /// Served, but a slot cannot do what the tag asks.
     NotWithSlots(&'static str),
 }
@@ -101,7 +115,13 @@ impl Reason {
     pub fn is_note(&self) -> bool {
         matches!(
             self,
-            Self::Note(_) | Self::NotWithSlots(_) | Self::SameAddress(..)
+            Self::Note(_)
+                | Self::NotWithSlots(_)
+                | Self::SameAddress(..)
+                | Self::Claimant(..)
+                | Self::Capped(_)
+                | Self::NotBefore(..)
+                | Self::NoCookieLine
         )
     }
 }
@@ -143,6 +163,40 @@ impl fmt::Display for Reason {
                  service delete`",
                 tags::shown(status)
             ),
+            Self::NoSuchServerProfile(profile, known) if known.is_empty() => write!(
+                f,
+                "tag tls.profile: there is no server profile {profile}: declare it with --server-profile \
+                 '{profile}=ssl verify required ca-file …'"
+            ),
+            Self::NoSuchServerProfile(profile, known) => write!(
+                f,
+                "tag tls.profile: there is no server profile {profile}, but {}: declare it with --server-profile",
+                known.join(", ")
+            ),
+            Self::ClaimedBackend(backend, winner) => write!(
+                f,
+                "the backend {backend} is that of the service {}, which was registered first: rename one of the two, or give \
+                 one another backend by the tag backend.name",
+                tags::shown(&winner.to_string())
+            ),
+            Self::Claimant(backend, loser) => write!(
+                f,
+                "the service {} claims the backend {backend}, too, and is not served, because this one was registered first: \
+                 rename one of the two, or give one another backend by the tag backend.name",
+                tags::shown(&loser.to_string())
+            ),
+            Self::Capped(refusal) => {
+                write!(f, "{refusal}; it is served with the heaviest that is allowed")
+            }
+            Self::NotBefore(tag, version) => write!(
+                f,
+                "tag {tag} has no effect: HAProxy can do that for servers added at runtime from {}.{} on",
+                version.major, version.minor
+            ),
+            Self::NoCookieLine => f.write_str(
+                "tag cookie has no effect: the backend has no `cookie` line in haproxy.cfg, such as `cookie SRV insert \
+                 indirect nocache`",
+            ),
             Self::Note(problem) => problem.fmt(f),
             Self::NotWithSlots(tag) => write!(
                 f,
@@ -157,6 +211,8 @@ impl fmt::Display for Reason {
 pub struct Contribution {
     /// Servers by backend. A backend is there even when it has none: the service resolves to it.
     pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
+    /// The one that all of its servers there are in by the service's name, not by a tag.
+    pub by_name: Option<BackendName>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -170,6 +226,7 @@ pub fn contribution(
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
+    let mut by_tag = BTreeSet::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -188,15 +245,27 @@ pub fn contribution(
         for note in &tags.notes {
             reject(Reason::Note(note.clone()));
         }
+        if let Some(weight) = tags.weight
+            && let Err(refusal) = policy.rules.weight(service, weight)
+        {
+            reject(Reason::Capped(refusal));
+        }
         match server(registration, &tags, backends, policy) {
-            Ok((backend, server)) => contribution
-                .servers
-                .entry(backend)
-                .or_default()
-                .push(server),
+            Ok((backend, server)) => {
+                if tags.backend.is_none() {
+                    contribution.by_name = Some(backend.clone());
+                } else {
+                    by_tag.insert(backend.clone());
+                }
+                let servers = contribution.servers.entry(backend).or_default();
+                servers.push(server);
+            }
             Err(reason) => reject(reason),
         }
     }
+    contribution
+        .by_name
+        .take_if(|backend| by_tag.contains(backend));
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
         && let Ok(backend) = resolve(service, None, backends, policy)
@@ -219,19 +288,40 @@ fn server(
         backends,
         policy,
     )?;
+    let fixed = with_profile(&tags.fixed, &registration.service, policy)?;
+    let heaviest = policy.rules.max_weight(&registration.service);
     let server = DesiredServer {
         registration: registration.id.clone(),
         service: registration.service.clone(),
         address,
-        name: dynamic_name(registration, address, &tags.fixed),
-        weight: tags.weight,
+        name: dynamic_name(registration, address, &fixed),
+        weight: tags.weight.map(|weight| weight.min(heaviest)),
         maxconn: tags.maxconn,
         canary: tags.canary,
-        fixed: tags.fixed.clone(),
+        fixed,
         leaving: tags.leaving,
         create_index: registration.create_index,
     };
     Ok((backend, server))
+}
+
+/// The tags with the keywords that the server profile stands for that they name.
+pub(super) fn with_profile(
+    fixed: &FixedTags,
+    service: &ServiceKey,
+    policy: &Policy,
+) -> Result<FixedTags, Reason> {
+    let mut fixed = fixed.clone();
+    if let Some(profile) = &fixed.tls_profile {
+        let allowed = policy.rules.server_profile(service, profile.as_str());
+        allowed.map_err(Reason::Refused)?;
+        let keywords = policy.server_profiles.get(profile).ok_or_else(|| {
+            let known = policy.server_profiles.keys();
+            Reason::NoSuchServerProfile(profile.clone(), known.map(ToString::to_string).collect())
+        })?;
+        fixed.tls_keywords = Some(keywords.clone());
+    }
+    Ok(fixed)
 }
 
 /// Where a registration says that it listens.
@@ -349,6 +439,7 @@ pub fn one_per_address<'a>(
 #[cfg(test)]
 mod tests {
     use super::{super::server_name::is_dynamic_name, *};
+    use crate::model::ServerKeywords;
 
     fn policy() -> Policy {
         Policy::default()
@@ -509,26 +600,103 @@ mod tests {
         assert!(one(&plain, &["web"]).rejections.is_empty());
     }
 
+    /// What a server is called with these tags, under a policy with the server profile `tls`.
+    fn name(tags: &[&str]) -> String {
+        let registration = registration("default", "web", "10.0.0.1", 80, tags);
+        let keywords = ServerKeywords::new("ssl verify none").unwrap();
+        let policy = Policy {
+            server_profiles: [(ServerProfileName::new("tls").unwrap(), keywords)].into(),
+            ..Policy::default()
+        };
+        let web = BackendName::new("web").unwrap();
+        let registrations = std::slice::from_ref(&registration);
+        let found = contribution(&registration.service, registrations, &[web].into(), &policy);
+        let server = found.servers.into_values().flatten().next();
+        server
+            .unwrap_or_else(|| panic!("{:?}", found.rejections))
+            .name
+            .to_string()
+    }
+
+    #[test]
+    fn names_stay_for_ever_because_another_name_is_another_server() {
+        let every_older_tag = [
+            "haproxy.backup",
+            "haproxy.check.disabled",
+            "haproxy.check.port=8081",
+            "haproxy.check.interval=1500ms",
+            "haproxy.check.fastinter=500ms",
+            "haproxy.check.downinter=600ms",
+            "haproxy.check.rise=3",
+            "haproxy.check.fall=4",
+        ];
+        let the_rest = [
+            "haproxy.check.profile=api",
+            "haproxy.maxqueue=5",
+            "haproxy.slowstart=10s",
+            "haproxy.cookie=auto",
+            "haproxy.send-proxy=v2",
+            "haproxy.proto=h2",
+            "haproxy.agent.port=9000",
+            "haproxy.agent.interval=1s",
+            "haproxy.tls.profile=tls",
+        ];
+        for (tags, hash) in [
+            (&[][..], "4d5f3c23"),
+            (&every_older_tag[..], "e8609428"),
+            (&the_rest[..], "241c4c60"),
+        ] {
+            assert_eq!(name(tags), format!("nomad-1a2b3c4d-{hash}"), "{tags:?}");
+        }
+    }
+
     #[test]
     fn the_name_holds_what_cannot_be_changed_and_nothing_else() {
-        let name = |tags: &[&str]| {
-            let servers = one(
-                &registration("default", "web", "10.0.0.1", 80, tags),
-                &["web"],
-            )
-            .servers;
-            servers.into_values().next().unwrap().remove(0).name
-        };
         let plain = name(&[]);
-        assert!(is_dynamic_name(&plain), "{plain}");
-        assert!(plain.as_str().starts_with("nomad-1a2b3c4d-"));
-        assert_eq!(
-            plain.as_str(),
-            "nomad-1a2b3c4d-HASH".replace("HASH", &plain.as_str()[15..])
+        assert!(
+            is_dynamic_name(&ServerName::new(&plain).unwrap()),
+            "{plain}"
         );
-        assert_eq!(name(&["haproxy.weight=7", "haproxy.maxconn=9"]), plain);
-        assert_ne!(name(&["haproxy.backup"]), plain);
-        assert_ne!(name(&["haproxy.check.port=81"]), plain);
+        for changed_in_place in [
+            "haproxy.weight=7",
+            "haproxy.maxconn=9",
+            "haproxy.cookie=off",
+        ] {
+            assert_eq!(name(&[changed_in_place]), plain);
+        }
+        for fixed in [
+            "haproxy.backup",
+            "haproxy.check.port=81",
+            "haproxy.maxqueue=0",
+            "haproxy.cookie=a",
+            "haproxy.send-proxy=v1",
+            "haproxy.tls.profile=tls",
+        ] {
+            assert_ne!(name(&[fixed]), plain, "{fixed}");
+        }
+    }
+
+    #[test]
+    fn a_server_profile_is_the_operators_and_nobody_elses() {
+        let with =
+            |namespace, profile: &str| registration(namespace, "web", "10.0.0.1", 80, &[profile]);
+        assert_eq!(
+            reason(&with("default", "haproxy.tls.profile=tls"), &["web"]),
+            "tag tls.profile: there is no server profile tls: declare it with --server-profile 'tls=ssl verify required \
+             ca-file …'"
+        );
+        assert_eq!(
+            reason(&with("team", "haproxy.tls.profile=tls"), &["team.web"]),
+            "the namespace team may not use the server profile \"tls\": without a policy file only the sidecar's own namespace \
+             may use any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
+        );
+        assert!(
+            reason(
+                &with("default", "haproxy.tls.profile=/etc/key.pem"),
+                &["web"]
+            )
+            .contains("the name has the character '/'")
+        );
     }
 
     #[test]

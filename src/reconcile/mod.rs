@@ -8,6 +8,7 @@ mod backend;
 pub mod desired;
 mod dynamic;
 mod facts;
+mod fixed_tags;
 mod guards;
 mod hands;
 mod hold;
@@ -24,7 +25,9 @@ mod state_file;
 mod states;
 pub mod tags;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
+
+use crate::model::{ServerKeywords, ServerProfileName};
 
 pub use facts::{Fact, Found, Overview, Owned, Restoring, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
@@ -40,6 +43,8 @@ pub use state_file::StateFile;
 pub struct Policy {
     /// What each namespace may claim.
     pub rules: Arc<Rules>,
+    /// The keywords that stand for what `tls.profile` names.
+    pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
     /// The prefix of the tags, without the dot.
     pub tag_prefix: String,
     /// Whether a service without the tag `enable` is served.
@@ -63,6 +68,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             rules: Arc::default(),
+            server_profiles: BTreeMap::new(),
             tag_prefix: "haproxy".to_owned(),
             expose_by_default: false,
             slot_prefix: "nomad".to_owned(),

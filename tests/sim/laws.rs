@@ -240,6 +240,8 @@ impl World {
                 Command::Ready(_)
                 | Command::HealthDown(_)
                 | Command::EnableHealth(_)
+                | Command::EnableAgent(_)
+                | Command::DisableAgent(_)
                 | Command::SetWeight(..)
                 | Command::SetMaxconn(..)
                 | Command::AddServer(..) => false,
