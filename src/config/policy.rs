@@ -106,3 +106,45 @@ fn glob(text: &Spanned<String>, (allowed, words): Grammar) -> Result<Glob, (usiz
     };
     Err((text.span().start, problem))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Config, Options, Sources},
+        *,
+    };
+    use crate::model::ServiceKey;
+
+    #[test]
+    fn a_reload_reads_the_policy_again_and_a_bad_one_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        let text = path.display().to_string();
+        let sources = Sources {
+            options: Options {
+                policy_file: Some(text.clone().into()),
+                ..Options::default()
+            },
+            ..Sources::default()
+        };
+        assert_eq!(
+            Config::load(sources.clone()).unwrap_err().to_string(),
+            format!("read the policy file {text}")
+        );
+        fs::write(&path, "").unwrap();
+        let config = Config::load(sources).unwrap();
+        let web = ServiceKey::new("shop", "web");
+        assert!(config.rules.host(&web, "shop.example").is_err());
+        fs::write(&path, "[namespace.shop]\nhosts = [\"shop.example\"]").unwrap();
+        let config = config.reload().unwrap();
+        assert!(config.rules.host(&web, "shop.example").is_ok());
+        fs::write(&path, "[namespace.shop]\nhosts = [\"a b\"]").unwrap();
+        let error = config.reload().unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!(
+                "{text}, line 2, column 10: \"a b\" has the character ' '"
+            )),
+            "{error}"
+        );
+    }
+}

@@ -214,4 +214,40 @@ mod tests {
             assert!(tag_prefix(bad).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn server_profiles_are_names_with_keywords() {
+        let two = "tls=ssl verify required ca-file /ca.pem; plain = ssl verify none";
+        let profiles: Vec<_> = server_profiles(two)
+            .unwrap()
+            .iter()
+            .map(|(name, keywords)| format!("{name}: {keywords}"))
+            .collect();
+        assert_eq!(
+            profiles,
+            [
+                "plain: ssl verify none",
+                "tls: ssl verify required ca-file /ca.pem"
+            ]
+        );
+        for (bad, problem) in [
+            (
+                "ssl verify none",
+                "\"ssl verify none\" is not a name, = and keywords; write for example tls=ssl verify required ca-file \
+                 /etc/ssl/ca.pem",
+            ),
+            (
+                "a b=ssl",
+                "\"a b\" cannot be the name of a server profile: the name has the character ' '; letters, digits and _ . : - \
+                 are allowed",
+            ),
+            (
+                "a=ssl weight 3",
+                "server profile a: the keyword weight is not for a profile: tags and the sidecar itself decide about it",
+            ),
+            ("a=ssl;a=ssl", "server profile a is there twice"),
+        ] {
+            assert_eq!(server_profiles(bad).unwrap_err(), problem);
+        }
+    }
 }

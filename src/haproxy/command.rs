@@ -85,6 +85,8 @@ impl Display for Word<'_> {
             Keyword::Proto(protocol) => write!(f, "proto {protocol}"),
             Keyword::AgentCheck(port) => write!(f, "agent-check agent-port {port}"),
             Keyword::AgentInter(ms) => write!(f, "agent-inter {ms}ms"),
+            Keyword::CheckSsl => f.write_str("check-ssl"),
+            Keyword::CheckSendProxy => f.write_str("check-send-proxy"),
             Keyword::Healthcheck(section) => write!(f, "healthcheck {section}"),
             Keyword::Profile(keywords) => keywords.fmt(f),
             Keyword::InitStateFullyDown => f.write_str("init-state fully-down"),
@@ -137,16 +139,6 @@ mod tests {
             Keyword::Backup,
             Keyword::InitStateFullyDown,
             Keyword::ReuseConnections,
-            Keyword::Maxqueue(5),
-            Keyword::Slowstart(10_000),
-            Keyword::Cookie(CookieValue::new("a1").unwrap()),
-            Keyword::SendProxy(ProxyHeader::V1),
-            Keyword::SendProxy(ProxyHeader::V2),
-            Keyword::Proto(Protocol::H2),
-            Keyword::AgentCheck(9000),
-            Keyword::AgentInter(1000),
-            Keyword::Healthcheck(SectionName::new("api").unwrap()),
-            Keyword::Profile(ServerKeywords::new("ssl verify none").unwrap()),
         ];
         for (request, line) in [
             (Request::Info, "show info"),
@@ -207,9 +199,7 @@ mod tests {
             (
                 change(Command::AddServer(slot(), address("::1", 80), keywords)),
                 "add server web/nomad1 [::1]:80 check inter 2000ms fastinter 250ms downinter 250ms rise 2 fall 3 \
-                 port 8080 weight 256 maxconn 100 backup init-state fully-down pool-purge-delay 5s pool-max-conn -1 \
-                 maxqueue 5 slowstart 10000ms cookie a1 send-proxy send-proxy-v2 proto h2 agent-check agent-port 9000 \
-                 agent-inter 1000ms healthcheck api ssl verify none",
+                 port 8080 weight 256 maxconn 100 backup init-state fully-down pool-purge-delay 5s pool-max-conn -1",
             ),
             (
                 change(Command::DeleteServer(slot())),
@@ -222,6 +212,30 @@ mod tests {
         ] {
             assert_eq!(print(&request), format!("{line}\n"));
         }
+    }
+
+    #[test]
+    fn the_rest_of_the_keywords_have_their_words() {
+        let keywords = vec![
+            Keyword::Maxqueue(5),
+            Keyword::Slowstart(10_000),
+            Keyword::Cookie(CookieValue::new("a1").unwrap()),
+            Keyword::SendProxy(ProxyHeader::V1),
+            Keyword::SendProxy(ProxyHeader::V2),
+            Keyword::Proto(Protocol::H2),
+            Keyword::AgentCheck(9000),
+            Keyword::AgentInter(1000),
+            Keyword::CheckSsl,
+            Keyword::CheckSendProxy,
+            Keyword::Healthcheck(SectionName::new("api").unwrap()),
+            Keyword::Profile(ServerKeywords::new("ssl verify none").unwrap()),
+        ];
+        let add = Command::AddServer(server("web", "d"), address("10.0.0.1", 80), keywords);
+        assert_eq!(
+            print(&Request::Change(add)),
+            "add server web/d 10.0.0.1:80 maxqueue 5 slowstart 10000ms cookie a1 send-proxy send-proxy-v2 proto h2 \
+             agent-check agent-port 9000 agent-inter 1000ms check-ssl check-send-proxy healthcheck api ssl verify none\n"
+        );
     }
 
     fn keyword() -> impl Strategy<Value = Keyword> {
@@ -247,6 +261,8 @@ mod tests {
             Just(Keyword::Proto(Protocol::H1)),
             any::<u16>().prop_map(Keyword::AgentCheck),
             any::<u32>().prop_map(Keyword::AgentInter),
+            Just(Keyword::CheckSsl),
+            Just(Keyword::CheckSendProxy),
             name().prop_filter_map("not a name", |text| SectionName::new(&text)
                 .ok()
                 .map(Keyword::Healthcheck)),

@@ -368,6 +368,10 @@ pub enum Keyword {
     AgentCheck(u16),
     /// `agent-inter <ms>ms`
     AgentInter(u32),
+    /// `check-ssl`. The check of a server that is added at runtime is plain otherwise, on all versions.
+    CheckSsl,
+    /// `check-send-proxy`. As for `check-ssl`.
+    CheckSendProxy,
     /// `healthcheck <section>`, from 3.4 on
     Healthcheck(SectionName),
     /// What a server profile stands for

@@ -121,6 +121,12 @@ impl ServerKeywords {
             None => Ok(Self(text.into())),
         }
     }
+
+    /// Whether `word` is one of them.
+    #[must_use]
+    pub fn has(&self, word: &str) -> bool {
+        self.0.split(' ').any(|other| other == word)
+    }
 }
 
 impl fmt::Display for ServerKeywords {

@@ -9,7 +9,7 @@ use crate::model::{
 
 use super::{
     desired::{DesiredServer, Reason},
-    fixed_tags::Cookie,
+    fixed_tags::{Cookie, FixedTags},
     hands::{Hand, Unread, hand},
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
@@ -297,7 +297,11 @@ fn keywords(server: &DesiredServer, starts_down: bool, situation: &Situation<'_>
             Keyword::Rise(rise(fixed.rise)),
             Keyword::Fall(fixed.fall.unwrap_or(3)),
         ]);
-        keywords.extend(fixed.check_port.map(Keyword::CheckPort));
+        // As in a configuration: a check on a port of its own is plain unless the profile says otherwise.
+        match fixed.check_port {
+            Some(port) => keywords.push(Keyword::CheckPort(port)),
+            None => keywords.extend(checked_alike(fixed)),
+        }
         let section = fixed.check_profile.clone();
         let section = section.filter(|_| situation.version.can(Capability::HealthcheckSections));
         keywords.extend(section.map(Keyword::Healthcheck));
@@ -306,6 +310,18 @@ fn keywords(server: &DesiredServer, starts_down: bool, situation: &Situation<'_>
         keywords.push(Keyword::InitStateFullyDown);
     }
     keywords
+}
+
+/// What makes a check reach the server as its clients do.
+fn checked_alike(fixed: &FixedTags) -> impl Iterator<Item = Keyword> {
+    let words = fixed.tls_keywords.as_ref();
+    let is_tls = words.is_some_and(|words| {
+        let said = ["check-ssl", "no-check-ssl"];
+        words.has("ssl") && !said.iter().any(|word| words.has(word))
+    });
+    let tls = is_tls.then_some(Keyword::CheckSsl);
+    let proxied = fixed.send_proxy.map(|_| Keyword::CheckSendProxy);
+    tls.into_iter().chain(proxied)
 }
 
 /// Tags that this HAProxy, or this backend of it, cannot fulfil.

@@ -16,6 +16,7 @@ pub mod plan;
 #[cfg(test)]
 mod plan_tests;
 pub mod predict;
+mod reason;
 mod reconciler;
 mod removal;
 pub mod rules;

@@ -325,8 +325,8 @@ mod tests {
 
     use super::*;
 
-    fn globs(texts: &[&str]) -> Option<Vec<Glob>> {
-        Some(texts.iter().map(|text| Glob::new(text)).collect())
+    fn globs(texts: &[&str]) -> Vec<Glob> {
+        texts.iter().map(|text| Glob::new(text)).collect()
     }
 
     fn backend(name: &str) -> BackendName {
@@ -340,21 +340,21 @@ mod tests {
             vec![
                 Section {
                     namespaces: Glob::new("*"),
-                    hosts: globs(&[]),
+                    hosts: Some(globs(&[])),
                     ..Section::default()
                 },
                 Section {
                     namespaces: Glob::new("team-*"),
-                    hosts: globs(&["*.teams.example"]),
-                    backends: globs(&["shared", "team-*"]),
-                    server_profiles: globs(&["tls"]),
+                    hosts: Some(globs(&["*.teams.example"])),
+                    backends: Some(globs(&["shared", "team-*"])),
+                    server_profiles: Some(globs(&["tls"])),
                     max_weight: Some(10),
                     ..Section::default()
                 },
                 Section {
                     namespaces: Glob::new("team-a"),
-                    hosts: globs(&["a.example", "shop*.a.example"]),
-                    profiles: globs(&["nomad"]),
+                    hosts: Some(globs(&["a.example", "shop*.a.example"])),
+                    profiles: Some(globs(&["nomad"])),
                     regex: Some(true),
                     ..Section::default()
                 },

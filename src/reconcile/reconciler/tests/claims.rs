@@ -9,11 +9,13 @@ impl World {
         let servers = self.haproxy[&backend].servers.iter();
         let ready = servers.filter(|server| server.admin.is_ready());
         let addresses = ready.map(|server| server.ip.unwrap().to_string()).collect();
-        let said = self.facts.drain(..).filter_map(|fact| match fact {
-            Fact::Rejected(service, rejection) => Some(format!("{service}: {}", rejection.reason)),
-            _ => None,
-        });
-        (addresses, said.collect())
+        let mut said = Vec::new();
+        for fact in self.facts.drain(..) {
+            if let Fact::Rejected(service, rejection) = fact {
+                said.push(format!("{service}: {}", rejection.reason));
+            }
+        }
+        (addresses, said)
     }
 }
 
