@@ -27,7 +27,7 @@ use crate::{
         watch::Event,
     },
     reconcile::{
-        Extent, Fact, Guard, HoldEnded, Overview, Owned,
+        Arrival, Extent, Fact, Guard, HoldEnded, Overview, Owned,
         plan::{Step, Why},
     },
 };
@@ -156,12 +156,16 @@ impl Report {
         for (i, request) in requests.iter().enumerate() {
             match (request, responses.get(i)) {
                 (Request::Change(command), Some(Response::Changed(outcome))) => {
-                    self.metrics.command_answered(command, outcome);
+                    self.metrics.haproxy().answered(command, outcome);
                 }
-                (Request::Change(command), _) => self.metrics.command_unanswered(command),
+                (Request::Change(command), _) => self.metrics.haproxy().unanswered(command),
                 (_, _) => {}
             }
         }
+    }
+
+    pub(super) fn batch_took(&self, took: Duration) {
+        self.metrics.haproxy().batch(took.as_secs_f64());
     }
 
     // === Nomad ===
@@ -309,7 +313,7 @@ impl Report {
                 }
             }
             Fact::Restarted { before, now } => {
-                self.metrics.haproxy_restarted();
+                self.metrics.haproxy().restarted();
                 info!(
                     before = before.pid,
                     now = now.pid,
@@ -330,6 +334,9 @@ impl Report {
                 self.applied(&backend, &commands, took + lag, by_event);
             }
             Fact::Sent(step) => {
+                if let Some(end) = words::end_of_drain(&step) {
+                    self.metrics.backends().drain_ended(end);
+                }
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
             Fact::WouldSend {
@@ -414,6 +421,18 @@ impl Report {
             Fact::InSync { took } => {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
+            }
+            Fact::Arrived(
+                backend,
+                Arrival {
+                    registration,
+                    server,
+                    took,
+                },
+            ) => {
+                let took = took + self.event_lag;
+                self.metrics.backends().arrived(took.as_secs_f64());
+                debug!(%backend, %server, registration = &*registration, took = ?Rounded(took), "in rotation");
             }
             Fact::Restoring(what) => restoring(&what),
             Fact::SnapshotApplied { took } => snapshot::applied(took),
@@ -501,6 +520,10 @@ impl Report {
             guards.servers_guarded(guard.as_str(), kept(overview, guard));
         }
         self.metrics.servers_owned(overview.owned.into());
+        self.metrics.haproxy().connected(self.haproxy.is_ok());
+        let backends = self.metrics.backends();
+        backends.blocked(&overview.obstacles);
+        backends.backends(&words::counts(&overview.tallies));
         let (by_hand, would) = (overview.by_hand, overview.would);
         let operators = self.metrics.operators();
         operators.servers_by_hand(by_hand.maintenance, by_hand.drain, by_hand.weight);

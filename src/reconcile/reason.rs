@@ -73,6 +73,26 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoAddress | Self::NotAnIpAddress(_) | Self::NoPort(_) => "no_address",
+            Self::Tags(_) | Self::Note(_) | Self::NoSuchServerProfile(..) => "bad_tag",
+            Self::NoSuchBackend(_) => "no_such_backend",
+            Self::Name(_) => "bad_name",
+            Self::Refused(_) | Self::Capped(_) => "refused_by_policy",
+            Self::ClaimedBackend(..) | Self::Claimant(..) => "claimed_twice",
+            Self::SameAddress(..) => "same_address",
+            Self::AllocationEnded(_) => "allocation_ended",
+            Self::NotWithSlots(_) => "not_with_slots",
+            Self::NotBefore(..) => "not_with_version",
+            Self::NoCookieLine => "no_cookie_line",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
