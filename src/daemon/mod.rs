@@ -41,7 +41,7 @@ use crate::{
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
-    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler, Rules},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
     snapshot::{Refusal, Usable},
 };
 use charge::{Charge, Standing};
@@ -561,7 +561,8 @@ impl Shell {
 
 fn policy(config: &Config) -> Policy {
     Policy {
-        rules: Arc::new(Rules::without_file(&config.own_namespace)),
+        rules: Arc::new(config.rules.clone()),
+        server_profiles: config.server_profiles.clone(),
         tag_prefix: config.nomad.tag_prefix.clone(),
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),

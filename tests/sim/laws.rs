@@ -258,6 +258,8 @@ impl World {
                 Command::Ready(_)
                 | Command::HealthDown(_)
                 | Command::EnableHealth(_)
+                | Command::EnableAgent(_)
+                | Command::DisableAgent(_)
                 | Command::SetWeight(..)
                 | Command::SetMaxconn(..)
                 | Command::AddServer(..) => false,

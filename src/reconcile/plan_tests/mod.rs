@@ -75,6 +75,7 @@ fn state(server: &str, address: &str, admin: u8, weight: u16, check: u8) -> Serv
         since_change: 0,
         check_health: 4,
         check: CheckState(check),
+        agent: CheckState(0),
         line: None,
     }
 }
@@ -174,6 +175,8 @@ fn words(steps: &[Step]) -> Vec<String> {
             Command::Maintenance(_) => format!("{server} maint"),
             Command::HealthDown(_) => format!("{server} down"),
             Command::EnableHealth(_) => format!("{server} check"),
+            Command::EnableAgent(_) => format!("{server} agent"),
+            Command::DisableAgent(_) => format!("{server} no agent"),
             Command::SetWeight(_, weight) => format!("{server} weight {weight}"),
             Command::SetMaxconn(_, maxconn) => format!("{server} maxconn {maxconn}"),
             Command::AddServer(_, address, _) => format!("{server} add {address}"),

@@ -61,6 +61,7 @@ impl Reconciler {
         if !self.process.as_ref().is_some_and(|process| process.swept) {
             return;
         }
+        self.pass_on_claims(now);
         self.backends
             .values_mut()
             .for_each(|backend| backend.wake(now));

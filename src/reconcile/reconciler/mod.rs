@@ -5,6 +5,7 @@
 
 mod account;
 mod admission;
+mod claims;
 mod drive;
 mod guarding;
 mod recall;
@@ -178,6 +179,7 @@ pub struct Reconciler {
     /// What of the catalog was never read.
     unproven: BTreeSet<Scope>,
     contributions: BTreeMap<ServiceKey, Contribution>,
+    claims: claims::Claims,
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
@@ -213,6 +215,7 @@ impl Reconciler {
             catalog: None,
             unproven: BTreeSet::new(),
             contributions: BTreeMap::new(),
+            claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
             process: None,
@@ -271,6 +274,7 @@ impl Reconciler {
         if process.swept {
             times.extend(self.sync_check_at);
             times.extend(self.admissions_due());
+            times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -351,6 +355,7 @@ impl Reconciler {
             &self.policy,
         );
         self.guards.reject_dead(&mut new);
+        let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -386,6 +391,9 @@ impl Reconciler {
         }
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
+        }
+        for rival in rivals {
+            self.contribute(now, &rival, by_event);
         }
     }
 

@@ -3,6 +3,7 @@
 mod account;
 mod admissions;
 mod charge;
+mod claims;
 mod guards;
 mod holds;
 mod recalled;

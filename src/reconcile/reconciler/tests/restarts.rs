@@ -23,6 +23,7 @@ pub(super) fn slot(number: u8, address: &str, admin: u8) -> ServerState {
         since_change: 0,
         check_health: 4,
         check: CheckState(6),
+        agent: CheckState(0),
         line: Some(format!("line{number}").into()),
     }
 }
