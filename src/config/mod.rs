@@ -6,6 +6,7 @@
 
 mod nomad;
 mod options;
+mod policy;
 mod value;
 
 use std::{
@@ -24,9 +25,9 @@ use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
 use crate::{
     haproxy::session,
-    model::ProfileName,
+    model::{ProfileName, ServerKeywords, ServerProfileName},
     nomad::settings::Settings,
-    reconcile::{BACKEND_LINGER, MAX_REMOVALS_PER_SECOND, default_profiles},
+    reconcile::{BACKEND_LINGER, MAX_REMOVALS_PER_SECOND, Rules, default_profiles},
 };
 
 /// HAProxy's socket outside a Nomad task: Debian's.
@@ -64,6 +65,10 @@ pub struct Config {
     pub nomad: Settings,
     /// What the names of slots begin with; a number follows.
     pub slot_prefix: String,
+    /// What each namespace may claim.
+    pub rules: Rules,
+    /// The keywords of servers that the tag `tls.profile` may ask for.
+    pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
     /// The `defaults` sections that backends may be made from; the first is taken where no tag names one.
@@ -151,6 +156,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The policy file cannot be read.
+    #[error("read the policy file {}", path.display())]
+    UnreadablePolicy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file is not TOML, or has something that is not a setting.
     #[error("{position}: {problem}")]
     File {
@@ -202,10 +215,19 @@ impl Config {
             path: &path,
             content: &content,
         };
+        let own_namespace = nomad::own_namespace(&layers)?;
         Ok(Self {
+            rules: match find!(layers, policy_file) {
+                Some(found) => policy::read(Path::new(found.text), &own_namespace)?,
+                None => Rules::without_file(&own_namespace),
+            },
+            server_profiles: match find!(layers, server_profile) {
+                Some(found) => found.parse(value::server_profiles)?,
+                None => BTreeMap::new(),
+            },
             observe: value::switch(find!(layers, observe))?,
             haproxy: session::Settings::new(haproxy_socket(&layers, &sources.task)),
-            own_namespace: nomad::own_namespace(&layers)?,
+            own_namespace,
             nomad: nomad::settings(&layers, &sources.task)?,
             slot_prefix: match find!(layers, slot_prefix) {
                 Some(found) => found.parse(value::slot_prefix)?,

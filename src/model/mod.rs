@@ -6,6 +6,7 @@
 mod backoff;
 mod capabilities;
 mod haproxy;
+mod keyword;
 mod name;
 mod nomad;
 
@@ -16,5 +17,9 @@ pub use haproxy::{
     Keyword, OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow,
     Version,
 };
-pub use name::{Address, BackendName, InvalidName, ProfileName, ServerName, ServerRef};
+pub use keyword::{InvalidKeywords, Protocol, ProxyHeader, ServerKeywords};
+pub use name::{
+    Address, BackendName, CookieValue, InvalidName, ProfileName, SectionName, ServerName,
+    ServerProfileName, ServerRef,
+};
 pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

@@ -68,6 +68,8 @@ pub struct Contribution {
     pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
     /// How these backends are to be made where there are none.
     pub wishes: BTreeMap<BackendName, Wish>,
+    /// The one that all of its servers there are in by the service's name, not by a tag.
+    pub by_name: Option<BackendName>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -81,6 +83,7 @@ pub fn contribution(
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
+    let mut by_tag = BTreeSet::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -99,25 +102,35 @@ pub fn contribution(
         for note in &tags.notes {
             reject(Reason::Note(note.clone()));
         }
+        if let Some(weight) = tags.weight
+            && let Err(refusal) = policy.rules.weight(service, weight)
+        {
+            reject(Reason::Capped(refusal));
+        }
         match server(registration, &tags, places, policy) {
             Ok((backend, server, wish)) => {
                 if places.origin(&backend) == Origin::Operator && tags.profile.is_some() {
                     reject(Reason::NoProfile(backend.clone()));
+                }
+                if tags.backend.is_none() {
+                    contribution.by_name = Some(backend.clone());
+                } else {
+                    by_tag.insert(backend.clone());
                 }
                 if let Some(wish) = wish {
                     let newest = contribution.wishes.entry(backend.clone());
                     let newest = newest.or_insert_with(|| wish.clone());
                     *newest = wish.max(newest.clone());
                 }
-                contribution
-                    .servers
-                    .entry(backend)
-                    .or_default()
-                    .push(server);
+                let servers = contribution.servers.entry(backend).or_default();
+                servers.push(server);
             }
             Err(reason) => reject(reason),
         }
     }
+    contribution
+        .by_name
+        .take_if(|backend| by_tag.contains(backend));
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
         && let Ok(backend) = resolve(service, None, places, false, policy)
@@ -148,19 +161,40 @@ fn server(
         create_index: registration.create_index,
         profile,
     });
+    let fixed = with_profile(&tags.fixed, service, policy)?;
+    let heaviest = policy.rules.max_weight(service);
     let server = DesiredServer {
         registration: registration.id.clone(),
         service: registration.service.clone(),
         address,
-        name: dynamic_name(registration, address, &tags.fixed),
-        weight: tags.weight,
+        name: dynamic_name(registration, address, &fixed),
+        weight: tags.weight.map(|weight| weight.min(heaviest)),
         maxconn: tags.maxconn,
         canary: tags.canary,
-        fixed: tags.fixed.clone(),
+        fixed,
         leaving: tags.leaving,
         create_index: registration.create_index,
     };
     Ok((backend, server, wish))
+}
+
+/// The tags with the keywords that the server profile stands for that they name.
+pub(super) fn with_profile(
+    fixed: &FixedTags,
+    service: &ServiceKey,
+    policy: &Policy,
+) -> Result<FixedTags, Reason> {
+    let mut fixed = fixed.clone();
+    if let Some(profile) = &fixed.tls_profile {
+        let allowed = policy.rules.server_profile(service, profile.as_str());
+        allowed.map_err(Reason::Refused)?;
+        let keywords = policy.server_profiles.get(profile).ok_or_else(|| {
+            let known = policy.server_profiles.keys();
+            Reason::NoSuchServerProfile(profile.clone(), known.map(ToString::to_string).collect())
+        })?;
+        fixed.tls_keywords = Some(keywords.clone());
+    }
+    Ok(fixed)
 }
 
 /// Where a registration says that it listens.
@@ -283,219 +317,4 @@ pub fn one_per_address<'a>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::server_name::is_dynamic_name, *};
-
-    fn policy() -> Policy {
-        Policy::default()
-    }
-
-    fn registration(
-        namespace: &str,
-        service: &str,
-        address: &str,
-        port: i64,
-        tags: &[&str],
-    ) -> Registration {
-        Registration {
-            id: "_nomad-task-1a2b3c4d-group-web-web-http".into(),
-            service: ServiceKey::new(namespace, service),
-            alloc_id: "1a2b3c4d-0000-0000-0000-000000000000".into(),
-            job_id: "web".into(),
-            tags: [&["haproxy.enable=true"], tags]
-                .concat()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-            address: address.to_owned(),
-            port,
-            create_index: 10,
-            modify_index: 10,
-        }
-    }
-
-    fn one(registration: &Registration, backends: &[&str]) -> Contribution {
-        let backends: BTreeSet<_> = backends
-            .iter()
-            .map(|name| BackendName::new(name).unwrap())
-            .collect();
-        contribution(
-            &registration.service,
-            std::slice::from_ref(registration),
-            &backends.into(),
-            &policy(),
-        )
-    }
-
-    fn reason(registration: &Registration, backends: &[&str]) -> String {
-        let contribution = one(registration, backends);
-        assert!(
-            contribution.servers.values().all(Vec::is_empty),
-            "{contribution:?}"
-        );
-        contribution.rejections.first().unwrap().reason.to_string()
-    }
-
-    fn backend_of(registration: &Registration, backends: &[&str]) -> String {
-        let servers = one(registration, backends).servers;
-        servers
-            .iter()
-            .find(|(_, servers)| !servers.is_empty())
-            .unwrap()
-            .0
-            .to_string()
-    }
-
-    #[test]
-    fn the_backend_is_the_tag_then_the_name_then_the_name_with_underscores() {
-        let tagged = registration(
-            "default",
-            "my-web",
-            "10.0.0.1",
-            80,
-            &["haproxy.backend.name=other"],
-        );
-        let plain = registration("default", "my-web", "10.0.0.1", 80, &[]);
-        assert_eq!(backend_of(&tagged, &["my-web", "other"]), "other");
-        assert_eq!(backend_of(&plain, &["my-web", "my_web"]), "my-web");
-        assert_eq!(backend_of(&plain, &["my_web"]), "my_web");
-        assert_eq!(
-            reason(&plain, &["web"]),
-            "HAProxy has no backend named my-web or my_web: add one to haproxy.cfg, or name another with the tag \
-             backend.name"
-        );
-    }
-
-    #[test]
-    fn another_namespace_gets_its_own_backend_and_no_other() {
-        let backends = ["web", "team.web"];
-        assert_eq!(
-            backend_of(&registration("team", "web", "10.0.0.1", 80, &[]), &backends),
-            "team.web"
-        );
-        assert_eq!(
-            reason(
-                &registration("team", "web", "10.0.0.1", 80, &["haproxy.backend.name=web"]),
-                &backends
-            ),
-            "the namespace team may not use the backend web: without a policy file only the sidecar's own namespace may use \
-             any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
-        );
-        assert_eq!(
-            reason(
-                &registration("default", "team.web", "10.0.0.1", 80, &[]),
-                &backends
-            ),
-            "its service's name cannot name a backend: it has a dot in it"
-        );
-    }
-
-    #[test]
-    fn a_registration_that_nothing_can_connect_to_is_rejected_with_the_reason() {
-        for (address, port, expected) in [
-            (
-                "",
-                80,
-                "it has no address: give the service a port label, or an address",
-            ),
-            (
-                "10.0.0.1",
-                0,
-                "its port is 0: give the service a port label",
-            ),
-            (
-                "10.0.0.1",
-                65536,
-                "its port is 65536: give the service a port label",
-            ),
-            (
-                "db.example",
-                80,
-                "its address \"db.example\" is not an IP address, and HAProxy resolves no names at runtime",
-            ),
-            (
-                "10.0.0.1 port 1;shutdown frontend fe",
-                80,
-                "its address \"10.0.0.1 port 1;shutdown frontend fe\" is not an IP address, and HAProxy resolves no \
-                 names at runtime",
-            ),
-        ] {
-            assert_eq!(
-                reason(
-                    &registration("default", "web", address, port, &[]),
-                    &["web"]
-                ),
-                expected
-            );
-        }
-    }
-
-    #[test]
-    fn a_service_without_the_tag_is_left_alone() {
-        let mut plain = registration("default", "web", "10.0.0.1", 80, &[]);
-        plain.tags.clear();
-        assert_eq!(
-            one(&plain, &["web"])
-                .servers
-                .values()
-                .map(Vec::len)
-                .sum::<usize>(),
-            0
-        );
-        assert!(one(&plain, &["web"]).rejections.is_empty());
-    }
-
-    #[test]
-    fn the_name_holds_what_cannot_be_changed_and_nothing_else() {
-        let name = |tags: &[&str]| {
-            let servers = one(
-                &registration("default", "web", "10.0.0.1", 80, tags),
-                &["web"],
-            )
-            .servers;
-            servers.into_values().next().unwrap().remove(0).name
-        };
-        let plain = name(&[]);
-        assert!(is_dynamic_name(&plain), "{plain}");
-        assert!(plain.as_str().starts_with("nomad-1a2b3c4d-"));
-        assert_eq!(
-            plain.as_str(),
-            "nomad-1a2b3c4d-HASH".replace("HASH", &plain.as_str()[15..])
-        );
-        assert_eq!(name(&["haproxy.weight=7", "haproxy.maxconn=9"]), plain);
-        assert_ne!(name(&["haproxy.backup"]), plain);
-        assert_ne!(name(&["haproxy.check.port=81"]), plain);
-    }
-
-    #[test]
-    fn names_that_others_chose_are_not_ours() {
-        for name in [
-            "nomad1",
-            "nomad-web",
-            "nomad-1a2b3c4d",
-            "nomad-1a2b3c4d-XXXXXXXX",
-            "x-nomad-1a2b3c4d-00112233",
-        ] {
-            assert!(!is_dynamic_name(&ServerName::new(name).unwrap()), "{name}");
-        }
-    }
-
-    #[test]
-    fn two_registrations_with_one_address_are_served_once_for_the_younger() {
-        let mut servers = Vec::new();
-        for (id, index) in [("old", 5), ("new", 9), ("older", 3)] {
-            let mut registration = registration("default", "web", "10.0.0.1", 80, &[]);
-            registration.id = id.into();
-            registration.create_index = index;
-            servers.extend(one(&registration, &["web"]).servers.into_values().flatten());
-        }
-        let (kept, dropped) = one_per_address(servers.iter());
-        assert_eq!(
-            kept.iter()
-                .map(|server| &*server.registration)
-                .collect::<Vec<_>>(),
-            ["new"]
-        );
-        assert_eq!(dropped.len(), 2);
-    }
-}
+mod tests;

@@ -32,6 +32,24 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoFreeSlot => "no_free_slot",
+            Self::SlotsNotQuiet(_) => "slots_not_quiet",
+            Self::ReplacementDown(..) => "replacement_down",
+            Self::DisabledBackend => "disabled_backend",
+            Self::NoDynamicServers(_) => "no_dynamic_servers",
+            Self::Refused(..) => "refused_by_haproxy",
+            Self::NotMade(..) => "backend_not_made",
+            Self::NotPublished(..) => "backend_not_published",
+            Self::NotRemoved(_) => "backend_not_removed",
+            Self::TakesNoServers(..) => "backend_takes_no_servers",
+            Self::UnpublishedByHand => "backend_unpublished_by_hand",
+        }
+    }
+
     /// Whether it is in the way of the backend itself.
     pub(super) fn is_of_backend(&self) -> bool {
         match self {

@@ -90,6 +90,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                     None
                 }
             });
+            let is_agent = |keyword: &Keyword| matches!(keyword, Keyword::AgentCheck(_));
             observed.servers.push(ServerState {
                 name: Some(name.clone()),
                 ip: Some(address.ip),
@@ -105,6 +106,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 } else {
                     0
                 }),
+                agent: CheckState(if keywords.iter().any(is_agent) { 2 } else { 0 }),
                 line: None,
             });
         }
@@ -138,6 +140,8 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
             server.check_health = 0;
         }
         Command::EnableHealth(_) => server.check.0 |= 4,
+        Command::EnableAgent(_) => server.agent.0 |= 4,
+        Command::DisableAgent(_) => server.agent.0 &= !4,
         Command::SetWeight(_, weight) => server.weight = *weight,
         Command::DeleteServer(_) => {
             if server.admin.in_maintenance() {
@@ -177,6 +181,8 @@ fn apply_to_backend(observed: &mut ObservedBackend, command: &Command) {
         | Command::Maintenance(_)
         | Command::HealthDown(_)
         | Command::EnableHealth(_)
+        | Command::EnableAgent(_)
+        | Command::DisableAgent(_)
         | Command::SetWeight(..)
         | Command::SetMaxconn(..)
         | Command::AddServer(..)

@@ -6,7 +6,7 @@ use super::{
     Refusal,
     tags::{self, TagProblem},
 };
-use crate::model::{Address, BackendName, ProfileName};
+use crate::model::{Address, BackendName, ProfileName, ServerProfileName, ServiceKey, Version};
 
 /// A registration that is not served, or not as its tags ask.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +46,18 @@ pub enum Reason {
     NoProfile(BackendName),
     /// Served, but a tag has no effect.
     Note(TagProblem),
+    /// Its tags name a server profile that the operator did not declare; those that there are.
+    NoSuchServerProfile(ServerProfileName, Vec<String>),
+    /// The backend's name is another service's, too, and that one was first.
+    ClaimedBackend(BackendName, ServiceKey),
+    /// Served; another service claims the same backend and is not.
+    Claimant(BackendName, ServiceKey),
+    /// Served with the heaviest weight that the operator's rules allow.
+    Capped(Refusal),
+    /// Served, but only from that version on HAProxy can do what the tag asks.
+    NotBefore(&'static str, Version),
+    /// Served, but in a backend without a `cookie` line.
+    NoCookieLine,
     /// Served, but a slot cannot do what the tag asks.
     NotWithSlots(&'static str),
 }
@@ -61,7 +73,33 @@ impl Reason {
                 | Self::SameAddress(..)
                 | Self::ProfileLater(..)
                 | Self::NoProfile(_)
+                | Self::Claimant(..)
+                | Self::Capped(_)
+                | Self::NotBefore(..)
+                | Self::NoCookieLine
         )
+    }
+}
+
+impl Reason {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoAddress | Self::NotAnIpAddress(_) | Self::NoPort(_) => "no_address",
+            Self::Tags(_) | Self::Note(_) | Self::NoSuchServerProfile(..) => "bad_tag",
+            Self::UnknownProfile(..) => "no_such_profile",
+            Self::ProfileLater(..) | Self::NoProfile(_) => "profile_without_effect",
+            Self::NoSuchBackend(_) => "no_such_backend",
+            Self::Name(_) => "bad_name",
+            Self::Refused(_) | Self::Capped(_) => "refused_by_policy",
+            Self::ClaimedBackend(..) | Self::Claimant(..) => "claimed_twice",
+            Self::SameAddress(..) => "same_address",
+            Self::AllocationEnded(_) => "allocation_ended",
+            Self::NotWithSlots(_) => "not_with_slots",
+            Self::NotBefore(..) => "not_with_version",
+            Self::NoCookieLine => "no_cookie_line",
+        }
     }
 }
 
@@ -119,6 +157,40 @@ impl fmt::Display for Reason {
             Self::NoProfile(backend) => write!(
                 f,
                 "tag backend.profile has no effect: the backend {backend} is in haproxy.cfg, and its own lines decide"
+            ),
+            Self::NoSuchServerProfile(profile, known) if known.is_empty() => write!(
+                f,
+                "tag tls.profile: there is no server profile {profile}: declare it with --server-profile \
+                 '{profile}=ssl verify required ca-file …'"
+            ),
+            Self::NoSuchServerProfile(profile, known) => write!(
+                f,
+                "tag tls.profile: there is no server profile {profile}, but {}: declare it with --server-profile",
+                known.join(", ")
+            ),
+            Self::ClaimedBackend(backend, winner) => write!(
+                f,
+                "the backend {backend} is that of the service {}, which was registered first: rename one of the two, or give \
+                 one another backend by the tag backend.name",
+                tags::shown(&winner.to_string())
+            ),
+            Self::Claimant(backend, loser) => write!(
+                f,
+                "the service {} claims the backend {backend}, too, and is not served, because this one was registered first: \
+                 rename one of the two, or give one another backend by the tag backend.name",
+                tags::shown(&loser.to_string())
+            ),
+            Self::Capped(refusal) => {
+                write!(f, "{refusal}; it is served with the heaviest that is allowed")
+            }
+            Self::NotBefore(tag, version) => write!(
+                f,
+                "tag {tag} has no effect: HAProxy can do that for servers added at runtime from {}.{} on",
+                version.major, version.minor
+            ),
+            Self::NoCookieLine => f.write_str(
+                "tag cookie has no effect: the backend has no `cookie` line in haproxy.cfg, such as `cookie SRV insert \
+                 indirect nocache`",
             ),
             Self::Note(problem) => problem.fmt(f),
             Self::NotWithSlots(tag) => write!(

@@ -74,6 +74,7 @@ impl Reconciler {
         let is_missing = origin == Origin::Missing;
         let mut observed = observed.filter(|_| !vanished).unwrap_or_default();
         observed.origin = if vanished { Origin::Missing } else { origin };
+        self.recalled.remind(name, backend, &observed);
         backend.observe(now, now, observed);
         if vanished != is_missing {
             // It was deleted, or made, by somebody else: which backends there are is read again, and with it who resolves

@@ -6,8 +6,10 @@
 mod account;
 mod admission;
 mod answers;
+mod claims;
 mod drive;
 mod guarding;
+mod recall;
 mod restore;
 mod stop;
 #[cfg(test)]
@@ -25,8 +27,10 @@ use crate::model::{
     ProcessInfo, Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
+pub use recall::{Hands, LeftServer};
 pub use restore::{HeldServer, Remembered};
 
+use recall::Recalled;
 use restore::Restored;
 
 use super::{
@@ -64,6 +68,8 @@ pub enum Input {
     Drain,
     /// Nomad is away, and this is what a predecessor knew.
     Restored(Remembered),
+    /// What a predecessor knew to be by an operator's hand. Before this sidecar acts, or never.
+    Recalled(Hands),
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -92,6 +98,8 @@ pub enum Output {
     Prove(BTreeSet<ServiceKey>),
     /// Do this with the server-state file.
     StateFile(StateFile),
+    /// Keep this for a successor.
+    Hands(Hands),
     /// Ask for this allocation.
     Ask(Question),
     /// Know this.
@@ -175,6 +183,7 @@ pub struct Reconciler {
     /// What of the catalog was never read.
     unproven: BTreeSet<Scope>,
     contributions: BTreeMap<ServiceKey, Contribution>,
+    claims: claims::Claims,
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
@@ -187,6 +196,7 @@ pub struct Reconciler {
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
     restored: Restored,
+    recalled: Recalled,
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
@@ -209,6 +219,7 @@ impl Reconciler {
             catalog: None,
             unproven: BTreeSet::new(),
             contributions: BTreeMap::new(),
+            claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
             process: None,
@@ -218,6 +229,7 @@ impl Reconciler {
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             restored: Restored::default(),
+            recalled: Recalled::default(),
             sync_check_at: None,
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
@@ -239,6 +251,7 @@ impl Reconciler {
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
             Input::Restored(remembered) => self.restored(now, remembered),
+            Input::Recalled(hands) => self.recall(hands),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
@@ -246,7 +259,8 @@ impl Reconciler {
         }
         self.drive(now);
         self.guard(now);
-        self.keep_state_file(now);
+        self.follow_what_was_read(now);
+        self.tell_hands();
     }
 
     /// The next thing that the core wants, until `None`.
@@ -264,6 +278,7 @@ impl Reconciler {
         if process.swept {
             times.extend(self.sync_check_at);
             times.extend(self.admissions_due());
+            times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -341,6 +356,7 @@ impl Reconciler {
             &self.policy,
         );
         self.guards.reject_dead(&mut new);
+        let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -379,6 +395,9 @@ impl Reconciler {
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
+        for rival in rivals {
+            self.contribute(now, &rival, by_event);
+        }
     }
 
     // === HAProxy ===
@@ -399,6 +418,7 @@ impl Reconciler {
             };
             self.outputs.push_back(Output::Tell(fact));
         }
+        self.recalled.begin(&info);
         self.process = Some(Process {
             info,
             connected_at: now,
@@ -539,6 +559,7 @@ impl Reconciler {
             if !backend.busy && (first || !backend.dirty) {
                 let mut observed = rows.remove(name).unwrap_or_default();
                 observed.origin = places.map_or(Origin::Operator, |places| places.origin(name));
+                self.recalled.remind(name, backend, &observed);
                 backend.observe(read_at, now, observed);
             }
         }
