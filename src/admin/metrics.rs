@@ -15,8 +15,8 @@ use prometheus_client::{
 };
 
 use super::{
-    GuardMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics, StateFileMetrics, Status,
-    process_metrics::ProcessMetrics, set_once::SetOnce,
+    GuardMetrics, NomadMetrics, OperatorMetrics, RouteMetrics, SnapshotMetrics, StateFileMetrics,
+    Status, process_metrics::ProcessMetrics, set_once::SetOnce,
 };
 use crate::model::{Command, Outcome};
 
@@ -42,6 +42,7 @@ pub struct Metrics {
     registrations_rejected: Gauge,
     leaving: Leaving,
     operators: OperatorMetrics,
+    routes: RouteMetrics,
     snapshot: SnapshotMetrics,
     state_file: StateFileMetrics,
     guards: GuardMetrics,
@@ -213,6 +214,7 @@ impl Metrics {
             ),
             leaving: Leaving::new(to),
             operators: OperatorMetrics::new(to),
+            routes: RouteMetrics::new(to),
             snapshot: SnapshotMetrics::new(to),
             state_file: StateFileMetrics::new(to),
             guards: GuardMetrics::new(to),
@@ -241,6 +243,12 @@ impl Metrics {
     #[must_use]
     pub const fn nomad(&self) -> &NomadMetrics {
         &self.nomad
+    }
+
+    /// Those about routes.
+    #[must_use]
+    pub const fn routes(&self) -> &RouteMetrics {
+        &self.routes
     }
 
     /// Those about operators.

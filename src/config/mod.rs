@@ -4,6 +4,7 @@
 //! Inside a Nomad task the defaults are the task's own: HAProxy's socket in the allocation's directory, Nomad through the
 //! Task API. What cannot be used is an [`Error`] that names the flag, the variable, or the line and column.
 
+mod maps;
 mod nomad;
 mod options;
 mod value;
@@ -22,7 +23,11 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::{haproxy::session, nomad::settings::Settings, reconcile::MAX_REMOVALS_PER_SECOND};
+use crate::{
+    haproxy::session,
+    nomad::settings::Settings,
+    reconcile::{MAX_REMOVALS_PER_SECOND, routes::Maps},
+};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
@@ -59,6 +64,8 @@ pub struct Config {
     pub nomad: Settings,
     /// What the names of slots begin with; a number follows.
     pub slot_prefix: String,
+    /// The maps for routes.
+    pub maps: Maps,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
@@ -202,6 +209,7 @@ impl Config {
                 Some(found) => found.parse(value::slot_prefix)?,
                 None => "nomad".to_owned(),
             },
+            maps: maps::maps(&layers)?,
             hold: match find!(layers, hold) {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_HOLD,

@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use crate::{
     config::Config,
     haproxy::{command::print, session::Connection},
-    model::{BackendName, Request},
+    model::{BackendName, MapChange, Request},
     nomad::watch::read_once,
     reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals, plan::Step},
 };
@@ -55,7 +55,7 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
 }
 
 fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error> {
-    let (mut commands, mut backends) = (0, 0);
+    let (mut commands, mut backends, mut maps) = (0, 0, 0);
     for fact in facts {
         match fact {
             Fact::Found(found) => writeln!(
@@ -100,8 +100,16 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     hold.registration, hold.min_ready, hold.at_most
                 )?;
             }
+            Fact::WouldRoute(changes) => {
+                write_maps(changes, out)?;
+                commands += changes.len();
+                maps += 1;
+            }
+            Fact::RouteBlocked(obstacle) => writeln!(out, "route blocked: {obstacle}")?,
             Fact::Rejected(service, rejection) => {
-                let word = if rejection.reason.is_note() {
+                let word = if rejection.reason.costs_a_route() {
+                    "not routed"
+                } else if rejection.reason.is_note() {
                     "note"
                 } else {
                     "not served"
@@ -115,6 +123,10 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             Fact::Restarted { .. }
             | Fact::Applied { .. }
             | Fact::Sent(_)
+            | Fact::RoutesApplied { .. }
+            | Fact::RouteSent(_)
+            | Fact::RoutesFailed { .. }
+            | Fact::RouteUnblocked(_)
             | Fact::Noticed(..)
             | Fact::Failed { .. }
             | Fact::Unhindered(..)
@@ -140,11 +152,21 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
         writeln!(out, "nothing to do")?;
         return Ok(PlanVerdict::NothingToDo);
     }
+    let maps = if maps > 0 { " and in maps" } else { "" };
     writeln!(
         out,
-        "{commands} commands in {backends} backends; nothing was written"
+        "{commands} commands in {backends} backends{maps}; nothing was written"
     )?;
     Ok(PlanVerdict::HasChanges)
+}
+
+fn write_maps(changes: &[MapChange], out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "maps")?;
+    for change in changes {
+        let command = print(&Request::ChangeMap(change.clone()));
+        writeln!(out, "  {}", command.trim_end())?;
+    }
+    Ok(())
 }
 
 fn write_backend(backend: &BackendName, steps: &[Step], out: &mut impl Write) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod routes;
 mod snapshot;
 mod words;
 
@@ -159,6 +160,9 @@ impl Report {
                     self.metrics.command_answered(command, outcome);
                 }
                 (Request::Change(command), _) => self.metrics.command_unanswered(command),
+                (Request::ChangeMap(change), answer) => {
+                    routes::answered(&self.metrics, change, answer)
+                }
                 (_, _) => {}
             }
         }
@@ -337,6 +341,12 @@ impl Report {
                 steps,
                 new,
             } => self.would_send(&backend, steps, &new),
+            Fact::RoutesApplied { .. }
+            | Fact::RouteSent(_)
+            | Fact::WouldRoute(_)
+            | Fact::RoutesFailed { .. }
+            | Fact::RouteBlocked(_)
+            | Fact::RouteUnblocked(_) => routes::fact(&self.metrics, fact),
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,
@@ -391,6 +401,9 @@ impl Report {
             }
             Fact::Waits(backend, server, removals) => {
                 debug!(%backend, %server, ?removals, "a removal waits");
+            }
+            Fact::Rejected(service, rejection) if rejection.reason.costs_a_route() => {
+                routes::rejected(&service, &rejection);
             }
             Fact::Rejected(service, rejection) => {
                 let registration = &*rejection.registration;
@@ -495,6 +508,7 @@ impl Report {
         self.metrics.servers_held(overview.held);
         let state_file = self.metrics.state_file();
         state_file.backends_not_in(overview.unrestorable);
+        routes::tick(&self.metrics, overview);
         let guards = self.metrics.guards();
         guards.removals(overview.waiting, overview.frozen);
         for guard in Guard::ALL {
@@ -517,7 +531,9 @@ impl Report {
                 reason: self.nomad.clone(),
             });
         }
-        if missing.is_empty() && !overview.in_sync {
+        if missing.is_empty() && !overview.in_sync && overview.unsettled.is_empty() {
+            missing.push(Missing::Routes);
+        } else if missing.is_empty() && !overview.in_sync {
             let (pending, total) = (overview.unsettled.clone(), overview.backends);
             missing.push(Missing::Backends { pending, total });
         } else if let (true, Some(pending)) = (missing.is_empty(), &overview.admitting) {
@@ -530,6 +546,7 @@ impl Report {
             status.snapshot.clone_from(&self.snapshot);
             status.missing = missing;
             status.guards = guard_lines(overview);
+            status.guards.extend(routes::lines(overview));
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
         });

@@ -6,6 +6,7 @@
 mod backoff;
 mod capabilities;
 mod haproxy;
+mod map;
 mod name;
 mod nomad;
 
@@ -15,5 +16,6 @@ pub use haproxy::{
     AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
     OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
 };
+pub use map::{InvalidWord, MapChange, MapContent, MapEntry, MapKind, MapName, MapWord};
 pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
 pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

@@ -48,6 +48,12 @@ pub(super) struct Backend {
     pub(super) observed: Option<ObservedBackend>,
     /// Nobody has looked at it yet for the state file.
     pub(super) is_newly_observed: bool,
+    /// It was made by the sidecar.
+    pub(super) is_made: bool,
+    /// It is about to be deleted: nothing may lead here any more.
+    pub(super) is_ending: bool,
+    /// A server was in rotation then, whoever's.
+    takes_traffic: bool,
     /// When that was.
     observed_at: Duration,
     /// It was seen once more for what is to be taken out.
@@ -101,6 +107,9 @@ impl Backend {
             memory: Memory::default(),
             observed: None,
             is_newly_observed: false,
+            is_made: false,
+            is_ending: false,
+            takes_traffic: false,
             observed_at: Duration::ZERO,
             looked_again: false,
             fresh: false,
@@ -218,6 +227,16 @@ impl Backend {
         })
     }
 
+    /// Whether requests that are sent here are answered: then routes may lead here.
+    pub(super) fn takes_traffic(&self) -> bool {
+        self.takes_traffic
+    }
+
+    /// Whether a server of a registration is to be here, or is held.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.stale || self.wanted().next().is_some()
+    }
+
     /// How many servers this guard keeps.
     pub(super) fn guarded(&self, guard: Guard) -> usize {
         let holds = self.memory.holds.values();
@@ -300,6 +319,7 @@ impl Backend {
     pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
         self.memory.observe(now, &observed);
         self.observed_at = read_at;
+        self.takes_traffic = observed.servers.iter().any(ServerState::in_rotation);
         self.observed = Some(observed);
         self.is_newly_observed = true;
         self.fresh = true;

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
@@ -12,10 +11,13 @@ use std::{
 use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 
 use super::{
-    Policy, Refusal,
+    Policy,
+    routes::{Routing, claims},
     server_name::dynamic_name,
-    tags::{self, FixedTags, LeavingTags, TagProblem, Tags},
+    tags::{self, FixedTags, LeavingTags, Tags},
 };
+
+pub use super::reason::{Reason, Rejection};
 
 /// A server that should be in HAProxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,104 +61,13 @@ impl DesiredServer {
     }
 }
 
-/// A registration that is not served, or not as its tags ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rejection {
-    /// The registration's ID.
-    pub registration: Arc<str>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a registration is not served, or not as its tags ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Its address is empty.
-    NoAddress,
-    /// Its address is not an IP address; HAProxy resolves no names at runtime.
-    NotAnIpAddress(String),
-    /// Its port is 0 or no port at all.
-    NoPort(i64),
-    /// Tags with unusable values.
-    Tags(Vec<TagProblem>),
-    /// No backend of any of these names is in HAProxy.
-    NoSuchBackend(Vec<String>),
-    /// The service's name cannot name a backend.
-    Name(String),
-    /// The operator's rules do not allow it.
-    Refused(Refusal),
-    /// Another registration of the same backend has this address and is younger.
-    SameAddress(Address, Arc<str>),
-    /// Nomad says that its allocation has ended: its client status.
-    AllocationEnded(Arc<str>),
-    /// Served, but a tag has no effect.
-    Note(TagProblem),
-    /// Served, but a slot cannot do what the tag asks.
-    NotWithSlots(&'static str),
-}
-
-impl Reason {
-    /// Whether the registration is served all the same.
-    #[must_use]
-    pub fn is_note(&self) -> bool {
-        matches!(
-            self,
-            Self::Note(_) | Self::NotWithSlots(_) | Self::SameAddress(..)
-        )
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAddress => {
-                f.write_str("it has no address: give the service a port label, or an address")
-            }
-            Self::NotAnIpAddress(address) => {
-                write!(
-                    f,
-                    "its address {address} is not an IP address, and HAProxy resolves no names at runtime"
-                )
-            }
-            Self::NoPort(port) => write!(f, "its port is {port}: give the service a port label"),
-            Self::Tags(problems) => {
-                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                f.write_str(&problems.join("; "))
-            }
-            Self::NoSuchBackend(names) => write!(
-                f,
-                "HAProxy has no backend named {}: add one to haproxy.cfg, or name another with the tag backend.name",
-                names.join(" or ")
-            ),
-            Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::Refused(refusal) => refusal.fmt(f),
-            Self::SameAddress(address, other) => {
-                write!(
-                    f,
-                    "its address {address} is served once, for the younger registration {}",
-                    tags::shown(other)
-                )
-            }
-            Self::AllocationEnded(status) => write!(
-                f,
-                "its allocation has ended (ClientStatus {}), and it is not UP: if the registration stays, delete it with `nomad \
-                 service delete`",
-                tags::shown(status)
-            ),
-            Self::Note(problem) => problem.fmt(f),
-            Self::NotWithSlots(tag) => write!(
-                f,
-                "tag {tag} has no effect in a backend of server-template slots: the template line decides"
-            ),
-        }
-    }
-}
-
 /// What one service contributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contribution {
     /// Servers by backend. A backend is there even when it has none: the service resolves to it.
     pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
+    /// By what the service is found; `None` when nothing of it is served.
+    pub routing: Option<Routing>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -170,6 +81,7 @@ pub fn contribution(
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
+    let mut served = Vec::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -189,14 +101,26 @@ pub fn contribution(
             reject(Reason::Note(note.clone()));
         }
         match server(registration, &tags, backends, policy) {
-            Ok((backend, server)) => contribution
-                .servers
-                .entry(backend)
-                .or_default()
-                .push(server),
+            Ok((backend, server)) => {
+                served.push((registration, tags, backend.clone()));
+                let servers = contribution.servers.entry(backend);
+                servers.or_default().push(server);
+            }
             Err(reason) => reject(reason),
         }
     }
+    let (rules, prefix) = (&policy.rules, &policy.tag_prefix);
+    contribution.routing =
+        claims::routing(service, &served, rules, prefix, |registration, remark| {
+            let reason = match remark {
+                claims::Remark::Route(reason) => Reason::Route(reason),
+                claims::Remark::Refused(refusal) => Reason::RouteRefused(refusal),
+            };
+            contribution.rejections.insert(Rejection {
+                registration: registration.clone(),
+                reason,
+            });
+        });
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
         && let Ok(backend) = resolve(service, None, backends, policy)

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use super::routes::RouteTags;
 use crate::model::BackendName;
 
 /// What the tags of one registration ask for.
@@ -25,6 +26,8 @@ pub struct Tags {
     pub fixed: FixedTags,
     /// How its server leaves.
     pub leaving: LeavingTags,
+    /// By what its service is found.
+    pub routes: RouteTags,
     /// What was read but is not acted on, in words.
     pub notes: Vec<TagProblem>,
 }
@@ -105,15 +108,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
     ("backend", Grammar::OneOf(&["dynamic", "custom"])),
     ("backend.profile", Grammar::Name),
     ("group", Grammar::Name),
-    ("domain", Grammar::Text),
-    (
-        "domain.type",
-        Grammar::OneOf(&["exact", "prefix", "suffix", "regex"]),
-    ),
-    ("path", Grammar::Text),
-    ("sni", Grammar::Text),
-    ("port", Grammar::Number(1, 65535)),
-    ("route.keep", Grammar::Bool),
     ("canary.weight", Grammar::Number(0, 100)),
     ("canary.header", Grammar::Text),
     ("canary.cookie", Grammar::Text),
@@ -142,7 +136,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
 ];
 
 enum Grammar {
-    Bool,
     Name,
     Text,
     Duration,
@@ -153,7 +146,6 @@ enum Grammar {
 impl Grammar {
     fn check(&self, value: &str) -> Result<(), String> {
         match self {
-            Self::Bool => boolean(value).map(drop),
             Self::Name => BackendName::new(value)
                 .map(drop)
                 .map_err(|error| error.to_string()),
@@ -190,6 +182,14 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
             tag: shown(tag),
             problem,
         };
+        match read.routes.set(key, value) {
+            Some(Ok(())) => continue,
+            Some(Err(why)) => {
+                read.notes.push(problem(why));
+                continue;
+            }
+            None => {}
+        }
         match NOT_YET.iter().find(|(known, _)| *known == key) {
             Some((_, grammar)) => read.notes.push(problem(match grammar.check(value) {
                 Ok(()) => "not supported yet, it has no effect".to_owned(),
@@ -424,8 +424,9 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_noted_not_ignored() {
         let tags = read_all(&[
-            "haproxy.domain=a.example",
+            "haproxy.slowstart=3s",
             "haproxy.wieght=3",
+            "haproxy.route.keep=no",
             "haproxy.proto=h3",
         ])
         .unwrap();
@@ -433,8 +434,9 @@ mod tests {
         assert_eq!(
             notes,
             [
-                "tag \"haproxy.domain=a.example\": not supported yet, it has no effect",
+                "tag \"haproxy.slowstart=3s\": not supported yet, it has no effect",
                 "tag \"haproxy.wieght=3\": unknown, it has no effect",
+                "tag \"haproxy.route.keep=no\": expected true or false",
                 "tag \"haproxy.proto=h3\": expected one of h1, h2; besides, it is not supported yet",
             ]
         );

@@ -8,6 +8,7 @@ mod admission;
 mod drive;
 mod guarding;
 mod restore;
+mod routing;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use super::{
     facts::Fact,
     guards::{Guards, Question},
     plan::ObservedBackend,
+    routes::machine::Routes,
     state_file::{Keeper, StateFile},
 };
 
@@ -110,6 +112,7 @@ pub enum Mode {
 /// What a batch is for.
 enum Purpose {
     Everything,
+    Routes,
     Backend(BackendName),
 }
 
@@ -174,6 +177,7 @@ pub struct Reconciler {
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
+    routes: Routes,
     process: Option<Process>,
     last_process: Option<(ProcessInfo, Duration)>,
     under_way: BTreeMap<BatchId, UnderWay>,
@@ -207,6 +211,7 @@ impl Reconciler {
             contributions: BTreeMap::new(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
+            routes: Routes::new(),
             process: None,
             last_process: None,
             under_way: BTreeMap::new(),
@@ -262,6 +267,7 @@ impl Reconciler {
             times.extend(self.admissions_due());
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
+                times.extend(self.routes.paused_until);
             }
         }
         times.into_iter().min()
@@ -373,6 +379,7 @@ impl Reconciler {
                 backend.changing_since.get_or_insert(now);
             }
         }
+        self.routes.contribute(service, new.routing.as_ref());
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
@@ -419,6 +426,7 @@ impl Reconciler {
         for backend in self.backends.values_mut() {
             backend.disconnect();
         }
+        self.routes.disconnect();
     }
 
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
@@ -427,6 +435,7 @@ impl Reconciler {
         };
         match purpose {
             Purpose::Everything => self.read_everything(now, responses),
+            Purpose::Routes => self.routes_answered(now, &requests, responses),
             Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
         }
     }
@@ -458,6 +467,9 @@ impl Reconciler {
                 Response::Info(_)
                 | Response::NoSuchBackend
                 | Response::Stat(_)
+                | Response::Map(_)
+                | Response::NoSuchMap
+                | Response::MapVersion(_)
                 | Response::Changed(_) => {}
             }
         }
@@ -519,6 +531,7 @@ impl Reconciler {
                 backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
             }
         }
+        self.routes.dirty = true;
         self.doubt(now);
     }
 
@@ -562,6 +575,9 @@ impl Reconciler {
                     Response::Info(_)
                     | Response::Backends(_)
                     | Response::Cookies(_)
+                    | Response::Map(_)
+                    | Response::NoSuchMap
+                    | Response::MapVersion(_)
                     | Response::Changed(_)
                     | Response::NoSuchBackend,
                 ) => {}

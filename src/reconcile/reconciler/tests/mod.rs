@@ -7,6 +7,7 @@ mod guards;
 mod holds;
 mod restarts;
 mod restored;
+mod routes;
 
 use super::*;
 use crate::{
@@ -22,6 +23,7 @@ const HELD: Duration = Duration::from_secs(31);
 struct World {
     core: Reconciler,
     haproxy: BTreeMap<BackendName, ObservedBackend>,
+    maps: routes::MapsOfHaproxy,
     info: ProcessInfo,
     now: Duration,
     facts: Vec<Fact>,
@@ -52,6 +54,7 @@ impl World {
         Self {
             core: Reconciler::new(Policy::default(), Mode::Act, 1),
             haproxy: haproxy.collect(),
+            maps: routes::MapsOfHaproxy::default(),
             info,
             now,
             facts,
@@ -124,6 +127,8 @@ impl World {
             },
             Request::Cookies => Response::Cookies(BTreeSet::new()),
             Request::Stat(name, _) => Response::Stat(predict::all_quiet(&self.haproxy[name])),
+            Request::Map(map) => self.maps.show(map),
+            Request::ChangeMap(change) => self.maps.change(change),
             Request::Change(command) => {
                 if let Some(outcome) = &self.refuse {
                     return Response::Changed(outcome.clone());
@@ -279,7 +284,12 @@ fn an_event_reads_and_changes_one_backend_only() {
         let backend = match request {
             Request::ServersState(Some(name)) | Request::Stat(name, _) => name,
             Request::Change(command) => &command.server().backend,
-            Request::Info | Request::Backends | Request::Cookies | Request::ServersState(None) => {
+            Request::Info
+            | Request::Backends
+            | Request::Cookies
+            | Request::Map(_)
+            | Request::ChangeMap(_)
+            | Request::ServersState(None) => {
                 panic!("{request:?}")
             }
         };

@@ -6,7 +6,7 @@ use crate::{
     reconcile::Restoring,
 };
 
-fn slot(number: u8, address: &str, admin: u8) -> ServerState {
+pub(super) fn slot(number: u8, address: &str, admin: u8) -> ServerState {
     let (ip, port) = address.rsplit_once(':').unwrap();
     ServerState {
         name: Some(ServerName::new(&format!("nomad{number}")).unwrap()),

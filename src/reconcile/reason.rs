@@ -1,0 +1,120 @@
+//! Why a registration is not served, or not as its tags ask, in an operator's words.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    Refusal,
+    routes::RouteReason,
+    tags::{self, TagProblem},
+};
+use crate::model::Address;
+
+/// A registration that is not served, or not as its tags ask.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejection {
+    /// The registration's ID.
+    pub registration: Arc<str>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a registration is not served, or not as its tags ask.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Its address is empty.
+    NoAddress,
+    /// Its address is not an IP address; HAProxy resolves no names at runtime.
+    NotAnIpAddress(String),
+    /// Its port is 0 or no port at all.
+    NoPort(i64),
+    /// Tags with unusable values.
+    Tags(Vec<TagProblem>),
+    /// No backend of any of these names is in HAProxy.
+    NoSuchBackend(Vec<String>),
+    /// The service's name cannot name a backend.
+    Name(String),
+    /// The operator's rules do not allow it.
+    Refused(Refusal),
+    /// Another registration of the same backend has this address and is younger.
+    SameAddress(Address, Arc<str>),
+    /// Nomad says that its allocation has ended: its client status.
+    AllocationEnded(Arc<str>),
+    /// Something about its routes: it is served, but perhaps not found.
+    Route(RouteReason),
+    /// The operator's rules do not allow a route of it.
+    RouteRefused(Refusal),
+    /// Served, but a tag has no effect.
+    Note(TagProblem),
+    /// Served, but a slot cannot do what the tag asks.
+    NotWithSlots(&'static str),
+}
+
+impl Reason {
+    /// Whether the registration is served all the same.
+    #[must_use]
+    pub fn is_note(&self) -> bool {
+        matches!(
+            self,
+            Self::Note(_)
+                | Self::NotWithSlots(_)
+                | Self::SameAddress(..)
+                | Self::Route(_)
+                | Self::RouteRefused(_)
+        )
+    }
+
+    /// Whether the service is not found by a route that it asks for.
+    #[must_use]
+    pub fn costs_a_route(&self) -> bool {
+        matches!(self, Self::RouteRefused(_))
+            || matches!(self, Self::Route(reason) if !reason.is_note())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => {
+                f.write_str("it has no address: give the service a port label, or an address")
+            }
+            Self::NotAnIpAddress(address) => {
+                write!(
+                    f,
+                    "its address {address} is not an IP address, and HAProxy resolves no names at runtime"
+                )
+            }
+            Self::NoPort(port) => write!(f, "its port is {port}: give the service a port label"),
+            Self::Tags(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&problems.join("; "))
+            }
+            Self::NoSuchBackend(names) => write!(
+                f,
+                "HAProxy has no backend named {}: add one to haproxy.cfg, or name another with the tag backend.name",
+                names.join(" or ")
+            ),
+            Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::SameAddress(address, other) => {
+                write!(
+                    f,
+                    "its address {address} is served once, for the younger registration {}",
+                    tags::shown(other)
+                )
+            }
+            Self::AllocationEnded(status) => write!(
+                f,
+                "its allocation has ended (ClientStatus {}), and it is not UP: if the registration stays, delete it with `nomad \
+                 service delete`",
+                tags::shown(status)
+            ),
+            Self::Route(reason) => reason.fmt(f),
+            Self::RouteRefused(refusal) => refusal.fmt(f),
+            Self::Note(problem) => problem.fmt(f),
+            Self::NotWithSlots(tag) => write!(
+                f,
+                "tag {tag} has no effect in a backend of server-template slots: the template line decides"
+            ),
+        }
+    }
+}
