@@ -5,9 +5,12 @@ use std::{io::Write, time::Duration};
 use crate::{
     config::Config,
     haproxy::{command::print, session::Connection},
-    model::{BackendName, MapChange, Request},
+    model::{BackendName, MapChange, Request, ServiceKey},
     nomad::watch::read_once,
-    reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals, plan::Step},
+    reconcile::{
+        Fact, Guard, Input, Mode, Output, Reconciler, Removals, desired::Rejection, plan::Step,
+        routes::RouteFact,
+    },
 };
 
 use super::{Error, freeze::Freeze, nomad_settings, policy};
@@ -100,33 +103,24 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     hold.registration, hold.min_ready, hold.at_most
                 )?;
             }
-            Fact::WouldRoute(changes) => {
+            Fact::Routes(RouteFact::WouldSend(changes)) => {
                 write_maps(changes, out)?;
                 commands += changes.len();
                 maps += 1;
             }
-            Fact::RouteBlocked(obstacle) => writeln!(out, "route blocked: {obstacle}")?,
-            Fact::Rejected(service, rejection) => {
-                let word = if rejection.reason.costs_a_route() {
-                    "not routed"
-                } else if rejection.reason.is_note() {
-                    "note"
-                } else {
-                    "not served"
-                };
-                writeln!(
-                    out,
-                    "{word}: {service}: {}: {}",
-                    rejection.registration, rejection.reason
-                )?;
+            Fact::Routes(RouteFact::Blocked(obstacle)) => {
+                writeln!(out, "route blocked: {obstacle}")?;
             }
-            Fact::Restarted { .. }
+            Fact::Rejected(service, rejection) => write_rejection(service, rejection, out)?,
+            Fact::Routes(
+                RouteFact::Applied { .. }
+                | RouteFact::Sent(_)
+                | RouteFact::Failed { .. }
+                | RouteFact::Unblocked(_),
+            )
+            | Fact::Restarted { .. }
             | Fact::Applied { .. }
             | Fact::Sent(_)
-            | Fact::RoutesApplied { .. }
-            | Fact::RouteSent(_)
-            | Fact::RoutesFailed { .. }
-            | Fact::RouteUnblocked(_)
             | Fact::Noticed(..)
             | Fact::Failed { .. }
             | Fact::Unhindered(..)
@@ -158,6 +152,26 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
         "{commands} commands in {backends} backends{maps}; nothing was written"
     )?;
     Ok(PlanVerdict::HasChanges)
+}
+
+fn write_rejection(
+    service: &ServiceKey,
+    rejection: &Rejection,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let word = if rejection.reason.costs_a_route() {
+        "not routed"
+    } else if rejection.reason.is_note() {
+        "note"
+    } else {
+        "not served"
+    };
+    writeln!(
+        out,
+        "{word}: {service}: {}: {}",
+        rejection.registration, rejection.reason
+    )?;
+    Ok(())
 }
 
 fn write_maps(changes: &[MapChange], out: &mut impl Write) -> Result<(), Error> {

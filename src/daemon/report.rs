@@ -161,7 +161,7 @@ impl Report {
                 }
                 (Request::Change(command), _) => self.metrics.command_unanswered(command),
                 (Request::ChangeMap(change), answer) => {
-                    routes::answered(&self.metrics, change, answer)
+                    routes::answered(&self.metrics, change, answer);
                 }
                 (_, _) => {}
             }
@@ -341,12 +341,7 @@ impl Report {
                 steps,
                 new,
             } => self.would_send(&backend, steps, &new),
-            Fact::RoutesApplied { .. }
-            | Fact::RouteSent(_)
-            | Fact::WouldRoute(_)
-            | Fact::RoutesFailed { .. }
-            | Fact::RouteBlocked(_)
-            | Fact::RouteUnblocked(_) => routes::fact(&self.metrics, fact),
+            Fact::Routes(fact) => routes::fact(&self.metrics, fact),
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,

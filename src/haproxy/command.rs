@@ -143,6 +143,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one row for each request")]
     fn every_request_has_its_line() {
         let web = || BackendName::new("web").unwrap();
         let slot = || server("web", "nomad1");

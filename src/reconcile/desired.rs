@@ -81,7 +81,7 @@ pub fn contribution(
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
-    let mut served = Vec::new();
+    let mut usable = Vec::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -102,7 +102,7 @@ pub fn contribution(
         }
         match server(registration, &tags, backends, policy) {
             Ok((backend, server)) => {
-                served.push((registration, tags, backend.clone()));
+                usable.push((registration, tags, backend.clone()));
                 let servers = contribution.servers.entry(backend);
                 servers.or_default().push(server);
             }
@@ -111,7 +111,7 @@ pub fn contribution(
     }
     let (rules, prefix) = (&policy.rules, &policy.tag_prefix);
     contribution.routing =
-        claims::routing(service, &served, rules, prefix, |registration, remark| {
+        claims::routing(service, &usable, rules, prefix, |registration, remark| {
             let reason = match remark {
                 claims::Remark::Route(reason) => Reason::Route(reason),
                 claims::Remark::Refused(refusal) => Reason::RouteRefused(refusal),

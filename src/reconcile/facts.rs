@@ -5,9 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{
-    Allocation, BackendName, Command, MapChange, ProcessInfo, ServerName, ServiceKey,
-};
+use crate::model::{Allocation, BackendName, Command, ProcessInfo, ServerName, ServiceKey};
 
 use super::{
     desired::Rejection,
@@ -15,7 +13,7 @@ use super::{
     hands::{ByHand, HandsCount},
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
-    routes::{RouteObstacle, RoutesCount},
+    routes::{RouteFact, RoutesCount},
 };
 
 /// Something that happened.
@@ -52,34 +50,8 @@ pub enum Fact {
         /// What of it was not told before.
         new: Vec<Command>,
     },
-    /// Routes were written and read back.
-    RoutesApplied {
-        /// How many were added.
-        added: usize,
-        /// How many lead elsewhere now.
-        changed: usize,
-        /// How many were removed.
-        removed: usize,
-        /// Maps that were written anew, for their order.
-        rewritten: usize,
-        /// Since the first command.
-        took: Duration,
-    },
-    /// A change of a map that is being sent.
-    RouteSent(MapChange),
-    /// In observing mode: what would have been sent to maps.
-    WouldRoute(Vec<MapChange>),
-    /// Routes could not be read or written; they are tried again after the delay.
-    RoutesFailed {
-        /// What went wrong.
-        problem: String,
-        /// Until the next try.
-        again_in: Duration,
-    },
-    /// Something in HAProxy is in the way of routes.
-    RouteBlocked(RouteObstacle),
-    /// It no longer is.
-    RouteUnblocked(RouteObstacle),
+    /// Something about routes.
+    Routes(RouteFact),
     /// HAProxy did something and had a remark.
     Noticed(BackendName, String),
     /// A batch did not come through; the backend is tried again after the delay.

@@ -94,7 +94,7 @@ impl fmt::Display for Reason {
                 names.join(" or ")
             ),
             Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Refused(refusal) | Self::RouteRefused(refusal) => refusal.fmt(f),
             Self::SameAddress(address, other) => {
                 write!(
                     f,
@@ -109,7 +109,6 @@ impl fmt::Display for Reason {
                 tags::shown(status)
             ),
             Self::Route(reason) => reason.fmt(f),
-            Self::RouteRefused(refusal) => refusal.fmt(f),
             Self::Note(problem) => problem.fmt(f),
             Self::NotWithSlots(tag) => write!(
                 f,

@@ -7,13 +7,13 @@ use crate::{
     admin::{Metrics, SyncFailure},
     haproxy::command::print,
     model::{MapChange, Outcome, Request, Response},
-    reconcile::{Fact, Overview, desired::Rejection},
+    reconcile::{Overview, desired::Rejection, routes::RouteFact},
 };
 
 /// Says a fact about routes.
-pub(super) fn fact(metrics: &Metrics, fact: Fact) {
+pub(super) fn fact(metrics: &Metrics, fact: RouteFact) {
     match fact {
-        Fact::RoutesApplied {
+        RouteFact::Applied {
             added,
             changed,
             removed,
@@ -22,13 +22,13 @@ pub(super) fn fact(metrics: &Metrics, fact: Fact) {
         } => {
             info!(added, changed, removed, rewritten, took = ?Rounded(took), "routes applied");
         }
-        Fact::RouteSent(change) => {
+        RouteFact::Sent(change) => {
             debug!(
                 command = print(&Request::ChangeMap(change)).trim_end(),
                 "sending"
             );
         }
-        Fact::WouldRoute(changes) => {
+        RouteFact::WouldSend(changes) => {
             info!(
                 commands = changes.len(),
                 "observing only: this would have been sent to maps"
@@ -40,7 +40,7 @@ pub(super) fn fact(metrics: &Metrics, fact: Fact) {
                 );
             }
         }
-        Fact::RoutesFailed { problem, again_in } => {
+        RouteFact::Failed { problem, again_in } => {
             metrics.sync_failed(SyncFailure::Backend);
             warn!(
                 problem,
@@ -48,9 +48,8 @@ pub(super) fn fact(metrics: &Metrics, fact: Fact) {
                 "routes could not be written; trying again"
             );
         }
-        Fact::RouteBlocked(obstacle) => warn!("route blocked: {obstacle}"),
-        Fact::RouteUnblocked(obstacle) => info!("route no longer blocked: {obstacle}"),
-        other => debug!(?other, "not about routes"),
+        RouteFact::Blocked(obstacle) => warn!("route blocked: {obstacle}"),
+        RouteFact::Unblocked(obstacle) => info!("route no longer blocked: {obstacle}"),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::reconcile::{
     backend::Backend,
     facts::Fact,
     routes::{
-        self,
+        self, RouteFact,
         machine::{Next, Surroundings, View},
     },
 };
@@ -43,8 +43,10 @@ impl Reconciler {
         };
         let (next, news) = routes.next(now, &around, &ending);
         self.routes = routes;
-        let facts = (news.begun.into_iter().map(Fact::RouteBlocked))
-            .chain(news.ended.into_iter().map(Fact::RouteUnblocked))
+        let blocked = |obstacle| Fact::Routes(RouteFact::Blocked(obstacle));
+        let unblocked = |obstacle| Fact::Routes(RouteFact::Unblocked(obstacle));
+        let facts = (news.begun.into_iter().map(blocked))
+            .chain(news.ended.into_iter().map(unblocked))
             .chain((news.rejected.into_iter()).map(|(service, one)| Fact::Rejected(service, one)))
             .chain(
                 (news.unrejected.into_iter()).map(|(service, one)| Fact::Unrejected(service, one)),
@@ -74,7 +76,7 @@ impl Reconciler {
         self.routes.settled = false;
         self.routes.changing_since.get_or_insert(now);
         for change in &changes {
-            let fact = Fact::RouteSent(change.clone());
+            let fact = Fact::Routes(RouteFact::Sent(change.clone()));
             self.outputs.push_back(Output::Tell(fact));
         }
         let changes = changes.into_iter().map(Request::ChangeMap);
@@ -107,7 +109,7 @@ impl Reconciler {
         self.routes.settled = false;
         let again_in = self.routes.failures.next_delay(&mut self.random);
         self.routes.paused_until = Some(now + again_in);
-        let fact = Fact::RoutesFailed { problem, again_in };
+        let fact = Fact::Routes(RouteFact::Failed { problem, again_in });
         self.outputs.push_back(Output::Tell(fact));
     }
 
@@ -119,13 +121,13 @@ impl Reconciler {
             return;
         }
         let [added, changed, removed, rewritten] = routes::counted(&accepted);
-        let fact = Fact::RoutesApplied {
+        let fact = Fact::Routes(RouteFact::Applied {
             added,
             changed,
             removed,
             rewritten,
             took: now.saturating_sub(since.unwrap_or(now)),
-        };
+        });
         self.outputs.push_back(Output::Tell(fact));
     }
 
@@ -135,7 +137,7 @@ impl Reconciler {
             self.routes.would.clone_from(&changes);
             if !changes.is_empty() {
                 self.outputs
-                    .push_back(Output::Tell(Fact::WouldRoute(changes)));
+                    .push_back(Output::Tell(Fact::Routes(RouteFact::WouldSend(changes))));
             }
         }
     }

@@ -58,9 +58,9 @@ pub(in crate::reconcile) fn routing(
         .collect();
     for (registration, other, _) in served {
         if other.routes == tags.routes {
-            claims
-                .values_mut()
-                .for_each(|index| *index = registration.create_index.min(*index));
+            for index in claims.values_mut() {
+                *index = registration.create_index.min(*index);
+            }
             continue;
         }
         for route in other.routes.routes().0 {

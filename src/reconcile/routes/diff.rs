@@ -248,7 +248,9 @@ mod tests {
             MapChange::Add(_, key, value) => format!("add {key} {value}"),
             MapChange::Set(_, key, value) => format!("set {key} {value}"),
             MapChange::Delete(_, key) => format!("del {key}"),
-            other => panic!("{other:?}"),
+            other @ (MapChange::Prepare(_) | MapChange::AddTo(..) | MapChange::Commit(..)) => {
+                panic!("{other:?}")
+            }
         };
         difference.changes.iter().map(text).collect()
     }
@@ -359,7 +361,7 @@ mod tests {
                         MapChange::Add(_, key, value) => now.entries.push(MapEntry { key, value: Some(value) }),
                         MapChange::Set(_, key, value) => now.entries.iter_mut().filter(|entry| entry.key == key).for_each(|entry| entry.value = Some(value.clone())),
                         MapChange::Delete(_, key) => now.entries.retain(|entry| entry.key != key),
-                        other => panic!("{other:?}"),
+                        other @ (MapChange::Prepare(_) | MapChange::AddTo(..) | MapChange::Commit(..)) => panic!("{other:?}"),
                     }
                 }
             };

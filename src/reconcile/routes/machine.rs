@@ -28,6 +28,10 @@ const OLD: Duration = Duration::from_millis(20);
 const MOST_ROUNDS: u32 = 20;
 
 /// What routes have to know of a backend.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::reconcile) struct View {
     /// A server of it is in rotation.

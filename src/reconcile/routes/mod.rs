@@ -9,7 +9,7 @@ mod diff;
 pub(super) mod machine;
 mod tags;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::model::{BackendName, MapChange, MapKind, MapName, MapWord, ServiceKey};
 
@@ -176,7 +176,40 @@ impl fmt::Display for RouteObstacle {
     }
 }
 
-/// What was done, or would be, in the maps.
+/// Something that happened to routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteFact {
+    /// They were written and read back.
+    Applied {
+        /// How many were added.
+        added: usize,
+        /// How many lead elsewhere now.
+        changed: usize,
+        /// How many were removed.
+        removed: usize,
+        /// Maps that were written anew, for their order.
+        rewritten: usize,
+        /// Since the first command.
+        took: Duration,
+    },
+    /// A change of a map that is being sent.
+    Sent(MapChange),
+    /// In observing mode: what would have been sent.
+    WouldSend(Vec<MapChange>),
+    /// They could not be read or written; they are tried again after the delay.
+    Failed {
+        /// What went wrong.
+        problem: String,
+        /// Until the next try.
+        again_in: Duration,
+    },
+    /// Something in HAProxy is in the way of routes.
+    Blocked(RouteObstacle),
+    /// It no longer is.
+    Unblocked(RouteObstacle),
+}
+
+/// How many routes there are, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoutesCount {
     /// Routes that are in HAProxy as they should be.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     model::{MapChange, MapContent, MapEntry, MapKind, MapName, MapWord, OperState},
-    reconcile::routes::{Maps, RouteObstacle},
+    reconcile::routes::{Maps, RouteFact, RouteObstacle},
 };
 
 /// HAProxy's maps, by name, in their order.
@@ -181,13 +181,13 @@ fn whoever_changes_his_host_is_found_by_the_new_one_only() {
         world.map("virt@hosts"),
         ["operators.example elsewhere", "b.example web"]
     );
-    let applied = Fact::RoutesApplied {
+    let applied = Fact::Routes(RouteFact::Applied {
         added: 1,
         changed: 0,
         removed: 1,
         rewritten: 0,
         took: Duration::ZERO,
-    };
+    });
     assert!(world.facts.contains(&applied), "{:?}", world.facts);
     world.forget();
     world.wait(60 * SECOND);
@@ -334,10 +334,12 @@ fn foreign_entries_are_never_changed_and_one_with_our_key_is_named() {
         "b.example web",
     ];
     assert_eq!(world.map("virt@hosts"), expected);
-    let blocked = world
-        .facts
-        .iter()
-        .filter(|fact| matches!(fact, Fact::RouteBlocked(RouteObstacle::Foreign(..))));
+    let blocked = world.facts.iter().filter(|fact| {
+        matches!(
+            fact,
+            Fact::Routes(RouteFact::Blocked(RouteObstacle::Foreign(..)))
+        )
+    });
     assert_eq!(blocked.count(), 1, "{:?}", world.facts);
     assert!(world.core.overview().in_sync);
     world.input(changed("web", 1..2, &["domain=c.example"]));
@@ -347,7 +349,7 @@ fn foreign_entries_are_never_changed_and_one_with_our_key_is_named() {
         world
             .facts
             .iter()
-            .any(|fact| matches!(fact, Fact::RouteUnblocked(_)))
+            .any(|fact| matches!(fact, Fact::Routes(RouteFact::Unblocked(_))))
     );
 }
 
@@ -403,7 +405,7 @@ fn what_haproxy_does_not_do_is_tried_later_and_stops_no_backend() {
         world
             .facts
             .iter()
-            .any(|fact| matches!(fact, Fact::RoutesFailed { .. }))
+            .any(|fact| matches!(fact, Fact::Routes(RouteFact::Failed { .. })))
     );
     assert!(world.core.overview().routes_unsettled);
     world.input(changed("web", 1..3, &["domain=a.example"]));
@@ -451,11 +453,10 @@ fn an_observer_tells_what_it_would_write_and_writes_nothing() {
     ));
     world.wait(20 * SECOND);
     assert_eq!(world.map_changes(), 0);
-    let would = world
-        .facts
-        .iter()
-        .filter(|fact| matches!(fact, Fact::WouldRoute(changes) if changes.len() == 1));
-    assert_eq!(would.count(), 1);
+    let told = world.facts.iter().filter(
+        |fact| matches!(fact, Fact::Routes(RouteFact::WouldSend(changes)) if changes.len() == 1),
+    );
+    assert_eq!(told.count(), 1);
 }
 
 #[test]
