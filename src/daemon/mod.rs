@@ -342,7 +342,8 @@ struct Shell {
     state_file: watch::Sender<state_file::Wish>,
     questions: mpsc::Sender<Question>,
     freeze: Freeze,
-    under_way: BTreeMap<BatchId, Arc<[Request]>>,
+    /// Batches that the session has, and since when.
+    under_way: BTreeMap<BatchId, (Arc<[Request]>, Instant)>,
     report: Report,
     keeper: Keeper,
 }
@@ -391,8 +392,9 @@ impl Shell {
                 self.input(Input::Connected(info)).await;
             }
             session::Event::Completed { id, responses } => {
-                if let Some(requests) = self.under_way.remove(&id) {
+                if let Some((requests, sent_at)) = self.under_way.remove(&id) {
                     self.report.answered(&requests, &responses);
+                    self.report.batch_took(sent_at.elapsed());
                 }
                 self.input(Input::Answered(id, responses)).await;
             }
@@ -401,7 +403,7 @@ impl Shell {
                 responses,
                 error,
             } => {
-                if let Some(requests) = self.under_way.remove(&id) {
+                if let Some((requests, _)) = self.under_way.remove(&id) {
                     self.report.answered(&requests, &responses);
                 }
                 let failure = if let session::SessionError::UnknownReply(reply) = &error {
@@ -460,7 +462,8 @@ impl Shell {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Run(batch) => {
-                    self.under_way.insert(batch.id, Arc::clone(&batch.requests));
+                    self.under_way
+                        .insert(batch.id, (Arc::clone(&batch.requests), now()));
                     // The session always takes batches, and fails those that it cannot run.
                     drop(self.batches.send(batch).await);
                 }

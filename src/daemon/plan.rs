@@ -137,6 +137,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::FirstSync { .. }
             | Fact::InSync { .. }
             | Fact::Admitted { .. }
+            | Fact::Arrived(..)
             | Fact::SnapshotApplied { .. }
             | Fact::Restoring(_)
             | Fact::SyncFailed { .. } => {}

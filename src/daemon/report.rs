@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    admin::{Followed, FromSnapshot, Metrics, Missing, Status, SyncFailure},
     catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
@@ -28,7 +28,7 @@ use crate::{
         watch::Event,
     },
     reconcile::{
-        Extent, Fact, Guard, HoldEnded, Overview, Owned,
+        Arrival, Extent, Fact, Guard, HoldEnded, Overview,
         plan::{Step, Why},
     },
 };
@@ -157,15 +157,19 @@ impl Report {
         for (i, request) in requests.iter().enumerate() {
             match (request, responses.get(i)) {
                 (Request::Change(command), Some(Response::Changed(outcome))) => {
-                    self.metrics.command_answered(command, outcome);
+                    self.metrics.haproxy().answered(command, outcome);
                 }
-                (Request::Change(command), _) => self.metrics.command_unanswered(command),
+                (Request::Change(command), _) => self.metrics.haproxy().unanswered(command),
                 (Request::ChangeMap(change), answer) => {
                     routes::answered(&self.metrics, change, answer);
                 }
                 (_, _) => {}
             }
         }
+    }
+
+    pub(super) fn batch_took(&self, took: Duration) {
+        self.metrics.haproxy().batch(took.as_secs_f64());
     }
 
     // === Nomad ===
@@ -313,7 +317,7 @@ impl Report {
                 }
             }
             Fact::Restarted { before, now } => {
-                self.metrics.haproxy_restarted();
+                self.metrics.haproxy().restarted();
                 info!(
                     before = before.pid,
                     now = now.pid,
@@ -334,6 +338,9 @@ impl Report {
                 self.applied(&backend, &commands, took + lag, by_event);
             }
             Fact::Sent(step) => {
+                if let Some(end) = words::end_of_drain(&step) {
+                    self.metrics.backends().drain_ended(end);
+                }
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
             Fact::WouldSend {
@@ -423,6 +430,18 @@ impl Report {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
             }
+            Fact::Arrived(
+                backend,
+                Arrival {
+                    registration,
+                    server,
+                    took,
+                },
+            ) => {
+                let took = took + self.event_lag;
+                self.metrics.backends().arrived(took.as_secs_f64());
+                debug!(%backend, %server, registration = &*registration, took = ?Rounded(took), "in rotation");
+            }
             Fact::Restoring(what) => restoring(&what),
             Fact::SnapshotApplied { took } => snapshot::applied(took),
             Fact::Admitted { waited } => {
@@ -510,6 +529,10 @@ impl Report {
             guards.servers_guarded(guard.as_str(), kept(overview, guard));
         }
         self.metrics.servers_owned(overview.owned.into());
+        self.metrics.haproxy().connected(self.haproxy.is_ok());
+        let backends = self.metrics.backends();
+        backends.blocked(&overview.obstacles);
+        backends.backends(&words::counts(&overview.tallies));
         let (by_hand, would) = (overview.by_hand, overview.would);
         let operators = self.metrics.operators();
         operators.servers_by_hand(by_hand.maintenance, by_hand.drain, by_hand.weight);
@@ -565,24 +588,5 @@ impl std::fmt::Display for Chain<'_> {
         write!(f, "{}", self.0)?;
         let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
         causes.try_for_each(|cause| write!(f, ": {cause}"))
-    }
-}
-
-impl From<Owned> for ServersOwned {
-    fn from(owned: Owned) -> Self {
-        let Owned {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        } = owned;
-        Self {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        }
     }
 }

@@ -12,7 +12,7 @@ use crate::model::{
 
 use super::{
     Guard, Policy, Removals,
-    desired::{DesiredServer, Rejection},
+    desired::{DesiredServer, Identity, Rejection},
     hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
@@ -96,6 +96,8 @@ pub(super) struct Backend {
     pub(super) waiting: BTreeSet<ServerName>,
     /// In observing mode: what was told last.
     pub(super) would: Vec<plan::Step>,
+    /// Servers that an event asked for and that were not in rotation yet, and when it came.
+    pub(super) coming: BTreeMap<Identity, Duration>,
 }
 
 impl Backend {
@@ -131,6 +133,7 @@ impl Backend {
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
             waiting: BTreeSet::new(),
             would: Vec::new(),
+            coming: BTreeMap::new(),
         }
     }
 
@@ -248,6 +251,7 @@ impl Backend {
         desired.sort_by_key(|server| server.address);
         let former = std::mem::replace(&mut self.desired, desired);
         let present: BTreeSet<_> = self.desired.iter().map(DesiredServer::identity).collect();
+        self.expect(&former, &present);
         for server in former {
             let identity = server.identity();
             self.settle_weight(&server);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -125,6 +126,8 @@ pub enum Fact {
         /// Since the process was found.
         took: Duration,
     },
+    /// The server of a registration is in rotation for the first time.
+    Arrived(BackendName, Arrival),
     /// And HAProxy's checks have admitted it, as far as that was waited for.
     Admitted {
         /// Since everything was applied.
@@ -145,6 +148,17 @@ pub enum Fact {
         /// Of how many.
         wanted: usize,
     },
+}
+
+/// A registration that an event brought has its server in rotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The registration.
+    pub registration: Arc<str>,
+    /// Its server.
+    pub server: ServerName,
+    /// Since the catalog's change.
+    pub took: Duration,
 }
 
 /// What comes back from a state file.
@@ -230,6 +244,25 @@ pub struct Overview {
     pub route_obstacles: Vec<String>,
     /// In observing mode: what would be sent now.
     pub would: Would,
+    /// Followed backends, each by itself.
+    pub tallies: Vec<Tally>,
+    /// Instances that cannot be served as they ask, by what is in the way.
+    pub obstacles: BTreeMap<&'static str, usize>,
+}
+
+/// One backend, counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// The backend.
+    pub backend: BackendName,
+    /// Registrations that want a server in it.
+    pub wanted: usize,
+    /// Those of them whose server is READY and UP.
+    pub in_rotation: usize,
+    /// Its slots; none where servers are added.
+    pub slots: usize,
+    /// Slots that have another address than the placeholder.
+    pub slots_used: usize,
 }
 
 /// What is not sent, because the sidecar only observes.

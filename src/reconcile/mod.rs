@@ -25,10 +25,11 @@ mod slots;
 mod state_file;
 mod states;
 pub mod tags;
+mod tally;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned, Restoring, Would};
+pub use facts::{Arrival, Fact, Found, Overview, Owned, Restoring, Tally, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};

@@ -331,6 +331,21 @@ pub enum Obstacle {
     Refused(ServerName, String),
 }
 
+impl Obstacle {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoFreeSlot => "no_free_slot",
+            Self::SlotsNotQuiet(_) => "slots_not_quiet",
+            Self::ReplacementDown(..) => "replacement_down",
+            Self::DisabledBackend => "disabled_backend",
+            Self::NoDynamicServers(_) => "no_dynamic_servers",
+            Self::Refused(..) => "refused_by_haproxy",
+        }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -71,6 +71,24 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoAddress | Self::NotAnIpAddress(_) | Self::NoPort(_) => "no_address",
+            Self::Tags(_) | Self::Note(_) => "bad_tag",
+            Self::NoSuchBackend(_) => "no_such_backend",
+            Self::Name(_) => "bad_name",
+            Self::Refused(_) | Self::RouteRefused(_) => "refused_by_policy",
+            Self::SameAddress(..) => "same_address",
+            Self::AllocationEnded(_) => "allocation_ended",
+            Self::NotWithSlots(_) => "not_with_slots",
+            Self::Route(_) => "route",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

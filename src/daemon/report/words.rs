@@ -1,10 +1,16 @@
 //! The longer lines: about holds, the state file and the guards.
 
+use std::collections::BTreeMap;
+
 use tracing::{debug, info, warn};
 
 use crate::{
-    model::BackendName,
-    reconcile::{Guard, HoldBegun, Overview, Restoring},
+    admin::{BackendCount, ServersOwned},
+    model::{BackendName, Command},
+    reconcile::{
+        Guard, HoldBegun, Overview, Owned, Restoring, Tally,
+        plan::{Step, Why},
+    },
 };
 
 pub(super) fn held(backend: &BackendName, hold: &HoldBegun) {
@@ -80,4 +86,47 @@ pub(super) fn guard_lines(overview: &Overview) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The word for how a drain ends by a step that is being sent, if it does.
+pub(super) fn end_of_drain(step: &Step) -> Option<&'static str> {
+    match (&step.command, step.why) {
+        (Command::Maintenance(_), Why::Idle) => Some("idle"),
+        (Command::Maintenance(_), Why::Deadline) => Some("deadline"),
+        (Command::ShutdownSessions(_), _) => Some("sessions_closed"),
+        (Command::Ready(_), Why::Returned) => Some("returned"),
+        (_, _) => None,
+    }
+}
+
+/// The backends' numbers, as metrics have them.
+pub(super) fn counts(tallies: &[Tally]) -> BTreeMap<String, BackendCount> {
+    let count = |tally: &Tally| BackendCount {
+        missing: tally.wanted - tally.in_rotation,
+        slots: tally.slots,
+        slots_used: tally.slots_used,
+    };
+    let counted = tallies.iter();
+    counted
+        .map(|tally| (tally.backend.to_string(), count(tally)))
+        .collect()
+}
+
+impl From<Owned> for ServersOwned {
+    fn from(owned: Owned) -> Self {
+        let Owned {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        } = owned;
+        Self {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        }
+    }
 }

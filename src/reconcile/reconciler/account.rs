@@ -11,7 +11,7 @@ use crate::model::{BackendName, ServerState};
 use super::{Output, Reconciler};
 use crate::reconcile::{
     Guard,
-    desired::possible_services,
+    desired::{Rejection, possible_services},
     facts::{Fact, Found, Overview},
     plan::{self, Kind, ObservedBackend},
 };
@@ -152,11 +152,17 @@ impl Reconciler {
         own.chain(keeper).chain(guards).min()
     }
 
-    /// Lets the state file follow what was read.
-    pub(super) fn keep_state_file(&mut self, now: Duration) {
+    /// Tells who has arrived, and lets the state file follow what was read.
+    pub(super) fn follow_what_was_read(&mut self, now: Duration) {
         for (name, backend) in &mut self.backends {
-            if mem::take(&mut backend.is_newly_observed)
-                && let Some(observed) = &backend.observed
+            if !mem::take(&mut backend.is_newly_observed) {
+                continue;
+            }
+            for arrival in backend.arrivals(now, &self.policy) {
+                let fact = Fact::Arrived(name.clone(), arrival);
+                self.outputs.push_back(Output::Tell(fact));
+            }
+            if let Some(observed) = &backend.observed
                 && let Some(fact) = self.state_file.observe(name, observed, &self.policy)
             {
                 self.outputs.push_back(Output::Tell(fact));
@@ -205,6 +211,11 @@ impl Reconciler {
             for left in &backend.by_hand {
                 overview.by_hand.add(left.hand);
             }
+            overview.tallies.push(backend.tally(name, &self.policy));
+            for hindrance in &backend.hindrances {
+                let obstacle = hindrance.obstacle.as_str();
+                *overview.obstacles.entry(obstacle).or_default() += 1;
+            }
             overview.would.commands += backend.would.len();
             overview.would.backends += usize::from(!backend.would.is_empty());
             overview.waiting += backend.waiting.len();
@@ -250,11 +261,12 @@ impl Reconciler {
             overview.routes.refused += rejections
                 .filter(|each| each.reason.costs_a_route())
                 .count();
-            overview.rejected += contribution
-                .rejections
-                .iter()
-                .filter(|each| !each.reason.is_note())
-                .count();
+            let served = |rejection: &&Rejection| !rejection.reason.is_note();
+            for rejection in contribution.rejections.iter().filter(served) {
+                overview.rejected += 1;
+                let reason = rejection.reason.as_str();
+                *overview.obstacles.entry(reason).or_default() += 1;
+            }
         }
         overview
     }

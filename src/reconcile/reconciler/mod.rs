@@ -247,7 +247,7 @@ impl Reconciler {
         }
         self.drive(now);
         self.guard(now);
-        self.keep_state_file(now);
+        self.follow_what_was_read(now);
     }
 
     /// The next thing that the core wants, until `None`.
