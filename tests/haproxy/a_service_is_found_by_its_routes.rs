@@ -216,7 +216,7 @@ fn exchange(mut stream: impl std::io::Read + std::io::Write, host: &str, path: &
     }
 }
 
-/// A ClientHello that asks for this name.
+/// A `ClientHello` that asks for this name.
 fn client_hello(name: &str) -> Vec<u8> {
     let length = |bytes: usize| u16::try_from(bytes).expect("short").to_be_bytes();
     let name = [&[0], &length(name.len())[..], name.as_bytes()].concat();

@@ -48,10 +48,12 @@ impl Model {
         let Some(map) = self.maps.get(name) else {
             return UNKNOWN.to_owned();
         };
-        let lines = map.entries.iter().enumerate();
-        lines
-            .map(|(place, (key, value))| format!("0x{:x} {key} {value}\n", 0x1000 + 64 * place))
-            .collect()
+        let entries = map.entries.iter().enumerate();
+        let lines = entries.map(|(place, (key, value))| {
+            let reference = 0x1000 + 64 * place;
+            format!("0x{reference:x} {key} {value}\n")
+        });
+        lines.collect::<Vec<_>>().concat()
     }
 
     pub(super) fn add_map(&mut self, words: &[&str]) -> String {
