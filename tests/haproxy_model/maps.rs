@@ -70,11 +70,11 @@ fn agree(bin: &HaproxyBin, map: &str, content: &[(&str, &str)]) {
         let line = line.replace("MAP", map);
         let real = pair.prompt.send(&[&line]).remove(0);
         let model = pair.model.execute(pair.time, &line);
-        let context = format!("{}: {line}", bin.version);
+        let place = format!("{}: {line}", bin.version);
         assert_eq!(
             without_references(&real),
             without_references(&model),
-            "{context}"
+            "{place}"
         );
     }
     // Another process has what the file says.
