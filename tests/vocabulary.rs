@@ -237,7 +237,10 @@ fn written(version: Version, registration: Registration) -> (Vec<String>, Vec<Fa
                                     ..Default::default()
                                 })
                             }
-                            Request::Change(_) => Response::Changed(Outcome::Done),
+                            Request::Map(_) => Response::NoSuchMap,
+                            Request::Change(_) | Request::ChangeMap(_) => {
+                                Response::Changed(Outcome::Done)
+                            }
                             Request::Info | Request::ServersState(_) => {
                                 Response::Servers(Vec::new())
                             }

@@ -4,6 +4,7 @@
 //! Inside a Nomad task the defaults are the task's own: HAProxy's socket in the allocation's directory, Nomad through the
 //! Task API. What cannot be used is an [`Error`] that names the flag, the variable, or the line and column.
 
+mod maps;
 mod nomad;
 mod options;
 mod policy;
@@ -27,7 +28,7 @@ use crate::{
     haproxy::session,
     model::{ServerKeywords, ServerProfileName},
     nomad::settings::Settings,
-    reconcile::{MAX_REMOVALS_PER_SECOND, Rules},
+    reconcile::{MAX_REMOVALS_PER_SECOND, Rules, routes::Maps},
 };
 
 /// HAProxy's socket outside a Nomad task: Debian's.
@@ -69,6 +70,8 @@ pub struct Config {
     pub rules: Rules,
     /// The keywords of servers that the tag `tls.profile` may ask for.
     pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
+    /// The maps for routes.
+    pub maps: Maps,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
@@ -229,6 +232,7 @@ impl Config {
                 Some(found) => found.parse(value::slot_prefix)?,
                 None => "nomad".to_owned(),
             },
+            maps: maps::maps(&layers)?,
             hold: match find!(layers, hold) {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_HOLD,

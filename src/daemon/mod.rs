@@ -569,6 +569,7 @@ fn policy(config: &Config) -> Policy {
         hold: config.hold,
         drain_timeout: config.drain_timeout,
         max_removals_per_second: config.max_removals_per_second,
+        maps: config.maps.clone(),
         second_opinion: true,
     }
 }

@@ -5,9 +5,12 @@ use std::{io::Write, time::Duration};
 use crate::{
     config::Config,
     haproxy::{command::print, session::Connection},
-    model::{BackendName, Request},
+    model::{BackendName, MapChange, Request, ServiceKey},
     nomad::watch::read_once,
-    reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals, plan::Step},
+    reconcile::{
+        Fact, Guard, Input, Mode, Output, Reconciler, Removals, desired::Rejection, plan::Step,
+        routes::RouteFact,
+    },
 };
 
 use super::{Error, freeze::Freeze, nomad_settings, policy, snapshot::hands};
@@ -58,7 +61,7 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
 }
 
 fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error> {
-    let (mut commands, mut backends) = (0, 0);
+    let (mut commands, mut backends, mut maps) = (0, 0, 0);
     for fact in facts {
         match fact {
             Fact::Found(found) => writeln!(
@@ -103,19 +106,22 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     hold.registration, hold.min_ready, hold.at_most
                 )?;
             }
-            Fact::Rejected(service, rejection) => {
-                let word = if rejection.reason.is_note() {
-                    "note"
-                } else {
-                    "not served"
-                };
-                writeln!(
-                    out,
-                    "{word}: {service}: {}: {}",
-                    rejection.registration, rejection.reason
-                )?;
+            Fact::Routes(RouteFact::WouldSend(changes)) => {
+                write_maps(changes, out)?;
+                commands += changes.len();
+                maps += 1;
             }
-            Fact::Restarted { .. }
+            Fact::Routes(RouteFact::Blocked(obstacle)) => {
+                writeln!(out, "route blocked: {obstacle}")?;
+            }
+            Fact::Rejected(service, rejection) => write_rejection(service, rejection, out)?,
+            Fact::Routes(
+                RouteFact::Applied { .. }
+                | RouteFact::Sent(_)
+                | RouteFact::Failed { .. }
+                | RouteFact::Unblocked(_),
+            )
+            | Fact::Restarted { .. }
             | Fact::Applied { .. }
             | Fact::Sent(_)
             | Fact::Noticed(..)
@@ -144,11 +150,41 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
         writeln!(out, "nothing to do")?;
         return Ok(PlanVerdict::NothingToDo);
     }
+    let maps = if maps > 0 { " and in maps" } else { "" };
     writeln!(
         out,
-        "{commands} commands in {backends} backends; nothing was written"
+        "{commands} commands in {backends} backends{maps}; nothing was written"
     )?;
     Ok(PlanVerdict::HasChanges)
+}
+
+fn write_rejection(
+    service: &ServiceKey,
+    rejection: &Rejection,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let word = if rejection.reason.costs_a_route() {
+        "not routed"
+    } else if rejection.reason.is_note() {
+        "note"
+    } else {
+        "not served"
+    };
+    writeln!(
+        out,
+        "{word}: {service}: {}: {}",
+        rejection.registration, rejection.reason
+    )?;
+    Ok(())
+}
+
+fn write_maps(changes: &[MapChange], out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "maps")?;
+    for change in changes {
+        let command = print(&Request::ChangeMap(change.clone()));
+        writeln!(out, "  {}", command.trim_end())?;
+    }
+    Ok(())
 }
 
 fn write_backend(backend: &BackendName, steps: &[Step], out: &mut impl Write) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod routes;
 mod snapshot;
 mod words;
 
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    admin::{Followed, FromSnapshot, Metrics, Missing, Status, SyncFailure},
     catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
@@ -27,7 +28,7 @@ use crate::{
         watch::Event,
     },
     reconcile::{
-        Arrival, Extent, Fact, Guard, HoldEnded, Overview, Owned,
+        Arrival, Extent, Fact, Guard, HoldEnded, Overview,
         plan::{Step, Why},
     },
 };
@@ -159,6 +160,9 @@ impl Report {
                     self.metrics.haproxy().answered(command, outcome);
                 }
                 (Request::Change(command), _) => self.metrics.haproxy().unanswered(command),
+                (Request::ChangeMap(change), answer) => {
+                    routes::answered(&self.metrics, change, answer);
+                }
                 (_, _) => {}
             }
         }
@@ -312,6 +316,7 @@ impl Report {
                 steps,
                 new,
             } => self.would_send(&backend, steps, &new),
+            Fact::Routes(fact) => routes::fact(&self.metrics, fact),
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,
@@ -342,6 +347,9 @@ impl Report {
             Fact::Limited { waiting } => words::limited(waiting),
             Fact::Waits(backend, server, removals) => {
                 debug!(%backend, %server, ?removals, "a removal waits");
+            }
+            Fact::Rejected(service, rejection) if rejection.reason.costs_a_route() => {
+                routes::rejected(&service, &rejection);
             }
             Fact::Rejected(service, rejection) => words::rejected(&service, &rejection),
             Fact::Unrejected(service, rejection) => {
@@ -474,6 +482,7 @@ impl Report {
         self.metrics.servers_held(overview.held);
         let state_file = self.metrics.state_file();
         state_file.backends_not_in(overview.unrestorable);
+        routes::tick(&self.metrics, overview);
         let guards = self.metrics.guards();
         guards.removals(overview.waiting, overview.frozen);
         for guard in Guard::ALL {
@@ -500,7 +509,9 @@ impl Report {
                 reason: self.nomad.clone(),
             });
         }
-        if missing.is_empty() && !overview.in_sync {
+        if missing.is_empty() && !overview.in_sync && overview.unsettled.is_empty() {
+            missing.push(Missing::Routes);
+        } else if missing.is_empty() && !overview.in_sync {
             let (pending, total) = (overview.unsettled.clone(), overview.backends);
             missing.push(Missing::Backends { pending, total });
         } else if let (true, Some(pending)) = (missing.is_empty(), &overview.admitting) {
@@ -514,6 +525,7 @@ impl Report {
             status.missing = missing;
             status.guards = guard_lines(overview);
             status.staying = staying_lines(&overview.staying, at);
+            status.guards.extend(routes::lines(overview));
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
         });
@@ -537,24 +549,5 @@ impl std::fmt::Display for Chain<'_> {
         write!(f, "{}", self.0)?;
         let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
         causes.try_for_each(|cause| write!(f, ": {cause}"))
-    }
-}
-
-impl From<Owned> for ServersOwned {
-    fn from(owned: Owned) -> Self {
-        let Owned {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        } = owned;
-        Self {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        }
     }
 }

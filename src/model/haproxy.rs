@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Address, BackendName, CookieValue, Protocol, ProxyHeader, SectionName, ServerKeywords,
-    ServerName, ServerRef,
+    Address, BackendName, CookieValue, MapChange, MapContent, MapName, Protocol, ProxyHeader,
+    SectionName, ServerKeywords, ServerName, ServerRef,
 };
 
 /// `major.minor.patch` of a HAProxy; what packagers append is left out.
@@ -274,8 +274,12 @@ pub enum Request {
     Stat(BackendName, Option<u32>),
     /// `show stat -1 2 -1`: of the backends, not of their servers.
     Cookies,
+    /// `show map <map>`
+    Map(MapName),
     /// A change.
     Change(Command),
+    /// A change of a map.
+    ChangeMap(MapChange),
 }
 
 /// A change of HAProxy's state. `haproxy::command` prints it; nothing else is ever written to the socket.
@@ -397,7 +401,13 @@ pub enum Response {
     Stat(BackendStat),
     /// To [`Request::Cookies`]: the backends that have a `cookie` line, by which clients stay with a server.
     Cookies(BTreeSet<BackendName>),
-    /// To [`Request::Change`].
+    /// To [`Request::Map`].
+    Map(MapContent),
+    /// To [`Request::Map`]: there is none of that name.
+    NoSuchMap,
+    /// To [`MapChange::Prepare`]: the version that was begun.
+    MapVersion(u32),
+    /// To [`Request::Change`], and to any other [`Request::ChangeMap`].
     Changed(Outcome),
 }
 

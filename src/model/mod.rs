@@ -7,6 +7,7 @@ mod backoff;
 mod capabilities;
 mod haproxy;
 mod keyword;
+mod map;
 mod name;
 mod nomad;
 
@@ -17,6 +18,7 @@ pub use haproxy::{
     OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
 };
 pub use keyword::{InvalidKeywords, Protocol, ProxyHeader, ServerKeywords};
+pub use map::{InvalidWord, MapChange, MapContent, MapEntry, MapKind, MapName, MapWord};
 pub use name::{
     Address, BackendName, CookieValue, InvalidName, SectionName, ServerName, ServerProfileName,
     ServerRef,

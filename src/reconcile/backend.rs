@@ -48,6 +48,12 @@ pub(super) struct Backend {
     pub(super) observed: Option<ObservedBackend>,
     /// Nobody has looked at it yet for the state file.
     pub(super) is_newly_observed: bool,
+    /// It was made by the sidecar.
+    pub(super) is_made: bool,
+    /// It is about to be deleted: nothing may lead here any more.
+    pub(super) is_ending: bool,
+    /// A server was in rotation then, whoever's.
+    takes_traffic: bool,
     /// When that was.
     observed_at: Duration,
     /// It was seen once more for what is to be taken out.
@@ -103,6 +109,9 @@ impl Backend {
             memory: Memory::default(),
             observed: None,
             is_newly_observed: false,
+            is_made: false,
+            is_ending: false,
+            takes_traffic: false,
             observed_at: Duration::ZERO,
             looked_again: false,
             fresh: false,
@@ -228,6 +237,16 @@ impl Backend {
         staying
     }
 
+    /// Whether requests that are sent here are answered: then routes may lead here.
+    pub(super) fn takes_traffic(&self) -> bool {
+        self.takes_traffic
+    }
+
+    /// Whether a server of a registration is to be here, or is held.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.stale || self.wanted().next().is_some()
+    }
+
     /// How many servers this guard keeps.
     pub(super) fn guarded(&self, guard: Guard) -> usize {
         let holds = self.memory.holds.values();
@@ -311,6 +330,7 @@ impl Backend {
     pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
         self.memory.observe(now, &observed);
         self.observed_at = read_at;
+        self.takes_traffic = observed.servers.iter().any(ServerState::in_rotation);
         self.observed = Some(observed);
         self.is_newly_observed = true;
         self.fresh = true;
@@ -522,63 +542,4 @@ fn boundary(steps: &[plan::Step]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::ServerRef;
-
-    #[test]
-    fn a_deletion_that_has_to_wait_is_shown_when_it_lasts() {
-        let mut backend = Backend::new();
-        let server = ServerRef {
-            backend: BackendName::new("web").unwrap(),
-            server: ServerName::new("nomad-1").unwrap(),
-        };
-        let text = "Server still has connections attached to it, cannot remove it.";
-        let mut said = Vec::new();
-        for _ in 0..LASTING {
-            let (command, outcome) = (
-                Command::DeleteServer(server.clone()),
-                Outcome::RetryLater(text.to_owned()),
-            );
-            backend.memory.suspended.clear();
-            let random = &mut SplitMix64::new(0);
-            backend.answered(Duration::ZERO, 0, &command, &outcome, random);
-            said.push(backend.memory.suspended[&server.server].1.clone());
-        }
-        let last = said.pop().unwrap();
-        assert!(said.iter().all(String::is_empty));
-        assert_eq!(last, text);
-    }
-
-    #[test]
-    fn of_the_refusals_in_a_batch_the_first_one_counts() {
-        let mut backend = Backend::new();
-        let server = ServerRef {
-            backend: BackendName::new("web").unwrap(),
-            server: ServerName::new("nomad-1").unwrap(),
-        };
-        let why = "Backend must use a dynamic load balancing to support dynamic servers.";
-        for (command, outcome) in [
-            (
-                Command::DeleteServer(server.clone()),
-                Outcome::Refused(why.to_owned()),
-            ),
-            (
-                Command::Ready(server.clone()),
-                Outcome::RetryLater("No such server.".to_owned()),
-            ),
-        ] {
-            backend.answered(
-                Duration::ZERO,
-                0,
-                &command,
-                &outcome,
-                &mut SplitMix64::new(0),
-            );
-        }
-        assert_eq!(
-            backend.memory.suspended[&server.server],
-            (Duration::from_secs(5), why.to_owned())
-        );
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ pub mod predict;
 mod reason;
 mod reconciler;
 mod removal;
+pub mod routes;
 pub mod rules;
 mod server_name;
 mod slots;
@@ -61,6 +62,8 @@ pub struct Policy {
     pub drain_timeout: Duration,
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together.
     pub max_removals_per_second: NonZeroU32,
+    /// The maps for routes.
+    pub maps: routes::Maps,
     /// Whether Nomad may be asked for allocations.
     pub second_opinion: bool,
 }
@@ -79,6 +82,7 @@ impl Default for Policy {
             hold: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
             max_removals_per_second: MAX_REMOVALS_PER_SECOND,
+            maps: routes::Maps::default(),
             second_opinion: false,
         }
     }

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub use super::fixed_tags::{Cookie, FixedTags};
+use super::routes::RouteTags;
 use crate::model::BackendName;
 
 /// What the tags of one registration ask for.
@@ -26,6 +27,8 @@ pub struct Tags {
     pub fixed: FixedTags,
     /// How its server leaves.
     pub leaving: LeavingTags,
+    /// By what its service is found.
+    pub routes: RouteTags,
     /// What was read but is not acted on, in words.
     pub notes: Vec<TagProblem>,
 }
@@ -63,15 +66,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
     ("backend", Grammar::OneOf(&["dynamic", "custom"])),
     ("backend.profile", Grammar::Name),
     ("group", Grammar::Name),
-    ("domain", Grammar::Text),
-    (
-        "domain.type",
-        Grammar::OneOf(&["exact", "prefix", "suffix", "regex"]),
-    ),
-    ("path", Grammar::Text),
-    ("sni", Grammar::Text),
-    ("port", Grammar::Number(1, 65535)),
-    ("route.keep", Grammar::Bool),
     ("canary.weight", Grammar::Number(0, 100)),
     ("canary.header", Grammar::Text),
     ("canary.cookie", Grammar::Text),
@@ -88,7 +82,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
 ];
 
 enum Grammar {
-    Bool,
     Name,
     Text,
     Number(u32, u32),
@@ -98,7 +91,6 @@ enum Grammar {
 impl Grammar {
     fn check(&self, value: &str) -> Result<(), String> {
         match self {
-            Self::Bool => boolean(value).map(drop),
             Self::Name => BackendName::new(value)
                 .map(drop)
                 .map_err(|error| error.to_string()),
@@ -136,6 +128,14 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
             tag: shown(tag),
             problem,
         };
+        match read.routes.set(key, value) {
+            Some(Ok(())) => continue,
+            Some(Err(why)) => {
+                read.notes.push(problem(why));
+                continue;
+            }
+            None => {}
+        }
         match NOT_YET.iter().find(|(known, _)| *known == key) {
             Some((_, grammar)) => read.notes.push(problem(match grammar.check(value) {
                 Ok(()) => "not supported yet, it has no effect".to_owned(),
@@ -374,18 +374,20 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_noted_not_ignored() {
         let tags = read_all(&[
-            "haproxy.domain=a.example",
+            "haproxy.group=internal",
             "haproxy.wieght=3",
             "haproxy.locality=far",
+            "haproxy.route.keep=no",
         ])
         .unwrap();
         let notes: Vec<_> = tags.notes.iter().map(ToString::to_string).collect();
         assert_eq!(
             notes,
             [
-                "tag \"haproxy.domain=a.example\": not supported yet, it has no effect",
+                "tag \"haproxy.group=internal\": not supported yet, it has no effect",
                 "tag \"haproxy.wieght=3\": unknown, it has no effect",
                 "tag \"haproxy.locality=far\": expected one of off, prefer, require; besides, it is not supported yet",
+                "tag \"haproxy.route.keep=no\": expected true or false",
             ]
         );
     }

@@ -16,6 +16,7 @@ mod support {
 mod a_job_that_stops_its_instances_too_soon_is_named;
 mod a_mass_deregistration_is_not_believed;
 mod a_restart_of_the_sidecar_writes_nothing;
+mod a_service_is_found_by_its_routes;
 mod a_sidecar_drains_before_it_stops_if_it_is_told_to;
 mod a_sidecar_that_died_on_the_way_is_continued;
 mod a_start_without_nomad_is_served_from_the_snapshot;

@@ -20,12 +20,12 @@ pub(crate) const OTHERS_GO_ON: &str = "(13) one backend cannot hurt another";
 
 /// A word of a line: a name, a number, an address.
 fn is_word(word: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-/[]".contains(c);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-/[]@".contains(c);
     !word.is_empty() && word.chars().all(is_allowed)
 }
 
 /// What a sidecar may ever say, word by word; `*` is one word, and `…` any number of them.
-const FORMS: [&str; 12] = [
+const FORMS: [&str; 18] = [
     "show …",
     "set server * addr * port *",
     "set server * state ready",
@@ -38,6 +38,12 @@ const FORMS: [&str; 12] = [
     "add server * * …",
     "del server *",
     "shutdown sessions server *",
+    "add map * * *",
+    "add map * * * *",
+    "set map * * *",
+    "del map * *",
+    "prepare map *",
+    "commit map * *",
 ];
 
 /// Whether it is one line of a known form, of harmless words.
@@ -86,7 +92,14 @@ impl World {
             Some(Request::ServersState(Some(backend))) => {
                 self.book.not_understood.remove(backend.as_str());
             }
-            Some(Request::Info | Request::Backends | Request::Stat(..) | Request::Cookies)
+            Some(
+                Request::Info
+                | Request::Backends
+                | Request::Stat(..)
+                | Request::Cookies
+                | Request::Map(_)
+                | Request::ChangeMap(_),
+            )
             | None => {}
         }
     }

@@ -218,6 +218,8 @@ impl World {
                 | Request::Backends
                 | Request::ServersState(_)
                 | Request::Stat(..)
+                | Request::Map(_)
+                | Request::ChangeMap(_)
                 | Request::Cookies => None,
             })
             .collect();

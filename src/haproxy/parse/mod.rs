@@ -6,6 +6,7 @@
 
 mod backend;
 mod info;
+mod map;
 mod servers_state;
 mod stat;
 
@@ -19,6 +20,7 @@ use nom::{
 
 pub use backend::backends;
 pub use info::info;
+pub use map::map;
 pub use servers_state::servers_state;
 pub use stat::{cookies, stat};
 

@@ -148,6 +148,9 @@ impl Claims {
             });
         };
         if claim.holder != *service {
+            contribution
+                .routing
+                .take_if(|routing| routing.backend == *backend);
             for server in mem::take(servers) {
                 let reason = Reason::ClaimedBackend(backend.clone(), claim.holder.clone());
                 reject(&server, reason);

@@ -65,6 +65,7 @@ impl Reconciler {
         self.backends
             .values_mut()
             .for_each(|backend| backend.wake(now));
+        self.step_routes(now);
         let mut due: Vec<_> = self
             .backends
             .iter()
@@ -79,6 +80,7 @@ impl Reconciler {
             }
             self.step(now, &name);
         }
+        self.step_routes(now);
         self.check_sync(now);
     }
 
@@ -388,6 +390,7 @@ impl Reconciler {
                 }
                 (None, delay)
             }
+            Purpose::Routes => return self.routes_failed(now, problem),
             Purpose::Backend(name) => {
                 let Some(backend) = self.backends.get_mut(&name) else {
                     return;

@@ -10,6 +10,7 @@ mod drive;
 mod guarding;
 mod recall;
 mod restore;
+mod routing;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use super::{
     facts::Fact,
     guards::{Guards, Question},
     plan::ObservedBackend,
+    routes::machine::Routes,
     state_file::{Keeper, StateFile},
 };
 
@@ -118,6 +120,7 @@ pub enum Mode {
 /// What a batch is for.
 enum Purpose {
     Everything,
+    Routes,
     Backend(BackendName),
 }
 
@@ -183,6 +186,7 @@ pub struct Reconciler {
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
+    routes: Routes,
     process: Option<Process>,
     last_process: Option<(ProcessInfo, Duration)>,
     under_way: BTreeMap<BatchId, UnderWay>,
@@ -218,6 +222,7 @@ impl Reconciler {
             claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
+            routes: Routes::new(),
             process: None,
             last_process: None,
             under_way: BTreeMap::new(),
@@ -277,6 +282,7 @@ impl Reconciler {
             times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
+                times.extend(self.routes.paused_until);
             }
         }
         times.into_iter().min()
@@ -389,6 +395,7 @@ impl Reconciler {
                 backend.changing_since.get_or_insert(now);
             }
         }
+        self.routes.contribute(service, new.routing.as_ref());
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
@@ -439,6 +446,7 @@ impl Reconciler {
         for backend in self.backends.values_mut() {
             backend.disconnect();
         }
+        self.routes.disconnect();
     }
 
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
@@ -447,6 +455,7 @@ impl Reconciler {
         };
         match purpose {
             Purpose::Everything => self.read_everything(now, responses),
+            Purpose::Routes => self.routes_answered(now, &requests, responses),
             Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
         }
     }
@@ -478,6 +487,9 @@ impl Reconciler {
                 Response::Info(_)
                 | Response::NoSuchBackend
                 | Response::Stat(_)
+                | Response::Map(_)
+                | Response::NoSuchMap
+                | Response::MapVersion(_)
                 | Response::Changed(_) => {}
             }
         }
@@ -541,6 +553,7 @@ impl Reconciler {
                 backend.observe(read_at, now, rows);
             }
         }
+        self.routes.dirty = true;
         self.doubt(now);
     }
 
@@ -584,6 +597,9 @@ impl Reconciler {
                     Response::Info(_)
                     | Response::Backends(_)
                     | Response::Cookies(_)
+                    | Response::Map(_)
+                    | Response::NoSuchMap
+                    | Response::MapVersion(_)
                     | Response::Changed(_)
                     | Response::NoSuchBackend,
                 ) => {}

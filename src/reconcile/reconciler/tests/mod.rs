@@ -9,6 +9,7 @@ mod holds;
 mod recalled;
 mod restarts;
 mod restored;
+mod routes;
 
 use super::*;
 use crate::{
@@ -24,6 +25,7 @@ const HELD: Duration = Duration::from_secs(31);
 struct World {
     core: Reconciler,
     haproxy: BTreeMap<BackendName, ObservedBackend>,
+    maps: routes::MapsOfHaproxy,
     info: ProcessInfo,
     now: Duration,
     facts: Vec<Fact>,
@@ -55,6 +57,7 @@ impl World {
         Self {
             core: Reconciler::new(Policy::default(), Mode::Act, 1),
             haproxy: haproxy.collect(),
+            maps: routes::MapsOfHaproxy::default(),
             info,
             now,
             facts,
@@ -129,6 +132,8 @@ impl World {
             },
             Request::Cookies => Response::Cookies(BTreeSet::new()),
             Request::Stat(name, _) => Response::Stat(predict::all_quiet(&self.haproxy[name])),
+            Request::Map(map) => self.maps.show(map),
+            Request::ChangeMap(change) => self.maps.change(change),
             Request::Change(command) => {
                 if let Some(outcome) = &self.refuse {
                     return Response::Changed(outcome.clone());
@@ -284,7 +289,12 @@ fn an_event_reads_and_changes_one_backend_only() {
         let backend = match request {
             Request::ServersState(Some(name)) | Request::Stat(name, _) => name,
             Request::Change(command) => &command.server().backend,
-            Request::Info | Request::Backends | Request::Cookies | Request::ServersState(None) => {
+            Request::Info
+            | Request::Backends
+            | Request::Cookies
+            | Request::Map(_)
+            | Request::ChangeMap(_)
+            | Request::ServersState(None) => {
                 panic!("{request:?}")
             }
         };
