@@ -48,7 +48,7 @@ use charge::{Charge, Standing};
 use freeze::Freeze;
 use keep::{Failures, Part};
 use report::Report;
-use snapshot::Keeper;
+use snapshot::{Keeper, hands};
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -267,6 +267,7 @@ async fn core(
     };
     let started = now();
     let keeper = Keeper::new(&config, started, Arc::clone(&metrics), &mut parts);
+    let hands = hands::Keeper::new(&config, &mut parts);
     let mut core = Reconciler::new(policy(&config), mode, seed());
     if let Some(path) = &config.state_file {
         core = core.with_state_file();
@@ -284,9 +285,13 @@ async fn core(
         under_way: BTreeMap::new(),
         report,
         keeper,
+        hands,
     };
     Report::starting(&config);
     shell.look_at_freeze().await;
+    if config.observe {
+        shell.recall().await;
+    }
     let mut standing = Standings {
         seen: standing,
         last: None,
@@ -319,7 +324,7 @@ async fn core(
             Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
-                shell.report.tick(&shell.core.overview());
+                shell.tick();
             }
         }
         if stopping
@@ -346,6 +351,7 @@ struct Shell {
     under_way: BTreeMap<BatchId, (Arc<[Request]>, Instant)>,
     report: Report,
     keeper: Keeper,
+    hands: Option<hands::Keeper>,
 }
 
 /// What is heard of the lock; nothing, under `--observe`.
@@ -381,8 +387,11 @@ impl Shell {
             Standing::Standby(_) => Mode::Standby,
         };
         self.report.standing(standing);
+        if mode == Mode::Act {
+            self.recall().await;
+        }
         self.input(Input::Turned(mode)).await;
-        self.report.tick(&self.core.overview());
+        self.tick();
     }
 
     async fn haproxy(&mut self, event: session::Event) {
@@ -416,7 +425,7 @@ impl Shell {
             session::Event::Lost(error) => {
                 self.report.lost(&error);
                 self.input(Input::Disconnected).await;
-                self.report.tick(&self.core.overview());
+                self.tick();
             }
             session::Event::Unavailable(error) => self.report.unavailable(&error),
         }
@@ -471,6 +480,11 @@ impl Shell {
                 Output::StateFile(wanted) => {
                     self.state_file.send_modify(|wish| wish.take(wanted));
                 }
+                Output::Hands(hands) => {
+                    if let Some(keeper) = &self.hands {
+                        keeper.keep(hands);
+                    }
+                }
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
@@ -490,7 +504,23 @@ impl Shell {
         }
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
-            self.report.tick(&self.core.overview());
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        let at = now().saturating_duration_since(self.started);
+        self.report.tick(&self.core.overview(), at);
+    }
+
+    /// What a predecessor knew to be by hand is taken in, before anything is written.
+    async fn recall(&mut self) {
+        let hands = match &self.hands {
+            Some(keeper) => keeper.recall().await,
+            None => None,
+        };
+        if let Some(hands) = hands {
+            self.input(Input::Recalled(hands)).await;
         }
     }
 

@@ -31,11 +31,13 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::model::{ServerKeywords, ServerProfileName};
 
-pub use facts::{Arrival, Fact, Found, Overview, Owned, Restoring, Tally, Would};
+pub use facts::{Arrival, Fact, Found, Overview, Owned, Restoring, Staying, Stays, Tally, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
-pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use reconciler::{
+    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered,
+};
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;

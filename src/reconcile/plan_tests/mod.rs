@@ -32,7 +32,7 @@ fn name(name: &str) -> ServerName {
 }
 
 /// Instance `number` of the service `web`, at 10.0.0.<number>:80.
-fn instance(number: u8, tags: &[&str]) -> DesiredServer {
+pub(super) fn instance(number: u8, tags: &[&str]) -> DesiredServer {
     let registration = Registration {
         id: format!("_nomad-task-{number:08x}-group-web-web-http").into(),
         service: ServiceKey::new("default", "web"),
@@ -80,7 +80,7 @@ fn state(server: &str, address: &str, admin: u8, weight: u16, check: u8) -> Serv
     }
 }
 
-fn template(slots: u8) -> ObservedBackend {
+pub(super) fn template(slots: u8) -> ObservedBackend {
     let servers = (1..=slots)
         .map(|number| state(&format!("nomad{number}"), "127.0.0.1:1", 5, 1, 14))
         .collect();

@@ -8,6 +8,7 @@ mod admission;
 mod claims;
 mod drive;
 mod guarding;
+mod recall;
 mod restore;
 mod stop;
 #[cfg(test)]
@@ -25,8 +26,10 @@ use crate::model::{
     Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
+pub use recall::{Hands, LeftServer};
 pub use restore::{HeldServer, Remembered};
 
+use recall::Recalled;
 use restore::Restored;
 
 use super::{
@@ -63,6 +66,8 @@ pub enum Input {
     Drain,
     /// Nomad is away, and this is what a predecessor knew.
     Restored(Remembered),
+    /// What a predecessor knew to be by an operator's hand. Before this sidecar acts, or never.
+    Recalled(Hands),
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -91,6 +96,8 @@ pub enum Output {
     Prove(BTreeSet<ServiceKey>),
     /// Do this with the server-state file.
     StateFile(StateFile),
+    /// Keep this for a successor.
+    Hands(Hands),
     /// Ask for this allocation.
     Ask(Question),
     /// Know this.
@@ -185,6 +192,7 @@ pub struct Reconciler {
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
     restored: Restored,
+    recalled: Recalled,
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
@@ -217,6 +225,7 @@ impl Reconciler {
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             restored: Restored::default(),
+            recalled: Recalled::default(),
             sync_check_at: None,
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
@@ -238,6 +247,7 @@ impl Reconciler {
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
             Input::Restored(remembered) => self.restored(now, remembered),
+            Input::Recalled(hands) => self.recall(hands),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
@@ -246,6 +256,7 @@ impl Reconciler {
         self.drive(now);
         self.guard(now);
         self.follow_what_was_read(now);
+        self.tell_hands();
     }
 
     /// The next thing that the core wants, until `None`.
@@ -404,6 +415,7 @@ impl Reconciler {
             };
             self.outputs.push_back(Output::Tell(fact));
         }
+        self.recalled.begin(&info);
         self.process = Some(Process {
             info,
             connected_at: now,
@@ -524,7 +536,9 @@ impl Reconciler {
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {
-                backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
+                let rows = rows.remove(name).unwrap_or_default();
+                self.recalled.remind(name, backend, &rows);
+                backend.observe(read_at, now, rows);
             }
         }
         self.doubt(now);
@@ -576,7 +590,10 @@ impl Reconciler {
             }
         }
         match observed {
-            Some(observed) if !vanished => backend.observe(now, now, observed),
+            Some(observed) if !vanished => {
+                self.recalled.remind(name, backend, &observed);
+                backend.observe(now, now, observed);
+            }
             Some(_) | None => {
                 // It was deleted: which backends there are is read again, and with it who resolves where.
                 backend.observe(now, now, ObservedBackend::default());
