@@ -8,8 +8,11 @@ use std::{
 };
 
 use super::{
-    super::desired::{Contribution, DesiredServer, Reason, Rejection},
-    Reconciler,
+    super::{
+        desired::{Contribution, DesiredServer, Reason, Rejection},
+        facts::Fact,
+    },
+    Output, Reconciler,
 };
 use crate::model::{BackendName, ServiceKey};
 
@@ -174,6 +177,27 @@ impl Reconciler {
         let changed = self.claims.settle(now, service, contribution);
         self.claims.apply(service, contribution);
         changed
+    }
+
+    /// Says what is rejected now and was not, and the other way round.
+    pub(super) fn tell_rejections(
+        &mut self,
+        service: &ServiceKey,
+        old: &Contribution,
+        new: &Contribution,
+    ) {
+        for rejection in old.rejections.difference(&new.rejections) {
+            self.outputs.push_back(Output::Tell(Fact::Unrejected(
+                service.clone(),
+                rejection.clone(),
+            )));
+        }
+        for rejection in new.rejections.difference(&old.rejections) {
+            self.outputs.push_back(Output::Tell(Fact::Rejected(
+                service.clone(),
+                rejection.clone(),
+            )));
+        }
     }
 
     /// Gives on what is free.

@@ -363,18 +363,7 @@ impl Reconciler {
         self.guards.reject_dead(&mut new);
         let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
-        for rejection in old.rejections.difference(&new.rejections) {
-            self.outputs.push_back(Output::Tell(Fact::Unrejected(
-                service.clone(),
-                rejection.clone(),
-            )));
-        }
-        for rejection in new.rejections.difference(&old.rejections) {
-            self.outputs.push_back(Output::Tell(Fact::Rejected(
-                service.clone(),
-                rejection.clone(),
-            )));
-        }
+        self.tell_rejections(service, &old, &new);
         let concerned: BTreeSet<_> = old
             .servers
             .keys()
