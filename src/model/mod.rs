@@ -13,7 +13,8 @@ pub use backoff::{Backoff, SplitMix64};
 pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
     AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
-    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
+    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Verdict,
+    Version,
 };
 pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
 pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

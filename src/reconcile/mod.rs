@@ -31,7 +31,7 @@ pub use facts::{Arrival, Fact, Found, Overview, Owned, Restoring, Tally, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
-pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered, Sketch};
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;

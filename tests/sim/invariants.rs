@@ -86,7 +86,13 @@ impl World {
             Some(Request::ServersState(Some(backend))) => {
                 self.book.not_understood.remove(backend.as_str());
             }
-            Some(Request::Info | Request::Backends | Request::Stat(..) | Request::Cookies)
+            Some(
+                Request::Info
+                | Request::Backends
+                | Request::Stat(..)
+                | Request::Verdicts(..)
+                | Request::Cookies,
+            )
             | None => {}
         }
     }

@@ -200,6 +200,7 @@ impl World {
                 | Request::Backends
                 | Request::ServersState(_)
                 | Request::Stat(..)
+                | Request::Verdicts(..)
                 | Request::Cookies => None,
             })
             .collect();

@@ -376,6 +376,7 @@ fn next_run(requests: &[Request], wanted_at: Duration) -> Vec<Sent> {
         | Request::Backends
         | Request::ServersState(_)
         | Request::Stat(..)
+        | Request::Verdicts(..)
         | Request::Cookies => None,
     };
     let first = requests.first().map(server);

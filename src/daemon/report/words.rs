@@ -6,9 +6,10 @@ use tracing::{debug, info, warn};
 
 use crate::{
     admin::BackendCount,
+    admin::ServersOwned,
     model::{BackendName, Command},
     reconcile::{
-        Guard, HoldBegun, Overview, Restoring, Tally,
+        Guard, HoldBegun, Overview, Owned, Restoring, Tally,
         plan::{Step, Why},
     },
 };
@@ -110,4 +111,23 @@ pub(super) fn counts(tallies: &[Tally]) -> BTreeMap<String, BackendCount> {
     counted
         .map(|tally| (tally.backend.to_string(), count(tally)))
         .collect()
+}
+
+impl From<Owned> for ServersOwned {
+    fn from(owned: Owned) -> Self {
+        let Owned {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        } = owned;
+        Self {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        }
+    }
 }

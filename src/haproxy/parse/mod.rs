@@ -8,6 +8,7 @@ mod backend;
 mod info;
 mod servers_state;
 mod stat;
+mod verdicts;
 
 use memchr::memchr;
 use nom::{
@@ -21,6 +22,7 @@ pub use backend::backends;
 pub use info::info;
 pub use servers_state::servers_state;
 pub use stat::{cookies, stat};
+pub use verdicts::verdicts;
 
 /// Why an answer cannot be read. Lines count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,7 @@ mod account;
 mod admission;
 mod drive;
 mod guarding;
+mod picture;
 mod restore;
 mod stop;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::model::{
 
 pub use restore::{HeldServer, Remembered};
 
+pub use picture::Sketch;
 use restore::Restored;
 
 use super::{
@@ -458,6 +460,7 @@ impl Reconciler {
                 Response::Info(_)
                 | Response::NoSuchBackend
                 | Response::Stat(_)
+                | Response::Verdicts(_)
                 | Response::Changed(_) => {}
             }
         }
@@ -534,6 +537,7 @@ impl Reconciler {
         };
         backend.busy = false;
         backend.failures.reset();
+        backend.problem = None;
         let mut observed: Option<ObservedBackend> = None;
         let mut vanished = false;
         for (number, (request, response)) in requests.iter().zip(responses).enumerate() {
@@ -562,6 +566,7 @@ impl Reconciler {
                     Response::Info(_)
                     | Response::Backends(_)
                     | Response::Cookies(_)
+                    | Response::Verdicts(_)
                     | Response::Changed(_)
                     | Response::NoSuchBackend,
                 ) => {}

@@ -5,6 +5,7 @@ mod admissions;
 mod charge;
 mod guards;
 mod holds;
+mod picture;
 mod restarts;
 mod restored;
 
@@ -123,6 +124,7 @@ impl World {
                 None => Response::NoSuchBackend,
             },
             Request::Cookies => Response::Cookies(BTreeSet::new()),
+            Request::Verdicts(..) => Response::Verdicts(BTreeMap::new()),
             Request::Stat(name, _) => Response::Stat(predict::all_quiet(&self.haproxy[name])),
             Request::Change(command) => {
                 if let Some(outcome) = &self.refuse {
@@ -279,7 +281,11 @@ fn an_event_reads_and_changes_one_backend_only() {
         let backend = match request {
             Request::ServersState(Some(name)) | Request::Stat(name, _) => name,
             Request::Change(command) => &command.server().backend,
-            Request::Info | Request::Backends | Request::Cookies | Request::ServersState(None) => {
+            Request::Info
+            | Request::Backends
+            | Request::Cookies
+            | Request::Verdicts(..)
+            | Request::ServersState(None) => {
                 panic!("{request:?}")
             }
         };
