@@ -42,7 +42,10 @@ fn assert_known(text: &str, known: &BTreeSet<String>) {
     for (at, _) in text.match_indices(PREFIX) {
         let rest = &text[at + PREFIX.len()..];
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let name = rest.split(|c| !is_part(c)).next().unwrap();
+        let name = rest
+            .split(|c| !is_part(c))
+            .next()
+            .expect("a split has a part");
         assert!(known.contains(name), "there is no metric {PREFIX}{name}");
         number += 1;
     }
@@ -147,5 +150,9 @@ fn assert_success(output: &Output) {
 #[expect(clippy::disallowed_methods, reason = "only a starting point")]
 fn exposed() -> String {
     let now = Instant::now();
-    to_text_format(&Metrics::new().render(&Status::starting(now), now).unwrap())
+    to_text_format(
+        &Metrics::new()
+            .render(&Status::starting(now), now)
+            .expect("metrics are text"),
+    )
 }

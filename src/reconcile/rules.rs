@@ -319,6 +319,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the field has it")]
     fn globs(texts: &[&str]) -> Option<Vec<Glob>> {
         Some(texts.iter().map(|text| Glob::new(text)).collect())
     }

@@ -2,10 +2,10 @@
 //! has ended is not, although it is registered.
 
 use crate::support::{
-    fake_nomad::{Key, Mode, Which},
+    fake_nomad::{Key, Mode, Seen, Token, Which},
     sidecar::soon,
     toy::Toy,
-    world::{BOTH, World, instance, on_every_line},
+    world::{BOTH, Nomad, World, instance, on_every_line},
 };
 
 /// The ID of the allocation, from that of the registration.
@@ -114,6 +114,41 @@ fn a_registration_of_an_allocation_that_has_ended_is_not_served_and_named() {
             world.until_served_by(service, &[&living]);
         }
         sidecar.until_metric("registrations_rejected", 2);
+    });
+}
+
+/// Nomad hides an allocation from who may not read it by a status 500.
+#[test]
+fn who_may_not_read_allocations_is_told_so_once_and_asks_no_more() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let identity = "aaaaaaaa-1111-2222-3333-444444444444";
+        world.nomad.issue(identity, Token::Workload(Vec::new()));
+        let toys = ["first", "second", "third"].map(Toy::start);
+        let keys = toys.each_ref().map(|toy| {
+            let key = instance("dynamic", toy.address()).key();
+            world
+                .nomad
+                .describe_allocation(&allocation(&key), "run", "running");
+            world.register("dynamic", toy)
+        });
+        let sidecar = world.sidecar_with(&[("NOMAD_TOKEN", identity)]);
+        sidecar.until_ready();
+        world.until_served_by("dynamic", &toys.each_ref());
+        let said = "allocations may not be read (capability read-job)";
+        world.deregister(&keys[0]);
+        sidecar.logged(&[said, "namespace=default"]);
+        let asked = |nomad: &Nomad| {
+            let is_asked = |seen: &&Seen| seen.request.path().starts_with("/v1/allocation/");
+            nomad.seen().iter().filter(is_asked).count()
+        };
+        let before = asked(&world.nomad);
+        world.deregister(&keys[1]);
+        soon("both are deleted", || {
+            (world.servers("dynamic").len() == 1).then_some(())
+        });
+        world.until_served_by("dynamic", &[&toys[2]]);
+        assert_eq!((asked(&world.nomad), sidecar.count(said)), (before, 1));
     });
 }
 
