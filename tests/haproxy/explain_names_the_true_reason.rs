@@ -37,13 +37,11 @@ fn says(world: &World, sidecar: &Sidecar, what: &str, expected: bool, parts: &[&
             is_it.then_some(text)
         })
     }));
-    match found {
-        Ok(text) => {
-            eprintln!("{}: explain {what}\n{text}", world.version());
-            text
-        }
-        Err(_) => panic!("explain {what} does not say {parts:?}, but\n{last}"),
-    }
+    let Ok(text) = found else {
+        panic!("explain {what} does not say {parts:?}, but\n{last}");
+    };
+    eprintln!("{}: explain {what}\n{text}", world.version());
+    text
 }
 
 fn register_what_cannot_be_served(world: &World, more: &[Toy; 4]) {
