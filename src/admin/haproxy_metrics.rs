@@ -105,6 +105,8 @@ pub(super) fn kind(command: &Command) -> &'static str {
         Command::Maintenance(_) => "maintenance",
         Command::HealthDown(_) => "health_down",
         Command::EnableHealth(_) => "enable_health",
+        Command::EnableAgent(_) => "enable_agent",
+        Command::DisableAgent(_) => "disable_agent",
         Command::SetWeight(..) => "set_weight",
         Command::SetMaxconn(..) => "set_maxconn",
         Command::AddServer(..) => "add_server",

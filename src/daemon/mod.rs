@@ -16,6 +16,7 @@ mod report;
 mod show;
 mod snapshot;
 mod state_file;
+mod stop;
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +45,7 @@ use crate::{
     haproxy::session,
     model::{Batch, BatchId, Request},
     nomad::{route::Route, settings::Settings, traffic::Traffic, watch as catalog},
-    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler, Rules},
+    reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
     snapshot::{Refusal, Usable},
 };
 use charge::{Charge, Standing};
@@ -52,7 +53,8 @@ use freeze::Freeze;
 use keep::{Failures, Part};
 use report::{Report, Show};
 use show::{Drawing, Verdicts, audit_log, end_log, listener};
-use snapshot::Keeper;
+use snapshot::{Keeper, hands};
+use stop::Stop;
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -200,28 +202,6 @@ fn reread(config: &Config) -> Option<Config> {
     }
 }
 
-/// The order to drain everything, and the answer to it.
-#[derive(Clone)]
-struct Stop {
-    told: watch::Receiver<bool>,
-    drained: Arc<Notify>,
-}
-
-impl Stop {
-    fn new() -> (watch::Sender<bool>, Self) {
-        let (to_stop, told) = watch::channel(false);
-        let drained = Arc::default();
-        (to_stop, Self { told, drained })
-    }
-
-    /// Waits for the order. Cancel-safe.
-    async fn told(&mut self) {
-        if self.told.wait_for(|told| *told).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
 /// The core with its two sessions. Ends by being dropped, or by the panic of a part.
 async fn core(
     config: Config,
@@ -264,6 +244,7 @@ async fn core(
     };
     let started = now();
     let keeper = Keeper::new(&config, started, Arc::clone(&metrics), &mut parts);
+    let hands = hands::Keeper::new(&config, &mut parts);
     let mut core = Reconciler::new(policy(&config), mode, seed());
     if let Some(path) = &config.state_file {
         core = core.with_state_file();
@@ -283,13 +264,14 @@ async fn core(
         drawing: None,
         report,
         keeper,
+        hands,
     };
     Report::starting(&config);
     shell.look_at_freeze().await;
-    let mut standing = Standings {
-        seen: standing,
-        last: None,
-    };
+    if config.observe {
+        shell.recall().await;
+    }
+    let mut standing = Standings::new(standing);
     let pictures = Arc::clone(&shell.report.show.pictures);
     let mut ticks = interval(Duration::from_secs(1));
     let mut stopping = false;
@@ -321,15 +303,11 @@ async fn core(
             question = pictures.asked() => shell.ask_for_verdicts(question).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
-                shell.report.tick(&shell.core.overview());
+                shell.tick();
             }
             () = yield_now(), if shell.drawing.is_some() => shell.draw(),
         }
-        if stopping
-            && shell
-                .core
-                .has_drained(now().saturating_duration_since(started))
-        {
+        if stopping && shell.has_drained() {
             stop.drained.notify_one();
             return std::future::pending().await;
         }
@@ -351,6 +329,7 @@ struct Shell {
     drawing: Option<Drawing>,
     report: Report,
     keeper: Keeper,
+    hands: Option<hands::Keeper>,
 }
 
 /// What is heard of the lock; nothing, under `--observe`.
@@ -360,6 +339,10 @@ struct Standings {
 }
 
 impl Standings {
+    fn new(seen: Option<watch::Receiver<Option<Standing>>>) -> Self {
+        Self { seen, last: None }
+    }
+
     /// The next one that is not the last one. Cancel-safe.
     async fn next(&mut self) -> Standing {
         if let Some(seen) = &mut self.seen {
@@ -380,14 +363,22 @@ impl Standings {
 }
 
 impl Shell {
+    fn has_drained(&self) -> bool {
+        let at = now().saturating_duration_since(self.started);
+        self.core.has_drained(at)
+    }
+
     async fn turned(&mut self, standing: Standing) {
         let mode = match standing {
             Standing::InCharge => Mode::Act,
             Standing::Standby(_) => Mode::Standby,
         };
         self.report.standing(standing);
+        if mode == Mode::Act {
+            self.recall().await;
+        }
         self.input(Input::Turned(mode)).await;
-        self.report.tick(&self.core.overview());
+        self.tick();
     }
 
     async fn haproxy(&mut self, event: session::Event) {
@@ -427,7 +418,7 @@ impl Shell {
             session::Event::Lost(error) => {
                 self.report.lost(&error);
                 self.input(Input::Disconnected).await;
-                self.report.tick(&self.core.overview());
+                self.tick();
             }
             session::Event::Unavailable(error) => self.report.unavailable(&error),
         }
@@ -483,6 +474,11 @@ impl Shell {
                 Output::StateFile(wanted) => {
                     self.state_file.send_modify(|wish| wish.take(wanted));
                 }
+                Output::Hands(hands) => {
+                    if let Some(keeper) = &self.hands {
+                        keeper.keep(hands);
+                    }
+                }
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
@@ -502,7 +498,23 @@ impl Shell {
         }
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
-            self.report.tick(&self.core.overview());
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        let at = now().saturating_duration_since(self.started);
+        self.report.tick(&self.core.overview(), at);
+    }
+
+    /// What a predecessor knew to be by hand is taken in, before anything is written.
+    async fn recall(&mut self) {
+        let hands = match &self.hands {
+            Some(keeper) => keeper.recall().await,
+            None => None,
+        };
+        if let Some(hands) = hands {
+            self.input(Input::Recalled(hands)).await;
         }
     }
 
@@ -543,7 +555,8 @@ impl Shell {
 
 fn policy(config: &Config) -> Policy {
     Policy {
-        rules: Arc::new(Rules::without_file(&config.own_namespace)),
+        rules: Arc::new(config.rules.clone()),
+        server_profiles: config.server_profiles.clone(),
         tag_prefix: config.nomad.tag_prefix.clone(),
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),

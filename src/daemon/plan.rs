@@ -13,7 +13,7 @@ use crate::{
     reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals},
 };
 
-use super::{Error, freeze::Freeze, nomad_settings, policy};
+use super::{Error, freeze::Freeze, nomad_settings, policy, snapshot::hands};
 
 /// Whether a plan has something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,9 @@ pub async fn plan(
     if let Some(is_frozen) = Freeze::new(&config).changed() {
         core.handle(Duration::ZERO, Input::Freeze(is_frozen));
     }
+    if let Some(hands) = hands::look(&config) {
+        core.handle(Duration::ZERO, Input::Recalled(hands));
+    }
     core.handle(Duration::ZERO, Input::Connected(info));
     core.handle(Duration::ZERO, Input::Synced { services, unproven });
     let mut facts = Vec::new();
@@ -64,7 +67,7 @@ pub async fn plan(
             }
             Output::Tell(fact) => facts.push(fact),
             // Without a running daemon nobody waits for the proof, nor for an answer, nor for a file.
-            Output::Prove(_) | Output::Ask(_) | Output::StateFile(_) => {}
+            Output::Prove(_) | Output::Ask(_) | Output::StateFile(_) | Output::Hands(_) => {}
         }
     }
     let changes = Changes::of(&facts);

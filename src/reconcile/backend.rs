@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 use super::{
-    Guard, Policy, Removals,
+    Guard, Policy, Removals, Staying, Stays,
     desired::{DesiredServer, Identity, Rejection},
     hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
@@ -78,8 +78,8 @@ pub(super) struct Backend {
     pub(super) changing_since: Option<Duration>,
     /// What is in the way.
     pub(super) hindrances: BTreeSet<Hindrance>,
-    /// What an operator did by hand.
-    pub(super) by_hand: BTreeSet<ByHand>,
+    /// What an operator did by hand, and since when it was seen.
+    pub(super) by_hand: BTreeMap<ByHand, Duration>,
     /// Tags without effect, and registrations that share an address.
     pub(super) notes: BTreeSet<Rejection>,
     /// Servers that were made ready and have not been in rotation since, and when.
@@ -122,7 +122,7 @@ impl Backend {
             by_event: false,
             changing_since: None,
             hindrances: BTreeSet::new(),
-            by_hand: BTreeSet::new(),
+            by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
             unadmitted: BTreeMap::new(),
             problem: None,
@@ -210,21 +210,28 @@ impl Backend {
         self.desired.iter().chain(held)
     }
 
-    /// Whether a server was seen in rotation.
-    pub(super) fn shows_in_rotation(&self, server: &DesiredServer, policy: &Policy) -> bool {
-        let Some(observed) = &self.observed else {
-            return false;
-        };
-        // As a dynamic server it has this name, as a slot this address.
-        let kind = self.kind(policy);
-        let mut servers = observed.servers.iter();
-        servers.any(|state| {
-            let is_it = match kind {
-                Kind::Dynamic => state.name.as_ref() == Some(&server.name),
-                Kind::Slots => state.address() == Some(server.address),
-            };
-            is_it && state.in_rotation() && plan::is_owned(state, kind, policy)
-        })
+    /// The servers that stay as they are, by an operator's hand or by a hold.
+    pub(super) fn staying(&self, name: &BackendName, policy: &Policy) -> Vec<Staying> {
+        let by_hand = self.by_hand.iter().map(|(left, since)| Staying {
+            backend: name.clone(),
+            server: left.server.clone(),
+            what: Stays::ByHand(left.hand),
+            since: *since,
+        });
+        let mut staying: Vec<_> = by_hand.collect();
+        if !self.memory.holds.is_empty() {
+            let states = self.states(policy);
+            staying.extend(self.memory.holds.values().map(|hold| {
+                let seen = states.of(&hold.server).and_then(|state| state.name.clone());
+                Staying {
+                    backend: name.clone(),
+                    server: seen.unwrap_or_else(|| hold.server.name.clone()),
+                    what: Stays::Held(hold.guard),
+                    since: hold.since,
+                }
+            }));
+        }
+        staying
     }
 
     /// How many servers this guard keeps.

@@ -11,7 +11,7 @@ use crate::model::{Allocation, BackendName, Command, ProcessInfo, ServerName, Se
 use super::{
     desired::Rejection,
     guards::{Extent, Guard, Removals},
-    hands::{ByHand, HandsCount},
+    hands::{ByHand, Hand, HandsCount},
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
 };
@@ -233,6 +233,8 @@ pub struct Overview {
     pub owned: Owned,
     /// Those of them that stay as an operator left them.
     pub by_hand: HandsCount,
+    /// Servers that stay as they are by an operator's hand, or in rotation by a hold.
+    pub staying: Vec<Staying>,
     /// In observing mode: what would be sent now.
     pub would: Would,
     /// Followed backends, each by itself.
@@ -254,6 +256,28 @@ pub struct Tally {
     pub slots: usize,
     /// Slots that have another address than the placeholder.
     pub slots_used: usize,
+}
+
+/// A server that stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staying {
+    /// The backend.
+    pub backend: BackendName,
+    /// The server.
+    pub server: ServerName,
+    /// Why.
+    pub what: Stays,
+    /// Since when, as far as this sidecar saw it, on its clock.
+    pub since: Duration,
+}
+
+/// Why a server stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// An operator did that.
+    ByHand(Hand),
+    /// It has no registration any more, and is held; by a guard, or for want of others.
+    Held(Option<Guard>),
 }
 
 /// What is not sent, because the sidecar only observes.

@@ -206,6 +206,8 @@ impl Memory {
             Command::Ready(_)
             | Command::HealthDown(_)
             | Command::EnableHealth(_)
+            | Command::EnableAgent(_)
+            | Command::DisableAgent(_)
             | Command::SetMaxconn(..)
             | Command::AddServer(..)
             | Command::DeleteServer(_) => {}

@@ -8,8 +8,8 @@ use std::{fmt, sync::Arc};
 use super::tags::shown;
 use crate::model::{BackendName, ServiceKey};
 
-/// Weights go up to this.
-const MAX_WEIGHT: u16 = 256;
+/// HAProxy's weights go up to this.
+pub const MAX_WEIGHT: u16 = 256;
 
 /// What each namespace may claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,14 +206,20 @@ impl Rules {
     ///
     /// When they may not: which rule says so.
     pub fn weight(&self, service: &ServiceKey, weight: u16) -> Result<(), Refusal> {
-        let section = self.section(service);
-        let max = section.and_then(|section| section.max_weight);
-        let max = max.unwrap_or(MAX_WEIGHT);
+        let max = self.max_weight(service);
         if weight <= max {
             return Ok(());
         }
-        let rule = self.rule(section, &format!("max-weight = {max}"));
+        let rule = self.rule(self.section(service), &format!("max-weight = {max}"));
         Err(refusal(service, format!("have the weight {weight}"), rule))
+    }
+
+    /// The heaviest weight that servers of `service` may have.
+    #[must_use]
+    pub fn max_weight(&self, service: &ServiceKey) -> u16 {
+        let section = self.section(service);
+        let max = section.and_then(|section| section.max_weight);
+        max.unwrap_or(MAX_WEIGHT)
     }
 
     /// Whether the list under `key` has `claim`. Where nothing is written it is `otherwise`. The error is the rule.
@@ -319,9 +325,8 @@ mod tests {
 
     use super::*;
 
-    #[expect(clippy::unnecessary_wraps, reason = "as the field has it")]
-    fn globs(texts: &[&str]) -> Option<Vec<Glob>> {
-        Some(texts.iter().map(|text| Glob::new(text)).collect())
+    fn globs(texts: &[&str]) -> Vec<Glob> {
+        texts.iter().map(|text| Glob::new(text)).collect()
     }
 
     fn backend(name: &str) -> BackendName {
@@ -335,21 +340,21 @@ mod tests {
             vec![
                 Section {
                     namespaces: Glob::new("*"),
-                    hosts: globs(&[]),
+                    hosts: Some(globs(&[])),
                     ..Section::default()
                 },
                 Section {
                     namespaces: Glob::new("team-*"),
-                    hosts: globs(&["*.teams.example"]),
-                    backends: globs(&["shared", "team-*"]),
-                    server_profiles: globs(&["tls"]),
+                    hosts: Some(globs(&["*.teams.example"])),
+                    backends: Some(globs(&["shared", "team-*"])),
+                    server_profiles: Some(globs(&["tls"])),
                     max_weight: Some(10),
                     ..Section::default()
                 },
                 Section {
                     namespaces: Glob::new("team-a"),
-                    hosts: globs(&["a.example", "shop*.a.example"]),
-                    profiles: globs(&["nomad"]),
+                    hosts: Some(globs(&["a.example", "shop*.a.example"])),
+                    profiles: Some(globs(&["nomad"])),
                     regex: Some(true),
                     ..Section::default()
                 },

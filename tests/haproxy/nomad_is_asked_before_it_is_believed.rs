@@ -13,6 +13,31 @@ fn allocation((_, id): &Key) -> String {
     id["_nomad-task-".len()..][..36].to_owned()
 }
 
+/// Of two instances in service the registration of the first vanishes. Its allocation runs, and Nomad wants that it does so.
+fn the_first_vanishes(world: &World, service: &str, wanted: &str) -> (Toy, Toy) {
+    let (first, second) = (Toy::start("first"), Toy::start("second"));
+    let key = instance(service, first.address()).key();
+    world
+        .nomad
+        .describe_allocation(&allocation(&key), wanted, "running");
+    world.register(service, &first);
+    world.register(service, &second);
+    world.until_served_by(service, &[&first, &second]);
+    world.deregister(&key);
+    (first, second)
+}
+
+fn until_gone(world: &World, service: &str, toy: &Toy) {
+    soon("the server is gone or free", || {
+        let address = toy.address().to_string();
+        let servers = world.servers(service);
+        servers
+            .values()
+            .all(|server| server.address != address)
+            .then_some(())
+    });
+}
+
 #[test]
 fn an_instance_that_vanishes_from_the_catalog_and_runs_is_served_on() {
     on_every_line(|bin| {
@@ -20,15 +45,7 @@ fn an_instance_that_vanishes_from_the_catalog_and_runs_is_served_on() {
         let sidecar = world.sidecar();
         sidecar.until_ready();
         for service in BOTH {
-            let (first, second) = (Toy::start("first"), Toy::start("second"));
-            let key = instance(service, first.address()).key();
-            world
-                .nomad
-                .describe_allocation(&allocation(&key), "run", "running");
-            world.register(service, &first);
-            world.register(service, &second);
-            world.until_served_by(service, &[&first, &second]);
-            world.deregister(&key);
+            let (first, second) = the_first_vanishes(&world, service, "run");
             sidecar.logged(&[
                 "WARN",
                 &format!("backend={service}"),
@@ -38,14 +55,7 @@ fn an_instance_that_vanishes_from_the_catalog_and_runs_is_served_on() {
             // Nobody asks again before it changes, and HAProxy's check has the last word.
             first.fail();
             world.until_served_by(service, &[&second]);
-            soon("the server is gone or free", || {
-                let address = first.address().to_string();
-                let servers = world.servers(service);
-                servers
-                    .values()
-                    .all(|server| server.address != address)
-                    .then_some(())
-            });
+            until_gone(&world, service, &first);
         }
         soon("both are counted", || {
             let answers = sidecar.metric("second_opinions_total{answer=\"running\"}")?;
@@ -61,24 +71,9 @@ fn an_instance_that_was_told_to_stop_leaves_as_ever() {
         let sidecar = world.sidecar();
         sidecar.until_ready();
         for service in BOTH {
-            let (first, second) = (Toy::start("first"), Toy::start("second"));
-            let key = instance(service, first.address()).key();
-            world
-                .nomad
-                .describe_allocation(&allocation(&key), "stop", "running");
-            world.register(service, &first);
-            world.register(service, &second);
-            world.until_served_by(service, &[&first, &second]);
-            world.deregister(&key);
+            let (first, second) = the_first_vanishes(&world, service, "stop");
             world.until_served_by(service, &[&second]);
-            soon("the server is gone or free", || {
-                let address = first.address().to_string();
-                let servers = world.servers(service);
-                servers
-                    .values()
-                    .all(|server| server.address != address)
-                    .then_some(())
-            });
+            until_gone(&world, service, &first);
         }
         assert_eq!(sidecar.count("held in rotation"), 0);
     });
@@ -103,14 +98,7 @@ fn a_registration_of_an_allocation_that_has_ended_is_not_served_and_named() {
                 &id,
                 "not served: its allocation has ended (ClientStatus \"failed\")",
             ]);
-            soon("the server is gone or free", || {
-                let address = ghost.address().to_string();
-                let servers = world.servers(service);
-                servers
-                    .values()
-                    .all(|server| server.address != address)
-                    .then_some(())
-            });
+            until_gone(&world, service, &ghost);
             world.until_served_by(service, &[&living]);
         }
         sidecar.until_metric("registrations_rejected", 2);

@@ -8,8 +8,11 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    model::{Batch, Command, Registration, Request, ServerRef},
-    reconcile::desired::{DesiredServer, one_per_address},
+    model::{BackendName, Batch, Command, Registration, Request, ServerRef},
+    reconcile::{
+        LeftServer,
+        desired::{DesiredServer, one_per_address},
+    },
 };
 
 use crate::{
@@ -52,9 +55,12 @@ pub(crate) enum Deed {
     Drain,
     /// Neither the weight of a configuration line nor one of any tags.
     Weight,
-    /// A sidecar that has just started takes it for what its predecessor died on.
+    /// A sidecar that has just started takes it for what its predecessor died on, unless that one has told.
     WeightZero,
 }
+
+/// What a sidecar has told that it knows to be by hand.
+type Known = BTreeMap<BackendName, BTreeSet<LeftServer>>;
 
 /// The hand of an operator.
 #[derive(Default)]
@@ -69,6 +75,18 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
+    /// A sidecar that has just started takes weight 0 for what its predecessor died on, unless that one has told.
+    pub(crate) fn forget_unless_known(&mut self, known: Option<&Known>) {
+        let servers = known.into_iter().flatten();
+        let pairs = servers.flat_map(|(backend, servers)| {
+            let names = servers.iter().map(|left| left.name.to_string());
+            names.map(|name| (backend.to_string(), name))
+        });
+        let known: BTreeSet<_> = pairs.collect();
+        self.held
+            .retain(|server, (deed, _)| *deed != Deed::WeightZero || known.contains(server));
+    }
+
     /// What was done by hand is gone, unless a state file brought it back.
     pub(crate) fn process_is_new(&mut self, process: &Model) {
         self.held.retain(|(backend, name), (deed, _)| {
@@ -241,6 +259,8 @@ impl World {
                 Command::Ready(_)
                 | Command::HealthDown(_)
                 | Command::EnableHealth(_)
+                | Command::EnableAgent(_)
+                | Command::DisableAgent(_)
                 | Command::SetWeight(..)
                 | Command::SetMaxconn(..)
                 | Command::AddServer(..) => false,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use haproxy_nomad_sidecar::{
-    reconcile::{Input, Mode},
+    reconcile::{Hands, Input, Mode},
     snapshot,
 };
 
@@ -206,6 +206,29 @@ impl World {
         }
     }
 
+    /// What is known to be by hand is written, which takes its time.
+    pub(crate) fn keep_hands(&mut self, hands: Hands) {
+        let writing = self.now.subsec_micros() % 50_000;
+        let written = self.now + Duration::from_micros(writing.into());
+        self.hands.push((written, hands));
+    }
+
+    pub(crate) fn lose_unwritten_hands(&mut self) {
+        let now = self.now;
+        self.hands.retain(|(written, _)| *written <= now);
+    }
+
+    /// Who comes into charge takes in what was written last.
+    pub(crate) fn recall(&mut self) {
+        let mut written = self.hands.iter();
+        let last = written.rfind(|(written, _)| *written <= self.now);
+        let hands = last.map(|(_, hands)| hands.clone()).unwrap_or_default();
+        let pid = self.current_pid.map(u64::from);
+        let known = (Some(hands.pid) == pid).then_some(&hands.servers);
+        self.operator.forget_unless_known(known);
+        self.input(Input::Recalled(hands));
+    }
+
     // === The lock ===
 
     /// Whether this one may write.
@@ -280,6 +303,7 @@ impl World {
     fn take_charge(&mut self) {
         self.trace(|| "the second sidecar takes over".to_owned());
         self.lock = Some(self.generation);
+        self.recall();
         self.input(Input::Turned(Mode::Act));
     }
 }

@@ -12,7 +12,8 @@ use haproxy_nomad_sidecar::{
     catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
     model::{BackendName, BatchId, Registration, Request, ServiceKey},
     reconcile::{
-        self, Input, Output, Policy, Reconciler, Remembered, StateFile, desired::DesiredServer,
+        self, Hands, Input, Output, Policy, Reconciler, Remembered, StateFile,
+        desired::DesiredServer,
     },
 };
 
@@ -21,7 +22,7 @@ use crate::{
     clients::Clients,
     haproxy_model::{Conduct, Config, Model, View},
     invariants::NOTHING_TO_DO,
-    laws::{Deed, Load, Operator},
+    laws::{Load, Operator},
     ledger::Ledger,
     link::Link,
     matrix::Matrix,
@@ -101,6 +102,7 @@ pub(crate) struct World {
     pub(crate) sidecar: Option<Sidecar>,
     /// What the last one left, and when.
     pub(crate) snapshot: Option<(Duration, Remembered)>,
+    pub(crate) hands: Vec<(Duration, Hands)>,
     /// Counts sidecars.
     pub(crate) generation: u32,
     pub(crate) last_generation: u32,
@@ -173,6 +175,7 @@ impl World {
             session: Session::default(),
             sidecar: None,
             snapshot: None,
+            hands: Vec::new(),
             generation: 0,
             last_generation: 0,
             last_connection: 0,
@@ -324,9 +327,6 @@ impl World {
         self.stopped_until = Duration::ZERO;
         self.knows_since = None;
         self.book.trouble = self.now;
-        self.operator
-            .held
-            .retain(|_, (deed, _)| *deed != Deed::WeightZero);
         self.ledger.forget_indexes(true);
         self.trace(|| "the sidecar starts".to_owned());
         let namespace = if self.star { "*" } else { "default" };
@@ -341,6 +341,7 @@ impl World {
             mirror: Mirror::new(&[namespace.to_owned()], &wanted, HELD_READS, seed, self.now),
         });
         self.drain_mirror();
+        self.recall();
         self.after(Duration::ZERO, Event::Connect(self.generation));
         self.after(seats::AWAY, Event::Restore(self.generation));
     }
@@ -360,6 +361,7 @@ impl World {
             self.snapshot = Some((self.now, remembered));
         }
         self.trace(|| "the sidecar is killed".to_owned());
+        self.lose_unwritten_hands();
         self.lock.take_if(|of| *of == self.generation);
         self.cut("the sidecar is dead", None);
     }
@@ -398,8 +400,8 @@ impl World {
                     self.state_file = Some(texts.concat());
                 }
                 Output::StateFile(StateFile::Remove) => self.state_file = None,
-                // Nobody may ask.
-                Output::StateFile(StateFile::Keep) | Output::Ask(_) => {}
+                Output::Hands(hands) => self.keep_hands(hands),
+                Output::StateFile(StateFile::Keep) | Output::Ask(_) => {} // nobody may ask
                 Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
             }
         }

@@ -124,7 +124,7 @@ impl Reconciler {
                     .is_some_and(|state| state.admin.is_ready());
                 let by_operator = backend
                     .by_hand
-                    .iter()
+                    .keys()
                     .any(|left| left.registration == server.registration);
                 missing += usize::from(!verdict && !by_operator);
             }
@@ -199,9 +199,10 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
-            for left in &backend.by_hand {
+            for left in backend.by_hand.keys() {
                 overview.by_hand.add(left.hand);
             }
+            overview.staying.extend(backend.staying(name, &self.policy));
             overview.tallies.push(backend.tally(name, &self.policy));
             for hindrance in &backend.hindrances {
                 let obstacle = hindrance.obstacle.as_str();
@@ -224,7 +225,7 @@ impl Reconciler {
             let owned = &mut overview.owned;
             for state in servers.filter(|state| plan::is_owned(state, kind, &self.policy)) {
                 if state.admin.in_maintenance() {
-                    let mut by_hand = backend.by_hand.iter();
+                    let mut by_hand = backend.by_hand.keys();
                     let held = by_hand.any(|left| Some(&left.server) == state.name.as_ref());
                     *(if held {
                         &mut owned.maintenance

@@ -5,9 +5,12 @@
 
 mod account;
 mod admission;
+mod answers;
+mod claims;
 mod drive;
 mod guarding;
 mod picture;
+mod recall;
 mod restore;
 mod stop;
 #[cfg(test)]
@@ -21,13 +24,15 @@ use std::{
 };
 
 use crate::model::{
-    Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
-    Registration, Request, Response, Scope, ServiceKey, SplitMix64,
+    Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, ProcessInfo, Registration,
+    Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
+pub use recall::{Hands, LeftServer};
 pub use restore::{HeldServer, Remembered};
 
 pub use picture::Sketch;
+use recall::Recalled;
 use restore::Restored;
 
 use super::{
@@ -64,6 +69,8 @@ pub enum Input {
     Drain,
     /// Nomad is away, and this is what a predecessor knew.
     Restored(Remembered),
+    /// What a predecessor knew to be by an operator's hand. Before this sidecar acts, or never.
+    Recalled(Hands),
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -92,6 +99,8 @@ pub enum Output {
     Prove(BTreeSet<ServiceKey>),
     /// Do this with the server-state file.
     StateFile(StateFile),
+    /// Keep this for a successor.
+    Hands(Hands),
     /// Ask for this allocation.
     Ask(Question),
     /// Know this.
@@ -173,6 +182,7 @@ pub struct Reconciler {
     /// What of the catalog was never read.
     unproven: BTreeSet<Scope>,
     contributions: BTreeMap<ServiceKey, Contribution>,
+    claims: claims::Claims,
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
@@ -185,6 +195,7 @@ pub struct Reconciler {
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
     restored: Restored,
+    recalled: Recalled,
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
@@ -207,6 +218,7 @@ impl Reconciler {
             catalog: None,
             unproven: BTreeSet::new(),
             contributions: BTreeMap::new(),
+            claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
             process: None,
@@ -216,6 +228,7 @@ impl Reconciler {
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             restored: Restored::default(),
+            recalled: Recalled::default(),
             sync_check_at: None,
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
@@ -237,6 +250,7 @@ impl Reconciler {
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
             Input::Restored(remembered) => self.restored(now, remembered),
+            Input::Recalled(hands) => self.recall(hands),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
@@ -245,6 +259,7 @@ impl Reconciler {
         self.drive(now);
         self.guard(now);
         self.follow_what_was_read(now);
+        self.tell_hands();
     }
 
     /// The next thing that the core wants, until `None`.
@@ -262,6 +277,7 @@ impl Reconciler {
         if process.swept {
             times.extend(self.sync_check_at);
             times.extend(self.admissions_due());
+            times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -342,6 +358,7 @@ impl Reconciler {
             &self.policy,
         );
         self.guards.reject_dead(&mut new);
+        let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -378,6 +395,9 @@ impl Reconciler {
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
+        for rival in rivals {
+            self.contribute(now, &rival, by_event);
+        }
     }
 
     // === HAProxy ===
@@ -398,6 +418,7 @@ impl Reconciler {
             };
             self.outputs.push_back(Output::Tell(fact));
         }
+        self.recalled.begin(&info);
         self.process = Some(Process {
             info,
             connected_at: now,
@@ -519,69 +540,11 @@ impl Reconciler {
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {
-                backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
+                let rows = rows.remove(name).unwrap_or_default();
+                self.recalled.remind(name, backend, &rows);
+                backend.observe(read_at, now, rows);
             }
         }
         self.doubt(now);
-    }
-
-    fn backend_answered(
-        &mut self,
-        now: Duration,
-        name: &BackendName,
-        requests: &[Request],
-        responses: Vec<Response>,
-    ) {
-        let Some(backend) = self.backends.get_mut(name) else {
-            return;
-        };
-        backend.busy = false;
-        backend.failures.reset();
-        backend.problem = None;
-        let mut observed: Option<ObservedBackend> = None;
-        let mut vanished = false;
-        for (number, (request, response)) in requests.iter().zip(responses).enumerate() {
-            match (request, response) {
-                (Request::Change(command), Response::Changed(outcome)) => {
-                    if let Outcome::Notice(text) = &outcome {
-                        self.outputs
-                            .push_back(Output::Tell(Fact::Noticed(name.clone(), text.clone())));
-                    }
-                    backend.answered(now, number, command, &outcome, &mut self.random);
-                }
-                (_, Response::Servers(rows)) => {
-                    let observed = observed.insert(ObservedBackend::default());
-                    for row in rows {
-                        observed.push(row);
-                    }
-                }
-                (_, Response::Stat(stat)) => {
-                    if let Some(observed) = &mut observed {
-                        observed.stat = Some(stat);
-                    }
-                }
-                (Request::ServersState(_), Response::NoSuchBackend) => vanished = true,
-                (
-                    _,
-                    Response::Info(_)
-                    | Response::Backends(_)
-                    | Response::Cookies(_)
-                    | Response::Verdicts(_)
-                    | Response::Changed(_)
-                    | Response::NoSuchBackend,
-                ) => {}
-            }
-        }
-        match observed {
-            Some(observed) if !vanished => backend.observe(now, now, observed),
-            Some(_) | None => {
-                // It was deleted: which backends there are is read again, and with it who resolves where.
-                backend.observe(now, now, ObservedBackend::default());
-                backend.fresh = false;
-                if let Some(process) = &mut self.process {
-                    process.read_everything_at = now;
-                }
-            }
-        }
     }
 }

@@ -271,7 +271,7 @@ impl<'a> View<'a> {
     fn new(backend: &'a Backend, policy: &'a Policy, now: Duration) -> Self {
         let holds = backend.memory.holds.values();
         let departed = backend.memory.departed.values();
-        let by_hand = backend.by_hand.iter();
+        let by_hand = backend.by_hand.keys();
         let notes = backend.notes.iter();
         Self {
             kind: backend.kind(policy),

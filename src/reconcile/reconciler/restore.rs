@@ -13,7 +13,10 @@ use super::{Mode, Output, Reconciler};
 use crate::{
     model::{BackendName, Registration, ServiceKey},
     reconcile::{
-        backend::Backend, desired::DesiredServer, hold::Hold, server_name::is_dynamic_name,
+        backend::Backend,
+        desired::{DesiredServer, with_profile},
+        hold::Hold,
+        server_name::is_dynamic_name,
     },
 };
 
@@ -149,6 +152,10 @@ impl Reconciler {
             if !backends.contains(&name) || !is_allowed {
                 continue;
             }
+            let Ok(fixed) = with_profile(&server.fixed, &server.service, &self.policy) else {
+                continue;
+            };
+            server.fixed = fixed;
             let waited = now.saturating_sub(self.restored.at);
             server.leaving.hold = Some(left.saturating_sub(waited));
             self.members

@@ -135,8 +135,10 @@ impl Line {
 
 fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Duration) -> String {
     let check_port = server.check.map_or(0, |check| check.port);
+    // Without one it is the check's.
+    let agent_port = server.agent.unwrap_or(check_port);
     format!(
-        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 0 {} {} - 0 {check_port} - - {check_port}\n",
+        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 {} {} - 0 {check_port} - - {agent_port}\n",
         backend.name,
         server.id,
         server.name,
@@ -150,6 +152,7 @@ fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Durati
         server.check_result,
         server.health,
         server.check_state(),
+        server.agent_state(),
         if server.is_named { "slot.invalid" } else { "-" },
         server.address.port(),
     )

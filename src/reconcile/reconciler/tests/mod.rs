@@ -3,9 +3,11 @@
 mod account;
 mod admissions;
 mod charge;
+mod claims;
 mod guards;
 mod holds;
 mod picture;
+mod recalled;
 mod restarts;
 mod restored;
 
@@ -29,6 +31,7 @@ struct World {
     sent: Vec<Request>,
     proven: BTreeSet<ServiceKey>,
     state_file: Vec<StateFile>,
+    hands: Vec<Hands>,
     asked: Vec<Question>,
     refuse: Option<Outcome>,
     /// New servers stay down.
@@ -59,6 +62,7 @@ impl World {
             sent,
             proven: BTreeSet::new(),
             state_file: Vec::new(),
+            hands: Vec::new(),
             asked: Vec::new(),
             refuse: None,
             checks_fail: false,
@@ -86,6 +90,7 @@ impl World {
                 Output::Tell(fact) => self.facts.push(fact),
                 Output::Prove(services) => self.proven.extend(services),
                 Output::StateFile(wanted) => self.state_file.push(wanted),
+                Output::Hands(hands) => self.hands.push(hands),
                 Output::Ask(question) => self.asked.push(question),
                 Output::Run(batch) => {
                     let answers = batch
