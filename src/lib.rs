@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod haproxy;
 pub mod model;
 pub mod nomad;
+pub mod picture;
 pub mod reconcile;
 pub mod redacted;
 pub mod snapshot;

@@ -12,12 +12,13 @@ use std::{
 use haproxy_nomad_sidecar::{
     cli::{self, Command},
     config::Config,
-    daemon::{self, PlanVerdict},
+    daemon::{self, PlanForm, PlanVerdict, StatusForm},
     telemetry,
 };
 
 const FAILED: u8 = 1;
-const PLAN_HAS_CHANGES: u8 = 2;
+/// There is something to report.
+const REPORT: u8 = 2;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -47,11 +48,31 @@ fn main() -> ExitCode {
         Command::Run => runtime
             .block_on(daemon::run(config))
             .map(|()| ExitCode::SUCCESS),
-        Command::Plan => runtime
-            .block_on(daemon::plan(config, &mut io::stdout()))
+        Command::Plan { json, commands } => runtime
+            .block_on(daemon::plan(
+                config,
+                PlanForm { json, commands },
+                &mut io::stdout(),
+            ))
             .map(|verdict| match verdict {
                 PlanVerdict::NothingToDo => ExitCode::SUCCESS,
-                PlanVerdict::HasChanges => ExitCode::from(PLAN_HAS_CHANGES),
+                PlanVerdict::HasChanges => ExitCode::from(REPORT),
+            }),
+        Command::Status { json, watch } => runtime
+            .block_on(daemon::status(
+                config,
+                StatusForm { json, watch },
+                &mut io::stdout(),
+            ))
+            .map(|()| ExitCode::SUCCESS),
+        Command::Explain { what } => runtime
+            .block_on(daemon::explain(config, &what, &mut io::stdout()))
+            .map(|gets_traffic| {
+                if gets_traffic {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::from(REPORT)
+                }
             }),
     };
     // A name that is still being resolved, or a file that hangs, is not waited for.

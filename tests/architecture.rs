@@ -12,15 +12,23 @@ use std::{collections::BTreeSet, fs, path::Path};
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("redacted", &[]),
+    ("picture", &[]),
     ("catalog", &["model", "redacted"]),
-    ("reconcile", &["model", "redacted"]),
+    ("reconcile", &["model", "redacted", "picture"]),
     ("haproxy", &["model", "redacted"]),
     ("nomad", &["model", "redacted", "catalog"]),
-    ("admin", &["model", "redacted"]),
+    ("admin", &["model", "redacted", "picture"]),
     ("snapshot", &["model", "redacted", "reconcile"]),
     (
         "config",
-        &["model", "redacted", "nomad", "haproxy", "reconcile"],
+        &[
+            "model",
+            "redacted",
+            "admin",
+            "nomad",
+            "haproxy",
+            "reconcile",
+        ],
     ),
     ("telemetry", &["config"]),
     ("cli", &["config"]),
@@ -29,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "model",
             "redacted",
+            "picture",
             "catalog",
             "reconcile",
             "haproxy",
@@ -46,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Modules that take everything as an input: no runtime, clock, socket, file or randomness of their own.
 const PURE: &[&str] = &[
     "model",
+    "picture",
     "catalog",
     "reconcile",
     "haproxy/command",

@@ -229,6 +229,7 @@ fn written(version: Version, registration: Registration) -> (Vec<String>, Vec<Fa
                     let answers = batch.requests.iter().map(|request| {
                         lines.push(print(request));
                         match request {
+                            Request::Verdicts(..) => Response::NoSuchBackend,
                             Request::Backends => Response::Backends(vec![web.clone()]),
                             Request::Cookies => Response::Cookies([web.clone()].into()),
                             Request::Stat(..) => {

@@ -204,8 +204,14 @@ impl FromSnapshot {
 
     /// For `/ready`.
     pub(super) fn line(&self, now: Instant) -> String {
+        format!("{}\n", self.words(now))
+    }
+
+    /// How old it is, and why it is used.
+    #[must_use]
+    pub fn words(&self, now: Instant) -> String {
         format!(
-            "serving from a snapshot of the catalog that is {} s old, until Nomad is back: {}\n",
+            "serving from a snapshot of the catalog that is {} s old, until Nomad is back: {}",
             self.age(now).as_secs(),
             OneLine(&self.reason)
         )

@@ -25,6 +25,7 @@ use tracing_subscriber::filter::Targets;
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
 use crate::{
+    admin::Listen,
     haproxy::session,
     model::{ServerKeywords, ServerProfileName},
     nomad::settings::Settings,
@@ -36,6 +37,9 @@ const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 
 /// Where the admin listener listens.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
+
+/// The admin listener's socket in the directory of the allocation.
+const ADMIN_SOCKET: &str = "haproxy-nomad-sidecar.sock";
 
 /// The snapshot in the directory of the allocation: `data` is what an `ephemeral_disk` keeps.
 const SNAPSHOT: &str = "data/haproxy-nomad-sidecar.snapshot";
@@ -88,8 +92,10 @@ pub struct Config {
     pub freeze: bool,
     /// All removals are stopped while this file is there.
     pub freeze_file: Option<PathBuf>,
-    /// Where the admin listener listens; `None` is nowhere.
-    pub admin_listen: Option<SocketAddr>,
+    /// Where the admin listener listens.
+    pub admin_listen: Vec<Listen>,
+    /// Where every change of HAProxy is written down; `None` is nowhere.
+    pub audit_log: Option<PathBuf>,
     /// The log.
     pub log: Log,
     sources: Sources,
@@ -257,10 +263,8 @@ impl Config {
                 (None, Some(alloc_dir)) => Some(alloc_dir.join("sidecar.freeze")),
                 (None, None) => None,
             },
-            admin_listen: match find!(layers, admin_listen) {
-                Some(found) => found.parse(value::listen)?,
-                None => Some(DEFAULT_ADMIN),
-            },
+            admin_listen: admin_listen(&layers, &sources.task)?,
+            audit_log: find!(layers, audit_log).map(|found| found.text.into()),
             log: log(&layers)?,
             sources,
         })
@@ -300,6 +304,23 @@ fn snapshot_file(layers: &Layers<'_>, task: &Task) -> Option<PathBuf> {
         Some(found) => (found.text != "off").then(|| found.text.into()),
         None => task.alloc_dir.as_ref().map(|dir| dir.join(SNAPSHOT)),
     }
+}
+
+/// In a Nomad task there is a socket besides, for the commands of the same allocation.
+fn admin_listen(layers: &Layers<'_>, task: &Task) -> Result<Vec<Listen>, Error> {
+    let mut all = match find!(layers, admin_listen) {
+        Some(found) => found.parse(value::listen)?,
+        None => vec![Listen::Tcp(DEFAULT_ADMIN)],
+    };
+    let has_socket = all.iter().any(|one| matches!(one, Listen::Unix(_)));
+    if let Some(alloc_dir) = task
+        .alloc_dir
+        .as_ref()
+        .filter(|_| !all.is_empty() && !has_socket)
+    {
+        all.push(Listen::Unix(alloc_dir.join(ADMIN_SOCKET)));
+    }
+    Ok(all)
 }
 
 fn log(layers: &Layers<'_>) -> Result<Log, Error> {
@@ -367,7 +388,8 @@ mod tests {
         assert_eq!(config.slot_prefix, "nomad");
         assert_eq!(config.drain_timeout, Duration::from_secs(10));
         assert_eq!(config.on_stop, OnStop::Leave);
-        assert_eq!(config.admin_listen, "127.0.0.1:9417".parse().ok());
+        assert_eq!(config.admin_listen, [Listen::Tcp(DEFAULT_ADMIN)]);
+        assert_eq!(config.audit_log, None);
         assert_eq!(config.snapshot_file, None);
         assert_eq!(config.log.format, LogFormat::Plain);
         assert_eq!(config.log.filter.to_string(), "info");
@@ -387,6 +409,8 @@ mod tests {
         };
         let config = Config::load(sources.clone()).unwrap();
         assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
+        let socket = Listen::Unix("/alloc/haproxy-nomad-sidecar.sock".into());
+        assert_eq!(config.admin_listen, [Listen::Tcp(DEFAULT_ADMIN), socket]);
         let snapshot = Path::new("/alloc/data/haproxy-nomad-sidecar.snapshot");
         assert_eq!(config.snapshot_file.as_deref(), Some(snapshot));
         assert_eq!(
@@ -402,9 +426,10 @@ mod tests {
         assert_eq!(config.nomad.token, TokenSource::File(token));
 
         let task = sources.task;
-        let sources = flags(options! { snapshot_file: "off" });
+        let sources = flags(options! { snapshot_file: "off", admin_listen: "off" });
         let config = Config::load(Sources { task, ..sources }).unwrap();
         assert_eq!(config.snapshot_file, None);
+        assert_eq!(config.admin_listen, []);
     }
 
     #[test]

@@ -230,14 +230,20 @@ pub struct Options {
     #[serde(deserialize_with = "switch")]
     pub(super) observe: Option<Given>,
 
-    /// Where /live, /ready, /status and /metrics are answered, or off [default: 127.0.0.1:9417]
+    /// Where /live, /ready, /status and /metrics are answered: IP:PORT, unix:///path, both with a comma between them, or off
+    /// [default: 127.0.0.1:9417; in a Nomad task, unless it is off, also ${NOMAD_ALLOC_DIR}/haproxy-nomad-sidecar.sock]
     #[arg(
         long,
         global = true,
         env = "SIDECAR_ADMIN_LISTEN",
-        value_name = "IP:PORT"
+        value_name = "WHERE"
     )]
     pub(super) admin_listen: Option<Given>,
+
+    /// A file that every change of HAProxy is appended to, as a line of JSON with its cause and HAProxy's reply [default:
+    /// none]
+    #[arg(long, global = true, env = "SIDECAR_AUDIT_LOG", value_name = "PATH")]
+    pub(super) audit_log: Option<Given>,
 
     /// plain or json [default: plain]
     #[arg(long, global = true, env = "SIDECAR_LOG_FORMAT", value_name = "FORMAT")]

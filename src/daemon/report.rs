@@ -1,6 +1,7 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod picture;
 mod routes;
 mod snapshot;
 mod words;
@@ -21,7 +22,7 @@ use crate::{
         command::print,
         session::{ConnectError, SessionError},
     },
-    model::{BackendName, Capability, Command, ProcessInfo, Request, Response},
+    model::{BackendName, BatchId, Capability, Command, ProcessInfo, Request, Response},
     nomad::{
         route::Route,
         traffic::{Kind, Outcome},
@@ -33,7 +34,11 @@ use crate::{
     },
 };
 
-use self::words::{guard_lines, held, kept, restoring, staying_lines};
+pub(super) use self::picture::{Show, wall_clock};
+use self::{
+    picture::{Drawing, system_time},
+    words::{guard_lines, held, kept, restoring, staying_lines},
+};
 use super::{
     charge::Standing,
     following::{Following, Said},
@@ -56,6 +61,8 @@ pub(super) struct Report {
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
     event_lag: Duration,
+    pub(super) show: Show,
+    drawing: Drawing,
 }
 
 impl Report {
@@ -64,7 +71,9 @@ impl Report {
         status: watch::Sender<Status>,
         route: Arc<Route>,
         namespaces: &[String],
+        show: Show,
     ) -> Self {
+        show.audit.begin();
         // A rate over a counter needs its zero.
         for cause in Cause::ALL {
             metrics.nomad().reread(cause.as_str(), 0);
@@ -83,6 +92,8 @@ impl Report {
             snapshot: None,
             catalog_at: None,
             event_lag: Duration::ZERO,
+            show,
+            drawing: Drawing::default(),
         }
     }
 
@@ -153,7 +164,8 @@ impl Report {
     }
 
     /// Counts the commands of a batch by HAProxy's answers.
-    pub(super) fn answered(&self, requests: &[Request], responses: &[Response]) {
+    pub(super) fn answered(&self, id: BatchId, requests: &[Request], responses: &[Response]) {
+        self.show.audit.answered(id, requests, responses);
         for (i, request) in requests.iter().enumerate() {
             match (request, responses.get(i)) {
                 (Request::Change(command), Some(Response::Changed(outcome))) => {
@@ -178,6 +190,7 @@ impl Report {
         self.following.heard(now(), event);
         match event {
             Event::Synced(synced) => {
+                self.show.audit.heard(synced.index);
                 self.catalog_at = Some(now());
                 if let Some(snapshot) = self.snapshot.take() {
                     let after = Rounded(snapshot.read_at.elapsed());
@@ -218,6 +231,7 @@ impl Report {
                 index,
                 ..
             } => {
+                self.show.audit.heard(*index);
                 debug!(service = %key, registrations = registrations.len(), index, "a service changed");
             }
             Event::Following { text, .. } => debug!("{text}"),
@@ -309,6 +323,7 @@ impl Report {
                 if let Some(end) = words::end_of_drain(&step) {
                     self.metrics.backends().drain_ended(end);
                 }
+                self.show.audit.sent(&step, system_time());
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
             Fact::WouldSend {

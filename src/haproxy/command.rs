@@ -22,6 +22,8 @@ pub fn print(request: &Request) -> String {
         // 2 asks for backends, 4 for servers, -1 for all of them.
         Request::Stat(_, Some(id)) => format!("show stat {id} 6 -1\n"),
         Request::Stat(backend, None) => format!("show stat {backend} 6 -1\n"),
+        Request::Verdicts(_, Some(id)) => format!("show stat {id} 4 -1\n"),
+        Request::Verdicts(backend, None) => format!("show stat {backend} 4 -1\n"),
         Request::Cookies => "show stat -1 2 -1\n".to_owned(),
         Request::Map(map) => format!("show map {map}\n"),
         Request::ChangeMap(change) => {
@@ -188,6 +190,8 @@ mod tests {
             (Request::ServersState(Some(web())), "show servers state web"),
             (Request::Stat(web(), None), "show stat web 6 -1"),
             (Request::Stat(web(), Some(3)), "show stat 3 6 -1"),
+            (Request::Verdicts(web(), None), "show stat web 4 -1"),
+            (Request::Verdicts(web(), Some(3)), "show stat 3 4 -1"),
             (Request::Cookies, "show stat -1 2 -1"),
             (Request::Map(map()), "show map virt@hosts"),
             (

@@ -49,9 +49,14 @@ pub fn read(request: &Request, reply: &[u8]) -> Result<Response, UnknownReply> {
         Request::ServersState(_) => parse::servers_state(reply)
             .map(Response::Servers)
             .map_err(unreadable),
-        Request::Stat(..) if words == b"No such proxy." => Ok(Response::NoSuchBackend),
+        Request::Stat(..) | Request::Verdicts(..) if words == b"No such proxy." => {
+            Ok(Response::NoSuchBackend)
+        }
         Request::Stat(backend, _) => parse::stat(reply, backend)
             .map(|stat| stat.map_or(Response::NoSuchBackend, Response::Stat))
+            .map_err(unreadable),
+        Request::Verdicts(backend, _) => parse::verdicts(reply, backend)
+            .map(Response::Verdicts)
             .map_err(unreadable),
         Request::Cookies => parse::cookies(reply)
             .map(Response::Cookies)
@@ -93,7 +98,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Info => "show info",
         Request::Backends => "show backend",
         Request::ServersState(_) => "show servers state",
-        Request::Stat(..) | Request::Cookies => "show stat",
+        Request::Stat(..) | Request::Verdicts(..) | Request::Cookies => "show stat",
         Request::Map(_) => "show map",
         Request::ChangeMap(change) => change.verb(),
         Request::Change(command) => match command {

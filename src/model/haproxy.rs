@@ -252,6 +252,27 @@ impl StatRow {
     }
 }
 
+/// What `show stat` tells of the checks of one server, in HAProxy's words. The text can be the server's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// `status`: `UP`, `DOWN 1/2`, `MAINT`.
+    pub state: String,
+    /// `check_status`: `L7OK`, `L4CON`; empty without a check.
+    pub check_status: String,
+    /// `check_code`.
+    pub code: Option<u64>,
+    /// `last_chk`, shortened.
+    pub text: String,
+    /// `check_duration`, in milliseconds.
+    pub took: Option<u64>,
+    /// `lastchg`: seconds since it last went up or down.
+    pub since_change: Option<u64>,
+    /// `addr`.
+    pub address: String,
+    /// `scur`.
+    pub sessions: u64,
+}
+
 /// What `show stat` tells of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendStat {
@@ -272,6 +293,8 @@ pub enum Request {
     ServersState(Option<BackendName>),
     /// `show stat <backend's id or name> 6 -1`. By the name of a backend HAProxy up to 3.2 may show a frontend's.
     Stat(BackendName, Option<u32>),
+    /// `show stat <backend's id or name> 4 -1`, for people: what checks said.
+    Verdicts(BackendName, Option<u32>),
     /// `show stat -1 2 -1`: of the backends, not of their servers.
     Cookies,
     /// `show map <map>`
@@ -395,10 +418,12 @@ pub enum Response {
     Backends(Vec<BackendName>),
     /// To [`Request::ServersState`]; rows of backends whose name is outside our grammar are left out.
     Servers(Vec<ServerRow>),
-    /// To [`Request::ServersState`] or [`Request::Stat`] of one backend: there is none of that name.
+    /// To [`Request::ServersState`], [`Request::Stat`] or [`Request::Verdicts`] of one backend: there is none of that name.
     NoSuchBackend,
     /// To [`Request::Stat`].
     Stat(BackendStat),
+    /// To [`Request::Verdicts`].
+    Verdicts(BTreeMap<ServerName, Verdict>),
     /// To [`Request::Cookies`]: the backends that have a `cookie` line, by which clients stay with a server.
     Cookies(BTreeSet<BackendName>),
     /// To [`Request::Map`].

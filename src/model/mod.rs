@@ -15,7 +15,8 @@ pub use backoff::{Backoff, SplitMix64};
 pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
     AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
-    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
+    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Verdict,
+    Version,
 };
 pub use keyword::{InvalidKeywords, Protocol, ProxyHeader, ServerKeywords};
 pub use map::{InvalidWord, MapChange, MapContent, MapEntry, MapKind, MapName, MapWord};

@@ -88,6 +88,10 @@ pub(super) struct Backend {
     pub(super) by_hand: BTreeMap<ByHand, Duration>,
     /// Tags without effect, and registrations that share an address.
     pub(super) notes: BTreeSet<Rejection>,
+    /// Servers that were made ready and have not been in rotation since, and when.
+    pub(super) unadmitted: BTreeMap<ServerName, Duration>,
+    /// Why the last batch failed.
+    pub(super) problem: Option<String>,
     /// Failed batches.
     pub(super) failures: Backoff,
     /// Refusals.
@@ -129,6 +133,8 @@ impl Backend {
             hindrances: BTreeSet::new(),
             by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
+            unadmitted: BTreeMap::new(),
+            problem: None,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
             waiting: BTreeSet::new(),
@@ -329,6 +335,7 @@ impl Backend {
     /// Takes in what was read.
     pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
         self.memory.observe(now, &observed);
+        self.settle_admissions(now, &observed);
         self.observed_at = read_at;
         self.takes_traffic = observed.servers.iter().any(ServerState::in_rotation);
         self.observed = Some(observed);
@@ -453,6 +460,9 @@ impl Backend {
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
         for step in &plan.steps {
             self.memory.send(now, &step.command);
+            if let Command::Ready(server) = &step.command {
+                self.unadmitted.insert(server.server.clone(), now);
+            }
         }
         let mut requests: Vec<_> = plan
             .steps

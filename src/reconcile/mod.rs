@@ -37,7 +37,7 @@ pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{
-    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered,
+    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered, Sketch,
 };
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;

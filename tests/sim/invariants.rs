@@ -97,6 +97,7 @@ impl World {
                 | Request::Backends
                 | Request::Stat(..)
                 | Request::Cookies
+                | Request::Verdicts(..)
                 | Request::Map(_)
                 | Request::ChangeMap(_),
             )

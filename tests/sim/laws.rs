@@ -220,6 +220,7 @@ impl World {
                 | Request::Stat(..)
                 | Request::Map(_)
                 | Request::ChangeMap(_)
+                | Request::Verdicts(..)
                 | Request::Cookies => None,
             })
             .collect();

@@ -381,6 +381,7 @@ fn next_run(requests: &[Request], wanted_at: Duration) -> Vec<Sent> {
         | Request::Stat(..)
         | Request::Map(_)
         | Request::ChangeMap(_)
+        | Request::Verdicts(..)
         | Request::Cookies => None,
     };
     let first = requests.first().map(server);

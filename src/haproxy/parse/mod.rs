@@ -9,6 +9,7 @@ mod info;
 mod map;
 mod servers_state;
 mod stat;
+mod verdicts;
 
 use memchr::memchr;
 use nom::{
@@ -23,6 +24,7 @@ pub use info::info;
 pub use map::map;
 pub use servers_state::servers_state;
 pub use stat::{cookies, stat};
+pub use verdicts::verdicts;
 
 /// Why an answer cannot be read. Lines count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

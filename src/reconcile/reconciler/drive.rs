@@ -398,6 +398,7 @@ impl Reconciler {
                 backend.disconnect();
                 let delay = backend.failures.next_delay(&mut self.random);
                 backend.paused_until = Some(now + delay);
+                backend.problem = Some(problem.clone());
                 (Some(name), delay)
             }
         };

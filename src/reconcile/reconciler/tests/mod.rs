@@ -6,6 +6,7 @@ mod charge;
 mod claims;
 mod guards;
 mod holds;
+mod picture;
 mod recalled;
 mod restarts;
 mod restored;
@@ -131,6 +132,7 @@ impl World {
                 None => Response::NoSuchBackend,
             },
             Request::Cookies => Response::Cookies(BTreeSet::new()),
+            Request::Verdicts(..) => Response::Verdicts(BTreeMap::new()),
             Request::Stat(name, _) => Response::Stat(predict::all_quiet(&self.haproxy[name])),
             Request::Map(map) => self.maps.show(map),
             Request::ChangeMap(change) => self.maps.change(change),
@@ -294,6 +296,7 @@ fn an_event_reads_and_changes_one_backend_only() {
             | Request::Cookies
             | Request::Map(_)
             | Request::ChangeMap(_)
+            | Request::Verdicts(..)
             | Request::ServersState(None) => {
                 panic!("{request:?}")
             }
