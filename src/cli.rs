@@ -6,15 +6,20 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
 
-use crate::config::{Options, Sources, Task};
+use crate::{
+    config::{Options, Sources, Task},
+    lint,
+};
 
 /// What the program is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Keep HAProxy's servers equal to the catalog, until a signal ends it (the default)
     Run,
     /// Show what `run` would do now, and why; exit with 2 if that is something
     Plan,
+    /// Show what is wrong with the tags and services of a job file; exit with 2 if that is something
+    Lint(lint::Options),
 }
 
 /// Keeps HAProxy's servers equal to the Nomad service catalog, through the runtime API alone.

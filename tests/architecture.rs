@@ -22,8 +22,9 @@ const ARROWS: &[(&str, &[&str])] = &[
         "config",
         &["model", "redacted", "nomad", "haproxy", "reconcile"],
     ),
+    ("lint", &["model", "redacted", "reconcile"]),
     ("telemetry", &["config"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "lint"]),
     (
         "daemon",
         &[
@@ -35,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "nomad",
             "admin",
             "snapshot",
+            "lint",
             "config",
             "telemetry",
         ],
@@ -53,6 +55,7 @@ const PURE: &[&str] = &[
     "haproxy/parse",
     "nomad/types",
     "snapshot",
+    "lint",
 ];
 
 /// What a pure module may not name, in any of the ways in which rustfmt writes a path.

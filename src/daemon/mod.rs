@@ -8,6 +8,7 @@ mod following;
 mod freeze;
 mod jobs;
 mod keep;
+mod lint;
 mod memory;
 mod plan;
 mod questions;
@@ -33,6 +34,7 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 use tracing::{info, warn};
 
+pub use lint::{LintError, LintVerdict, lint};
 pub use plan::{PlanVerdict, plan};
 
 use crate::{

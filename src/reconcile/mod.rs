@@ -22,6 +22,7 @@ mod server_name;
 mod slots;
 mod state_file;
 mod states;
+mod stopping;
 pub mod tags;
 mod tally;
 
@@ -35,6 +36,7 @@ pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remem
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
+pub use stopping::TooSoon;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

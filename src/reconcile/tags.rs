@@ -100,6 +100,28 @@ impl fmt::Display for TagProblem {
     }
 }
 
+/// Keys that are acted on: those of [`Tags::set`].
+const KEYS: &[&str] = &[
+    "enable",
+    "backend.name",
+    "weight",
+    "maxconn",
+    "backup",
+    "check.disabled",
+    "check.type",
+    "check.port",
+    "check.interval",
+    "check.fastinter",
+    "check.downinter",
+    "check.rise",
+    "check.fall",
+    "canary",
+    "hold",
+    "min-ready",
+    "drain.timeout",
+    "drain.sessions",
+];
+
 /// Keys that later parts of the product act on. They are validated by [`Grammar`] and reported.
 const NOT_YET: &[(&str, Grammar)] = &[
     ("backend", Grammar::OneOf(&["dynamic", "custom"])),
@@ -173,19 +195,28 @@ impl Grammar {
     }
 }
 
+/// Every key that is known.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    let not_yet = NOT_YET.iter().map(|(key, _)| *key);
+    KEYS.iter().copied().chain(not_yet)
+}
+
+/// The key and the value of a tag that begins with `prefix` and a dot. A key alone is `true`.
+#[must_use]
+pub fn split<'a>(prefix: &str, tag: &'a str) -> Option<(&'a str, &'a str)> {
+    let rest = tag.strip_prefix(prefix)?.strip_prefix('.')?;
+    Some(rest.split_once('=').unwrap_or((rest, "true")))
+}
+
 /// Reads the tags that begin with `prefix` and a dot. The error lists every tag that makes the registration unusable.
 pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
     let mut read = Tags::default();
     let mut errors = Vec::new();
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     for tag in tags {
-        let Some(rest) = tag
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.strip_prefix('.'))
-        else {
+        let Some((key, value)) = split(prefix, tag) else {
             continue;
         };
-        let (key, value) = rest.split_once('=').unwrap_or((rest, "true"));
         let problem = |problem: String| TagProblem {
             tag: shown(tag),
             problem,
@@ -315,7 +346,8 @@ fn milliseconds(value: &str) -> Result<u32, String> {
 }
 
 /// A tag as it may be shown in logs: escaped, at most 60 characters.
-pub(super) fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
     format!("{short:?}{dots}")
@@ -438,6 +470,20 @@ mod tests {
                 "tag \"haproxy.proto=h3\": expected one of h1, h2; besides, it is not supported yet",
             ]
         );
+    }
+
+    #[test]
+    fn every_key_is_known_once_and_none_is_missing() {
+        let source = include_str!("tags.rs");
+        let set = source.split("fn set(").nth(1).unwrap();
+        let set = set.split("\n    }\n").next().unwrap();
+        let acted_on = set.lines().filter_map(|line| {
+            let (key, _) = line.strip_prefix("            \"")?.split_once("\" =>")?;
+            Some(key)
+        });
+        assert_eq!(acted_on.collect::<Vec<_>>(), KEYS);
+        let distinct: std::collections::BTreeSet<_> = keys().collect();
+        assert_eq!(distinct.len(), keys().count());
     }
 
     #[test]
