@@ -6,7 +6,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
 
-use crate::config::{Options, Sources, Task};
+use crate::{
+    config::{Options, Sources, Task},
+    lint,
+};
 
 /// What the program is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -37,6 +40,8 @@ pub enum Command {
         /// a registration's ID, a backend or a server
         what: String,
     },
+    /// Show what is wrong with the tags and services of a job file; exit with 2 if that is something
+    Lint(lint::Options),
 }
 
 /// Keeps HAProxy's servers equal to the Nomad service catalog, through the runtime API alone.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod haproxy;
+pub mod lint;
 pub mod model;
 pub mod nomad;
 pub mod picture;

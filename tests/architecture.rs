@@ -30,8 +30,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "reconcile",
         ],
     ),
+    ("lint", &["model", "redacted", "reconcile"]),
     ("telemetry", &["config"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "lint"]),
     (
         "daemon",
         &[
@@ -44,6 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "nomad",
             "admin",
             "snapshot",
+            "lint",
             "config",
             "telemetry",
         ],
@@ -63,6 +65,7 @@ const PURE: &[&str] = &[
     "haproxy/parse",
     "nomad/types",
     "snapshot",
+    "lint",
 ];
 
 /// What a pure module may not name, in any of the ways in which rustfmt writes a path.

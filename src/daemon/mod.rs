@@ -9,6 +9,7 @@ mod following;
 mod freeze;
 mod jobs;
 mod keep;
+mod lint;
 mod memory;
 mod plan;
 mod questions;
@@ -36,6 +37,7 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 use tracing::{info, warn};
 
+pub use lint::{LintError, LintVerdict, lint};
 pub use plan::{PlanForm, PlanVerdict, plan};
 pub use show::{StatusForm, explain, status};
 

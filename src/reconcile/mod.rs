@@ -25,6 +25,7 @@ mod server_name;
 mod slots;
 mod state_file;
 mod states;
+mod stopping;
 pub mod tags;
 mod tally;
 
@@ -42,6 +43,7 @@ pub use reconciler::{
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
+pub use stopping::TooSoon;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

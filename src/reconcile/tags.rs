@@ -61,6 +61,46 @@ impl fmt::Display for TagProblem {
     }
 }
 
+/// Keys that are acted on: those of [`Tags`], of [`FixedTags`] and of [`RouteTags`].
+const KEYS: &[&str] = &[
+    "enable",
+    "backend.name",
+    "weight",
+    "maxconn",
+    "check.type",
+    "canary",
+    "hold",
+    "min-ready",
+    "drain.timeout",
+    "drain.sessions",
+    "backup",
+    "check.disabled",
+    "check.port",
+    "check.interval",
+    "check.fastinter",
+    "check.downinter",
+    "check.rise",
+    "check.fall",
+    "check.profile",
+    "maxqueue",
+    "slowstart",
+    "cookie",
+    "send-proxy",
+    "proto",
+    "agent.port",
+    "agent.interval",
+    "tls.profile",
+    "domain",
+    "path",
+    "sni",
+    "port",
+    "domain.type",
+    "route.keep",
+];
+
+/// Keys that are the backend's to decide about, whatever a tag says.
+const THE_BACKENDS: &[&str] = &["check.path", "check.method", "check.host"];
+
 /// Keys that later parts of the product act on. They are validated by [`Grammar`] and reported.
 const NOT_YET: &[(&str, Grammar)] = &[
     ("backend", Grammar::OneOf(&["dynamic", "custom"])),
@@ -109,6 +149,20 @@ impl Grammar {
     }
 }
 
+/// Every key that is known.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    let not_yet = NOT_YET.iter().map(|(key, _)| *key);
+    let acted_on = KEYS.iter().chain(THE_BACKENDS).copied();
+    acted_on.chain(not_yet)
+}
+
+/// The key and the value of a tag that begins with `prefix` and a dot. A key alone is `true`.
+#[must_use]
+pub fn split<'a>(prefix: &str, tag: &'a str) -> Option<(&'a str, &'a str)> {
+    let rest = tag.strip_prefix(prefix)?.strip_prefix('.')?;
+    Some(rest.split_once('=').unwrap_or((rest, "true")))
+}
+
 /// Reads the tags that begin with `prefix` and a dot. The error lists every tag that makes the registration unusable.
 pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
     let mut read = Tags::default();
@@ -117,13 +171,9 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
     let check_profile = format!("{prefix}.check.profile=");
     let has_check_profile = tags.iter().any(|tag| tag.starts_with(&check_profile));
     for tag in tags {
-        let Some(rest) = tag
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.strip_prefix('.'))
-        else {
+        let Some((key, value)) = split(prefix, tag) else {
             continue;
         };
-        let (key, value) = rest.split_once('=').unwrap_or((rest, "true"));
         let problem = |problem: String| TagProblem {
             tag: shown(tag),
             problem,
@@ -200,7 +250,7 @@ impl Tags {
 
 /// Whether it says what a check is to ask for. HAProxy cannot be told that of one server.
 fn is_check_request(key: &str) -> bool {
-    matches!(key, "check.path" | "check.method" | "check.host")
+    THE_BACKENDS.contains(&key)
 }
 
 fn no_effect(key: &str) -> String {
@@ -265,7 +315,8 @@ pub(super) fn milliseconds(value: &str) -> Result<u32, String> {
 }
 
 /// A tag as it may be shown in logs: escaped, at most 60 characters.
-pub(super) fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
     format!("{short:?}{dots}")
@@ -390,6 +441,26 @@ mod tests {
                 "tag \"haproxy.route.keep=no\": expected true or false",
             ]
         );
+    }
+
+    #[test]
+    fn every_key_is_known_once_and_none_is_missing() {
+        let sources = [
+            include_str!("tags.rs"),
+            include_str!("fixed_tags.rs"),
+            include_str!("routes/tags.rs"),
+        ];
+        let sets = sources.map(|source| {
+            let set = source.split("fn set(").nth(1).unwrap();
+            set.split("\n    }\n").next().unwrap()
+        });
+        let acted_on = sets.iter().flat_map(|set| set.lines()).filter_map(|line| {
+            let (key, _) = line.strip_prefix("            \"")?.split_once("\" =>")?;
+            Some(key)
+        });
+        assert_eq!(acted_on.collect::<Vec<_>>(), KEYS);
+        let distinct: std::collections::BTreeSet<_> = keys().collect();
+        assert_eq!(distinct.len(), keys().count());
     }
 
     #[test]
