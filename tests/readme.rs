@@ -86,6 +86,10 @@ fn the_table_of_metrics_is_what_is_exposed() {
     metrics.hold_ended("replaced");
     metrics.operators().servers_by_hand(0, 0, 0);
     metrics.operators().observed(&command);
+    metrics.routes().routes([("active", 0); 5]);
+    let map = model::MapName::new("virt@hosts").unwrap();
+    let change = model::MapChange::Prepare(map);
+    metrics.routes().changed(&change, None);
     metrics.snapshot().refused("too_old");
     metrics.guards().servers_guarded("mass", 0);
     metrics.guards().second_opinion(&model::Allocation::Unknown);

@@ -229,6 +229,7 @@ fn written(version: Version, registration: Registration) -> (Vec<String>, Vec<Fa
                     let answers = batch.requests.iter().map(|request| {
                         lines.push(print(request));
                         match request {
+                            Request::Verdicts(..) => Response::NoSuchBackend,
                             Request::Backends => Response::Backends(vec![web.clone()]),
                             Request::BackendRows => Response::BackendRows(BackendRows {
                                 cookies: [web.clone()].into(),
@@ -241,7 +242,10 @@ fn written(version: Version, registration: Registration) -> (Vec<String>, Vec<Fa
                                     ..Default::default()
                                 })
                             }
-                            Request::Change(_) => Response::Changed(Outcome::Done),
+                            Request::Map(_) => Response::NoSuchMap,
+                            Request::Change(_) | Request::ChangeMap(_) => {
+                                Response::Changed(Outcome::Done)
+                            }
                             Request::Info | Request::ServersState(_) => {
                                 Response::Servers(Vec::new())
                             }

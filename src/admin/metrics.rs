@@ -15,8 +15,8 @@ use prometheus_client::{
 };
 
 use super::{
-    BackendMetrics, GuardMetrics, HaproxyMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics,
-    StateFileMetrics, Status, process_metrics::ProcessMetrics, set_once::SetOnce,
+    BackendMetrics, GuardMetrics, HaproxyMetrics, NomadMetrics, OperatorMetrics, RouteMetrics,
+    SnapshotMetrics, StateFileMetrics, Status, process_metrics::ProcessMetrics, set_once::SetOnce,
 };
 
 /// Upper bounds of the buckets of latencies, in seconds.
@@ -42,6 +42,7 @@ pub struct Metrics {
     backends: BackendMetrics,
     haproxy: HaproxyMetrics,
     operators: OperatorMetrics,
+    routes: RouteMetrics,
     snapshot: SnapshotMetrics,
     state_file: StateFileMetrics,
     guards: GuardMetrics,
@@ -203,6 +204,7 @@ impl Metrics {
             backends: BackendMetrics::new(to),
             haproxy: HaproxyMetrics::new(to),
             operators: OperatorMetrics::new(to),
+            routes: RouteMetrics::new(to),
             snapshot: SnapshotMetrics::new(to),
             state_file: StateFileMetrics::new(to),
             guards: GuardMetrics::new(to),
@@ -243,6 +245,12 @@ impl Metrics {
     #[must_use]
     pub const fn nomad(&self) -> &NomadMetrics {
         &self.nomad
+    }
+
+    /// Those about routes.
+    #[must_use]
+    pub const fn routes(&self) -> &RouteMetrics {
+        &self.routes
     }
 
     /// Those about operators.

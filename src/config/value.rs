@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     num::NonZeroU32,
     time::Duration,
 };
@@ -11,12 +10,16 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Error, LogFormat, OnStop, options::Found};
 use crate::{
+    admin::Listen,
     model::{ProfileName, ServerKeywords, ServerName, ServerProfileName},
     nomad::settings::{Endpoints, InvalidAddress},
 };
 
 /// The longest drain that makes sense; more is a typing error.
 const MAX_DURATION: Duration = Duration::from_hours(24);
+
+/// The kernel takes no longer path of a socket.
+const MAX_SOCKET: usize = 107;
 
 /// Off when it is not set.
 pub(super) fn switch(found: Option<Found<'_>>) -> Result<bool, Error> {
@@ -67,13 +70,29 @@ pub(super) fn removals(text: &str) -> Result<NonZeroU32, String> {
     }
 }
 
-pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+/// `off`, or addresses and sockets with commas between them.
+pub(super) fn listen(text: &str) -> Result<Vec<Listen>, String> {
     if text == "off" {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    text.parse().map(Some).map_err(|_| {
-        format!("{text:?} is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, or off")
-    })
+    let parse = |one: &str| {
+        match one.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') && path.len() <= MAX_SOCKET => {
+            Ok(Listen::Unix(path.into()))
+        }
+        Some(path) => Err(format!(
+            "{path:?} is not the absolute path of a socket, of {MAX_SOCKET} bytes at most; write for example \
+             unix:///alloc/sidecar.sock"
+        )),
+        None => one.parse().map(Listen::Tcp).map_err(|_| {
+            format!(
+                "{one:?} is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, \
+                 unix:///alloc/sidecar.sock, or off"
+            )
+        }),
+    }
+    };
+    text.split(',').map(|one| parse(one.trim())).collect()
 }
 
 pub(super) fn on_stop(text: &str) -> Result<OnStop, String> {

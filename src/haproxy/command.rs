@@ -1,12 +1,12 @@
 //! Prints requests as lines of the runtime API. Besides the session's fixed greeting, every byte that reaches the socket
 //! comes from [`print()`].
 //!
-//! Nothing is escaped, because nothing can need it: names and addresses passed their grammar in `model`, the rest are
-//! numbers. Source: management guide, section 9.3.
+//! Nothing is escaped but the backslash of regular expressions, because nothing can need it: names, addresses and words of
+//! maps passed their grammar in `model`, the rest are numbers. Source: management guide, section 9.3.
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use crate::model::{Command, Keyword, ProxyHeader, Request};
+use crate::model::{Command, Keyword, MapChange, MapWord, ProxyHeader, Request};
 
 /// What the guid of a backend that a sidecar made begins with; its name follows.
 pub(super) const GUID: &str = "nomad:";
@@ -26,6 +26,15 @@ pub fn print(request: &Request) -> String {
         Request::Stat(backend, None) => format!("show stat {backend} 6 -1\n"),
         Request::BackendRows => "show stat -1 2 -1\n".to_owned(),
         Request::Guids => "dump stats-file\n".to_owned(),
+        Request::Verdicts(_, Some(id)) => format!("show stat {id} 4 -1\n"),
+        Request::Verdicts(backend, None) => format!("show stat {backend} 4 -1\n"),
+        Request::Map(map) => format!("show map {map}\n"),
+        Request::ChangeMap(change) => {
+            let mut line = String::with_capacity(USUAL_LINE);
+            let _ = write_map_change(&mut line, change);
+            line.push('\n');
+            line
+        }
         Request::Change(command) => {
             let mut line = String::with_capacity(USUAL_LINE);
             // A string takes everything.
@@ -74,6 +83,37 @@ fn write_change(line: &mut String, command: &Command) -> fmt::Result {
     }
 }
 
+fn write_map_change(line: &mut String, change: &MapChange) -> fmt::Result {
+    match change {
+        MapChange::Add(map, key, value) => {
+            write!(line, "add map {map} {} {}", Escaped(key), Escaped(value))
+        }
+        MapChange::Set(map, key, value) => {
+            write!(line, "set map {map} {} {}", Escaped(key), Escaped(value))
+        }
+        MapChange::Delete(map, key) => write!(line, "del map {map} {}", Escaped(key)),
+        MapChange::Prepare(map) => write!(line, "prepare map {map}"),
+        MapChange::AddTo(version, map, key, value) => write!(
+            line,
+            "add map @{version} {map} {} {}",
+            Escaped(key),
+            Escaped(value)
+        ),
+        MapChange::Commit(version, map) => write!(line, "commit map @{version} {map}"),
+    }
+}
+
+/// A backslash makes HAProxy take the next byte as it is.
+struct Escaped<'a>(&'a MapWord);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut parts = self.0.as_str().split('\\');
+        f.write_str(parts.next().unwrap_or_default())?;
+        parts.try_for_each(|part| write!(f, "\\\\{part}"))
+    }
+}
+
 struct Word<'a>(&'a Keyword);
 
 impl Display for Word<'_> {
@@ -115,8 +155,8 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Address, BackendName, CookieValue, ProfileName, Protocol, SectionName, ServerKeywords,
-        ServerName, ServerRef,
+        Address, BackendName, CookieValue, MapName, ProfileName, Protocol, SectionName,
+        ServerKeywords, ServerName, ServerRef,
     };
 
     fn server(backend: &str, server: &str) -> ServerRef {
@@ -162,10 +202,13 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one row for each request")]
     fn every_request_has_its_line() {
         let web = || BackendName::new("web").unwrap();
         let slot = || server("web", "nomad1");
         let change = Request::Change;
+        let map = || MapName::new("virt@hosts").unwrap();
+        let word = |text| MapWord::new(text).unwrap();
         let keywords = vec![
             Keyword::Check,
             Keyword::Inter(2000),
@@ -187,6 +230,33 @@ mod tests {
             (Request::ServersState(Some(web())), "show servers state web"),
             (Request::Stat(web(), None), "show stat web 6 -1"),
             (Request::Stat(web(), Some(3)), "show stat 3 6 -1"),
+            (Request::Verdicts(web(), None), "show stat web 4 -1"),
+            (Request::Verdicts(web(), Some(3)), "show stat 3 4 -1"),
+            (Request::Map(map()), "show map virt@hosts"),
+            (
+                Request::ChangeMap(MapChange::Add(map(), word("a.example"), word("web"))),
+                "add map virt@hosts a.example web",
+            ),
+            (
+                Request::ChangeMap(MapChange::Set(map(), word(r"^v\d$"), word("web"))),
+                r"set map virt@hosts ^v\\d$ web",
+            ),
+            (
+                Request::ChangeMap(MapChange::Delete(map(), word("a.example/api"))),
+                "del map virt@hosts a.example/api",
+            ),
+            (
+                Request::ChangeMap(MapChange::Prepare(map())),
+                "prepare map virt@hosts",
+            ),
+            (
+                Request::ChangeMap(MapChange::AddTo(3, map(), word(".a.example"), word("web"))),
+                "add map @3 virt@hosts .a.example web",
+            ),
+            (
+                Request::ChangeMap(MapChange::Commit(3, map())),
+                "commit map @3 virt@hosts",
+            ),
             (
                 change(Command::SetAddress(slot(), address("10.0.0.1", 80))),
                 "set server web/nomad1 addr 10.0.0.1 port 80",
@@ -370,7 +440,44 @@ mod tests {
         )
     }
 
+    /// A line as HAProxy takes it apart: words at spaces, a backslash before what is to be taken as it is.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut characters = line.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                ' ' => words.push(String::new()),
+                '\\' => words.last_mut().unwrap().extend(characters.next()),
+                other => words.last_mut().unwrap().push(other),
+            }
+        }
+        words
+    }
+
     proptest! {
+        #[test]
+        fn what_is_said_of_a_map_is_what_was_meant(key in "[!-~]{1,40}", value in name(), map in "(virt@|/)[a-z/.]{1,20}", version: u32) {
+            let (Ok(key), Ok(value), Ok(map)) = (MapWord::new(&key), BackendName::new(&value), MapName::new(&map)) else {
+                return Ok(());
+            };
+            let value = MapWord::from(&value);
+            let number = format!("@{version}");
+            let all = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+            let (name, k, v) = (map.to_string(), key.as_str(), value.as_str());
+            for (change, expected) in [
+                (MapChange::Add(map.clone(), key.clone(), value.clone()), all(&["add", "map", &name, k, v])),
+                (MapChange::Set(map.clone(), key.clone(), value.clone()), all(&["set", "map", &name, k, v])),
+                (MapChange::Delete(map.clone(), key.clone()), all(&["del", "map", &name, k])),
+                (MapChange::AddTo(version, map.clone(), key.clone(), value.clone()), all(&["add", "map", &number, &name, k, v])),
+            ] {
+                let line = print(&Request::ChangeMap(change));
+                let text = line.strip_suffix('\n').expect("ends with a line feed");
+                prop_assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text:?}");
+                prop_assert!(!text.contains(';') && !text.contains("<<"), "{text:?}");
+                prop_assert_eq!(words(text), expected);
+            }
+        }
+
         #[test]
         fn whatever_is_asked_is_one_harmless_line(request in request()) {
             let line = print(&request);

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Address, BackendName, CookieValue, ProfileName, Protocol, ProxyHeader, SectionName,
-    ServerKeywords, ServerName, ServerRef,
+    Address, BackendName, CookieValue, MapChange, MapContent, MapName, ProfileName, Protocol,
+    ProxyHeader, SectionName, ServerKeywords, ServerName, ServerRef,
 };
 
 /// `major.minor.patch` of a HAProxy; what packagers append is left out.
@@ -252,6 +252,27 @@ impl StatRow {
     }
 }
 
+/// What `show stat` tells of the checks of one server, in HAProxy's words. The text can be the server's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// `status`: `UP`, `DOWN 1/2`, `MAINT`.
+    pub state: String,
+    /// `check_status`: `L7OK`, `L4CON`; empty without a check.
+    pub check_status: String,
+    /// `check_code`.
+    pub code: Option<u64>,
+    /// `last_chk`, shortened.
+    pub text: String,
+    /// `check_duration`, in milliseconds.
+    pub took: Option<u64>,
+    /// `lastchg`: seconds since it last went up or down.
+    pub since_change: Option<u64>,
+    /// `addr`.
+    pub address: String,
+    /// `scur`.
+    pub sessions: u64,
+}
+
 /// What `show stat` tells of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendStat {
@@ -283,12 +304,18 @@ pub enum Request {
     ServersState(Option<BackendName>),
     /// `show stat <backend's id or name> 6 -1`. By the name of a backend HAProxy up to 3.2 may show a frontend's.
     Stat(BackendName, Option<u32>),
+    /// `show stat <backend's id or name> 4 -1`, for people: what checks said.
+    Verdicts(BackendName, Option<u32>),
     /// `show stat -1 2 -1`: of the backends, not of their servers.
     BackendRows,
     /// `dump stats-file`, from 3.0 on: the only place where a backend's `guid` is told.
     Guids,
+    /// `show map <map>`
+    Map(MapName),
     /// A change.
     Change(Command),
+    /// A change of a map.
+    ChangeMap(MapChange),
 }
 
 /// A change of HAProxy's state. `haproxy::command` prints it; nothing else is ever written to the socket.
@@ -440,7 +467,7 @@ pub enum Response {
     Backends(Vec<BackendName>),
     /// To [`Request::ServersState`]; rows of backends whose name is outside our grammar are left out.
     Servers(Vec<ServerRow>),
-    /// To [`Request::ServersState`] or [`Request::Stat`] of one backend: there is none of that name.
+    /// To [`Request::ServersState`], [`Request::Stat`] or [`Request::Verdicts`] of one backend: there is none of that name.
     NoSuchBackend,
     /// To [`Request::Stat`].
     Stat(BackendStat),
@@ -448,7 +475,15 @@ pub enum Response {
     BackendRows(BackendRows),
     /// To [`Request::Guids`]: the backends that a sidecar made.
     Guids(BTreeSet<BackendName>),
-    /// To [`Request::Change`].
+    /// To [`Request::Verdicts`].
+    Verdicts(BTreeMap<ServerName, Verdict>),
+    /// To [`Request::Map`].
+    Map(MapContent),
+    /// To [`Request::Map`]: there is none of that name.
+    NoSuchMap,
+    /// To [`MapChange::Prepare`]: the version that was begun.
+    MapVersion(u32),
+    /// To [`Request::Change`], and to any other [`Request::ChangeMap`].
     Changed(Outcome),
 }
 

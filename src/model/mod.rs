@@ -7,6 +7,7 @@ mod backoff;
 mod capabilities;
 mod haproxy;
 mod keyword;
+mod map;
 mod name;
 mod nomad;
 
@@ -15,9 +16,10 @@ pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
     AdminState, BackendRows, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion,
     Keyword, OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow,
-    Version,
+    Verdict, Version,
 };
 pub use keyword::{InvalidKeywords, Protocol, ProxyHeader, ServerKeywords};
+pub use map::{InvalidWord, MapChange, MapContent, MapEntry, MapKind, MapName, MapWord};
 pub use name::{
     Address, BackendName, CookieValue, InvalidName, ProfileName, SectionName, ServerName,
     ServerProfileName, ServerRef,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{BackendName, Backoff, Request, ServerName, ServerState, Version};
+use crate::model::{BackendName, Backoff, Command, Request, ServerName, ServerState, Version};
 
 use super::{
     Guard, Policy, Removals, Staying, Stays,
@@ -47,6 +47,12 @@ pub(super) struct Backend {
     pub(super) observed: Option<ObservedBackend>,
     /// Nobody has looked at it yet for the state file.
     pub(super) is_newly_observed: bool,
+    /// It was made by the sidecar.
+    pub(super) is_made: bool,
+    /// It is about to be deleted: nothing may lead here any more.
+    pub(super) is_ending: bool,
+    /// A server was in rotation then, whoever's.
+    takes_traffic: bool,
     /// When that was.
     observed_at: Duration,
     /// It was seen once more for what is to be taken out.
@@ -81,6 +87,10 @@ pub(super) struct Backend {
     pub(super) by_hand: BTreeMap<ByHand, Duration>,
     /// Tags without effect, and registrations that share an address.
     pub(super) notes: BTreeSet<Rejection>,
+    /// Servers that were made ready and have not been in rotation since, and when.
+    pub(super) unadmitted: BTreeMap<ServerName, Duration>,
+    /// Why the last batch failed.
+    pub(super) problem: Option<String>,
     /// Failed batches.
     pub(super) failures: Backoff,
     /// Refusals.
@@ -102,6 +112,9 @@ impl Backend {
             memory: Memory::default(),
             observed: None,
             is_newly_observed: false,
+            is_made: false,
+            is_ending: false,
+            takes_traffic: false,
             observed_at: Duration::ZERO,
             looked_again: false,
             fresh: false,
@@ -119,6 +132,8 @@ impl Backend {
             hindrances: BTreeSet::new(),
             by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
+            unadmitted: BTreeMap::new(),
+            problem: None,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
             waiting: BTreeSet::new(),
@@ -234,6 +249,16 @@ impl Backend {
         staying
     }
 
+    /// Whether requests that are sent here are answered: then routes may lead here.
+    pub(super) fn takes_traffic(&self) -> bool {
+        self.takes_traffic
+    }
+
+    /// Whether a server of a registration is to be here, or is held.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.stale || self.wanted().next().is_some()
+    }
+
     /// How many servers this guard keeps.
     pub(super) fn guarded(&self, guard: Guard) -> usize {
         let holds = self.memory.holds.values();
@@ -325,7 +350,15 @@ impl Backend {
     /// Takes in what was read.
     pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
         self.memory.observe(now, &observed);
+        self.settle_admissions(now, &observed);
         self.observed_at = read_at;
+        let is_found = match observed.origin {
+            Origin::Operator => true,
+            Origin::Missing => false,
+            Origin::Made { is_published } => is_published,
+        };
+        self.is_made = matches!(observed.origin, Origin::Made { .. });
+        self.takes_traffic = is_found && observed.servers.iter().any(ServerState::in_rotation);
         self.observed = Some(observed);
         self.is_newly_observed = true;
         self.fresh = true;
@@ -407,6 +440,7 @@ impl Backend {
         // What was not read may want it.
         let is_empty = !is_wanted && observed.servers.is_empty() && !self.memory.strangers_stay;
         self.memory.life.see(now, observed.origin, is_empty);
+        self.is_ending = self.memory.life.is_ending(now, policy) && removals != Removals::Frozen;
         if self.kind(policy) == Kind::Slots {
             slots::settle_tenants(&self.desired, observed, policy, &mut self.memory.tenants);
         }
@@ -456,6 +490,9 @@ impl Backend {
         self.wants_stat |= plan.steps.iter().any(changes_backend);
         for step in &plan.steps {
             self.memory.send(now, &step.command);
+            if let Command::Ready(server) = &step.command {
+                self.unadmitted.insert(server.server.clone(), now);
+            }
         }
         let mut requests: Vec<_> = plan
             .steps

@@ -13,6 +13,7 @@ use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 use super::{
     Policy,
     made::{self, Origin, Places, Wish},
+    routes::{Routing, claims},
     server_name::dynamic_name,
     tags::{self, FixedTags, LeavingTags, Tags},
 };
@@ -70,6 +71,8 @@ pub struct Contribution {
     pub wishes: BTreeMap<BackendName, Wish>,
     /// The one that all of its servers there are in by the service's name, not by a tag.
     pub by_name: Option<BackendName>,
+    /// By what the service is found; `None` when nothing of it is served.
+    pub routing: Option<Routing>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -84,6 +87,7 @@ pub fn contribution(
 ) -> Contribution {
     let mut contribution = Contribution::default();
     let mut by_tag = BTreeSet::new();
+    let mut usable = Vec::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -122,6 +126,7 @@ pub fn contribution(
                     let newest = newest.or_insert_with(|| wish.clone());
                     *newest = wish.max(newest.clone());
                 }
+                usable.push((registration, tags, backend.clone()));
                 let servers = contribution.servers.entry(backend).or_default();
                 servers.push(server);
             }
@@ -131,6 +136,18 @@ pub fn contribution(
     contribution
         .by_name
         .take_if(|backend| by_tag.contains(backend));
+    let (rules, prefix) = (&policy.rules, &policy.tag_prefix);
+    contribution.routing =
+        claims::routing(service, &usable, rules, prefix, |registration, remark| {
+            let reason = match remark {
+                claims::Remark::Route(reason) => Reason::Route(reason),
+                claims::Remark::Refused(refusal) => Reason::RouteRefused(refusal),
+            };
+            contribution.rejections.insert(Rejection {
+                registration: registration.clone(),
+                reason,
+            });
+        });
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
         && let Ok(backend) = resolve(service, None, places, false, policy)

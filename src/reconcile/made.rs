@@ -19,6 +19,9 @@ use super::{
     tags::Tags,
 };
 
+/// How often it is looked whether entries of maps still lead to one that is about to be removed.
+const ROUTES_POLL: Duration = Duration::from_secs(1);
+
 /// Whose a backend is, as far as HAProxy told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
@@ -351,7 +354,11 @@ fn end(is_published: bool, situation: &Situation<'_>, plan: &mut Plan) {
         plan.look_within(left);
         return;
     }
-    if life.is_routed || situation.removals == Removals::Frozen {
+    if situation.removals == Removals::Frozen {
+        return;
+    }
+    if life.is_routed {
+        plan.look_within(ROUTES_POLL);
         return;
     }
     if let Some((_, text)) = &life.refused {

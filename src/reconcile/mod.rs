@@ -21,11 +21,13 @@ pub mod predict;
 mod reason;
 mod reconciler;
 mod removal;
+pub mod routes;
 pub mod rules;
 mod server_name;
 mod slots;
 mod state_file;
 mod states;
+mod stopping;
 pub mod tags;
 mod tally;
 
@@ -40,11 +42,12 @@ pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
 pub use reconciler::{
-    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered,
+    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered, Sketch,
 };
 pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
+pub use stopping::TooSoon;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub struct Policy {
     pub drain_timeout: Duration,
     /// How many servers that are UP may be taken out of rotation in a second; those of one backend may go together.
     pub max_removals_per_second: NonZeroU32,
+    /// The maps for routes.
+    pub maps: routes::Maps,
     /// Whether Nomad may be asked for allocations.
     pub second_opinion: bool,
 }
@@ -98,6 +103,7 @@ impl Default for Policy {
             backend_linger: BACKEND_LINGER,
             drain_timeout: Duration::from_secs(10),
             max_removals_per_second: MAX_REMOVALS_PER_SECOND,
+            maps: routes::Maps::default(),
             second_opinion: false,
         }
     }

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Refusal,
+    routes::RouteReason,
     tags::{self, TagProblem},
 };
 use crate::model::{Address, BackendName, ProfileName, ServerProfileName, ServiceKey, Version};
@@ -44,6 +45,10 @@ pub enum Reason {
     ProfileLater(ProfileName, ProfileName),
     /// Served, but its backend is an operator's.
     NoProfile(BackendName),
+    /// Something about its routes: it is served, but perhaps not found.
+    Route(RouteReason),
+    /// The operator's rules do not allow a route of it.
+    RouteRefused(Refusal),
     /// Served, but a tag has no effect.
     Note(TagProblem),
     /// Its tags name a server profile that the operator did not declare; those that there are.
@@ -77,7 +82,16 @@ impl Reason {
                 | Self::Capped(_)
                 | Self::NotBefore(..)
                 | Self::NoCookieLine
+                | Self::Route(_)
+                | Self::RouteRefused(_)
         )
+    }
+
+    /// Whether the service is not found by a route that it asks for.
+    #[must_use]
+    pub fn costs_a_route(&self) -> bool {
+        matches!(self, Self::RouteRefused(_))
+            || matches!(self, Self::Route(reason) if !reason.is_note())
     }
 }
 
@@ -92,13 +106,14 @@ impl Reason {
             Self::ProfileLater(..) | Self::NoProfile(_) => "profile_without_effect",
             Self::NoSuchBackend(_) => "no_such_backend",
             Self::Name(_) => "bad_name",
-            Self::Refused(_) | Self::Capped(_) => "refused_by_policy",
+            Self::Refused(_) | Self::Capped(_) | Self::RouteRefused(_) => "refused_by_policy",
             Self::ClaimedBackend(..) | Self::Claimant(..) => "claimed_twice",
             Self::SameAddress(..) => "same_address",
             Self::AllocationEnded(_) => "allocation_ended",
             Self::NotWithSlots(_) => "not_with_slots",
             Self::NotBefore(..) => "not_with_version",
             Self::NoCookieLine => "no_cookie_line",
+            Self::Route(_) => "route",
         }
     }
 }
@@ -126,7 +141,7 @@ impl fmt::Display for Reason {
                 names.join(" or ")
             ),
             Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Refused(refusal) | Self::RouteRefused(refusal) => refusal.fmt(f),
             Self::SameAddress(address, other) => {
                 write!(
                     f,
@@ -192,6 +207,7 @@ impl fmt::Display for Reason {
                 "tag cookie has no effect: the backend has no `cookie` line in haproxy.cfg, such as `cookie SRV insert \
                  indirect nocache`",
             ),
+            Self::Route(reason) => reason.fmt(f),
             Self::Note(problem) => problem.fmt(f),
             Self::NotWithSlots(tag) => write!(
                 f,

@@ -8,7 +8,7 @@ use crate::support::{
     haproxy::HaproxyBin,
     sidecar::{Sidecar, soon, within},
     toy::Toy,
-    world::{World, on_every_line},
+    world::{ENABLED, World, instance, on_every_line},
 };
 
 const DEFAULTS: &str = "
@@ -188,5 +188,53 @@ fn a_section_that_is_missing_is_named_and_waited_for() {
         world.haproxy.write_config(&config("nomad"));
         world.haproxy.reload();
         world.until_served_by("web", &[&toy]);
+    });
+}
+
+#[test]
+fn two_tags_are_enough_for_a_backend_and_its_route_and_both_are_there_after_every_restart() {
+    where_backends_can_be_made(|bin| {
+        let config = config("nomad").replace(
+            "%[str(web)]",
+            "%[req.hdr(host),host_only,lower,map_str(virt@hosts)]",
+        );
+        let mut world = World::start_with(bin, &config);
+        let sidecar = world.sidecar_with(&QUICK);
+        let toy = Toy::start("only");
+        let registration = instance("web", toy.address()).tags(&[ENABLED, "haproxy.domain=test"]);
+        let key = registration.key();
+        world.nomad.register(registration);
+        let until_found = |world: &World| {
+            soon("it is found by its host", || {
+                // Every request here is to the host `test`.
+                (world.request("web") == Ok("only".to_owned())).then_some(())
+            });
+        };
+        until_found(&world);
+        world.haproxy.kill9();
+        sidecar.logged(&["the session with HAProxy ended"]);
+        world.haproxy.restart();
+        until_found(&world);
+        world.haproxy.reload();
+        until_found(&world);
+
+        world.tap.forget();
+        world.deregister(&key);
+        until_gone(&world);
+        assert_eq!(world.haproxy.ask("show map virt@hosts").trim(), "");
+        let place = |beginning: &str| {
+            let lines = world.tap.lines();
+            lines.iter().position(|line| line.starts_with(beginning))
+        };
+        let removal = [
+            "del map virt@hosts test",
+            "unpublish backend web",
+            "del backend web",
+        ]
+        .map(place);
+        assert!(
+            removal.iter().all(Option::is_some) && removal.is_sorted(),
+            "{removal:?}"
+        );
     });
 }

@@ -6,6 +6,7 @@
 mod haproxy;
 #[path = "../sim/haproxy_model/mod.rs"]
 mod haproxy_model;
+mod maps;
 mod pair;
 #[path = "../support/toy.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]

@@ -20,12 +20,12 @@ pub(crate) const OTHERS_GO_ON: &str = "(13) one backend cannot hurt another";
 
 /// A word of a line: a name, a number, an address.
 fn is_word(word: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-/[]".contains(c);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-/[]@".contains(c);
     !word.is_empty() && word.chars().all(is_allowed)
 }
 
 /// What a sidecar may ever say, word by word; `*` is one word, and `…` any number of them.
-const FORMS: [&str; 17] = [
+const FORMS: [&str; 23] = [
     "show …",
     "set server * addr * port *",
     "set server * state ready",
@@ -43,6 +43,12 @@ const FORMS: [&str; 17] = [
     "publish backend *",
     "unpublish backend *",
     "del backend *",
+    "add map * * *",
+    "add map * * * *",
+    "set map * * *",
+    "del map * *",
+    "prepare map *",
+    "commit map * *",
 ];
 
 /// Whether it is one line of a known form, of harmless words.
@@ -96,7 +102,10 @@ impl World {
                 | Request::Backends
                 | Request::Stat(..)
                 | Request::BackendRows
-                | Request::Guids,
+                | Request::Guids
+                | Request::Verdicts(..)
+                | Request::Map(_)
+                | Request::ChangeMap(_),
             )
             | None => {}
         }

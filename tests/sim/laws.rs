@@ -218,6 +218,9 @@ impl World {
                 | Request::Backends
                 | Request::ServersState(_)
                 | Request::Stat(..)
+                | Request::Map(_)
+                | Request::ChangeMap(_)
+                | Request::Verdicts(..)
                 | Request::BackendRows
                 | Request::Guids => None,
             })

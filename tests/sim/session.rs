@@ -62,7 +62,10 @@ pub(crate) struct Sent {
 
 impl Sent {
     pub(crate) fn is_change(&self) -> bool {
-        matches!(self.request, Some(Request::Change(_)))
+        matches!(
+            self.request,
+            Some(Request::Change(_) | Request::ChangeMap(_))
+        )
     }
 }
 
@@ -376,6 +379,9 @@ fn next_run(requests: &[Request], wanted_at: Duration) -> Vec<Sent> {
         | Request::Backends
         | Request::ServersState(_)
         | Request::Stat(..)
+        | Request::Map(_)
+        | Request::ChangeMap(_)
+        | Request::Verdicts(..)
         | Request::BackendRows
         | Request::Guids => None,
     };

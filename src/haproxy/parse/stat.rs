@@ -106,15 +106,15 @@ pub fn backend_rows(answer: &[u8]) -> Result<BackendRows, ParseError> {
 const UNPUBLISHED: &[u8] = b" (UNPUB)";
 
 /// The rows of an answer, each as long as its header.
-struct Rows<'a> {
-    header: Vec<&'a [u8]>,
+pub(super) struct Rows<'a> {
+    pub(super) header: Vec<&'a [u8]>,
     rest: &'a [u8],
     /// The line that was read last.
-    number: usize,
+    pub(super) number: usize,
 }
 
 impl<'a> Rows<'a> {
-    fn of(answer: &'a [u8]) -> Result<Self, ParseError> {
+    pub(super) fn of(answer: &'a [u8]) -> Result<Self, ParseError> {
         let (rest, header) = line(answer).map_err(|_| ParseError::CutOff(1))?;
         let Some(header) = header.strip_prefix(b"# ") else {
             return Err(ParseError::Beginning(shown(answer)));
@@ -126,7 +126,7 @@ impl<'a> Rows<'a> {
         })
     }
 
-    fn next(&mut self) -> Result<Option<Vec<Cow<'a, [u8]>>>, ParseError> {
+    pub(super) fn next(&mut self) -> Result<Option<Vec<Cow<'a, [u8]>>>, ParseError> {
         if self.rest.is_empty() {
             return Ok(None);
         }

@@ -17,6 +17,9 @@ use crate::reconcile::{
     plan::{self, Kind, ObservedBackend},
 };
 
+/// So many obstacles of routes are told of in words.
+const SHOWN_OBSTACLES: usize = 10;
+
 impl Reconciler {
     /// What else is there: servers named like ours that no service resolves to, and everybody else's.
     pub(super) fn account_for(&mut self, rows: &BTreeMap<BackendName, ObservedBackend>) {
@@ -87,6 +90,7 @@ impl Reconciler {
         let tells_first = !self.first_sync_told && !unheard;
         if (!process.in_sync || tells_first)
             && self.backends.values().all(|backend| backend.settled)
+            && self.routes.settled
         {
             if !mem::replace(&mut process.in_sync, true) {
                 let took = now.saturating_sub(process.connected_at);
@@ -197,6 +201,11 @@ impl Reconciler {
             unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),
+            routes: self.routes.count,
+            routes_unsettled: !self.routes.settled,
+            route_obstacles: (self.routes.obstacles.iter().take(SHOWN_OBSTACLES))
+                .map(ToString::to_string)
+                .collect(),
             ..Overview::default()
         };
         for (name, backend) in &self.backends {
@@ -257,6 +266,7 @@ impl Reconciler {
                 }
             }
         }
+        overview.would.commands += overview.routes.would;
         for contribution in self.contributions.values() {
             overview.services += usize::from(
                 contribution
@@ -264,6 +274,10 @@ impl Reconciler {
                     .values()
                     .any(|servers| !servers.is_empty()),
             );
+            let rejections = contribution.rejections.iter();
+            overview.routes.refused += rejections
+                .filter(|each| each.reason.costs_a_route())
+                .count();
             let served = |rejection: &&Rejection| !rejection.reason.is_note();
             for rejection in contribution.rejections.iter().filter(served) {
                 overview.rejected += 1;

@@ -30,6 +30,7 @@ impl Reconciler {
         let places = process.places.as_mut().unwrap_or(&mut nothing);
         backend.busy = false;
         backend.failures.reset();
+        backend.problem = None;
         let mut observed: Option<ObservedBackend> = None;
         let mut vanished = false;
         for (number, (request, response)) in requests.iter().zip(responses).enumerate() {
@@ -65,6 +66,10 @@ impl Reconciler {
                     | Response::Backends(_)
                     | Response::BackendRows(_)
                     | Response::Guids(_)
+                    | Response::Verdicts(_)
+                    | Response::Map(_)
+                    | Response::NoSuchMap
+                    | Response::MapVersion(_)
                     | Response::Changed(_)
                     | Response::NoSuchBackend,
                 ) => {}

@@ -70,6 +70,7 @@ impl Reconciler {
         self.backends
             .values_mut()
             .for_each(|backend| backend.wake(now));
+        self.step_routes(now);
         let mut due: Vec<_> = self
             .backends
             .iter()
@@ -84,6 +85,7 @@ impl Reconciler {
             }
             self.step(now, &name);
         }
+        self.step_routes(now);
         self.check_sync(now);
     }
 
@@ -190,6 +192,11 @@ impl Reconciler {
         backend.memory.strangers_stay =
             awaits_proof || !self.unproven.is_empty() || self.restored.unheard;
         backend.memory.cookies = process.cookies.contains(name);
+        let life = &mut backend.memory.life;
+        life.is_routed =
+            life.is_ending(now, &self.policy) && self.routes.leads_to(name, &self.policy.maps);
+        // They go first.
+        self.routes.dirty |= life.is_routed;
         if std::mem::take(&mut backend.stale) {
             let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
             let services = self.members.get(name).into_iter().flatten();
@@ -406,6 +413,7 @@ impl Reconciler {
                 }
                 (None, delay)
             }
+            Purpose::Routes => return self.routes_failed(now, problem),
             Purpose::Backend(name) => {
                 let Some(backend) = self.backends.get_mut(&name) else {
                     return;
@@ -413,6 +421,7 @@ impl Reconciler {
                 backend.disconnect();
                 let delay = backend.failures.next_delay(&mut self.random);
                 backend.paused_until = Some(now + delay);
+                backend.problem = Some(problem.clone());
                 (Some(name), delay)
             }
         };

@@ -9,8 +9,10 @@ mod answers;
 mod claims;
 mod drive;
 mod guarding;
+mod picture;
 mod recall;
 mod restore;
+mod routing;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use crate::model::{
 pub use recall::{Hands, LeftServer};
 pub use restore::{HeldServer, Remembered};
 
+pub use picture::Sketch;
 use recall::Recalled;
 use restore::Restored;
 
@@ -41,6 +44,7 @@ use super::{
     guards::{Guards, Question},
     made::{Origin, Places},
     plan::ObservedBackend,
+    routes::machine::Routes,
     state_file::{Keeper, StateFile},
 };
 
@@ -120,6 +124,7 @@ pub enum Mode {
 /// What a batch is for.
 enum Purpose {
     Everything,
+    Routes,
     Backend(BackendName),
 }
 
@@ -187,6 +192,7 @@ pub struct Reconciler {
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
+    routes: Routes,
     process: Option<Process>,
     last_process: Option<(ProcessInfo, Duration)>,
     under_way: BTreeMap<BatchId, UnderWay>,
@@ -222,6 +228,7 @@ impl Reconciler {
             claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
+            routes: Routes::new(),
             process: None,
             last_process: None,
             under_way: BTreeMap::new(),
@@ -281,6 +288,7 @@ impl Reconciler {
             times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
+                times.extend(self.routes.paused_until);
             }
         }
         times.into_iter().min()
@@ -358,18 +366,7 @@ impl Reconciler {
         self.guards.reject_dead(&mut new);
         let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
-        for rejection in old.rejections.difference(&new.rejections) {
-            self.outputs.push_back(Output::Tell(Fact::Unrejected(
-                service.clone(),
-                rejection.clone(),
-            )));
-        }
-        for rejection in new.rejections.difference(&old.rejections) {
-            self.outputs.push_back(Output::Tell(Fact::Rejected(
-                service.clone(),
-                rejection.clone(),
-            )));
-        }
+        self.tell_rejections(service, &old, &new);
         let concerned: BTreeSet<_> = old
             .servers
             .keys()
@@ -392,6 +389,7 @@ impl Reconciler {
                 backend.changing_since.get_or_insert(now);
             }
         }
+        self.routes.contribute(service, new.routing.as_ref());
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
@@ -442,6 +440,7 @@ impl Reconciler {
         for backend in self.backends.values_mut() {
             backend.disconnect();
         }
+        self.routes.disconnect();
     }
 
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
@@ -450,6 +449,7 @@ impl Reconciler {
         };
         match purpose {
             Purpose::Everything => self.read_everything(now, responses),
+            Purpose::Routes => self.routes_answered(now, &requests, responses),
             Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
         }
     }
@@ -483,6 +483,10 @@ impl Reconciler {
                 Response::Info(_)
                 | Response::NoSuchBackend
                 | Response::Stat(_)
+                | Response::Map(_)
+                | Response::NoSuchMap
+                | Response::MapVersion(_)
+                | Response::Verdicts(_)
                 | Response::Changed(_) => {}
             }
         }
@@ -563,6 +567,7 @@ impl Reconciler {
                 backend.observe(read_at, now, observed);
             }
         }
+        self.routes.dirty = true;
         self.doubt(now);
     }
 }

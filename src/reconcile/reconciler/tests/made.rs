@@ -6,6 +6,17 @@ use crate::model::{OperState, ProfileName};
 const LINGER: Duration = Duration::from_mins(10);
 
 impl World {
+    /// The backends that were made, if they are published or not.
+    pub(super) fn made(&self, which: impl Fn(bool) -> bool) -> BTreeSet<BackendName> {
+        let is_one = |observed: &ObservedBackend| match observed.origin {
+            Origin::Made { is_published } => which(is_published),
+            Origin::Operator | Origin::Missing => false,
+        };
+        let backends = self.haproxy.iter();
+        let made = backends.filter(|(_, observed)| is_one(observed));
+        made.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Another process, with what its configuration has.
     fn restart_bare(&mut self, configured: &[&str]) {
         self.input(Input::Disconnected);

@@ -7,9 +7,11 @@ mod claims;
 mod guards;
 mod holds;
 mod made;
+mod picture;
 mod recalled;
 mod restarts;
 mod restored;
+mod routes;
 
 use super::*;
 use crate::{
@@ -27,6 +29,7 @@ const HELD: Duration = Duration::from_secs(31);
 struct World {
     core: Reconciler,
     haproxy: BTreeMap<BackendName, ObservedBackend>,
+    maps: routes::MapsOfHaproxy,
     info: ProcessInfo,
     now: Duration,
     facts: Vec<Fact>,
@@ -62,6 +65,7 @@ impl World {
         Self {
             core: Reconciler::new(Policy::default(), Mode::Act, 1),
             haproxy: haproxy.collect(),
+            maps: routes::MapsOfHaproxy::default(),
             info,
             now,
             facts,
@@ -148,6 +152,9 @@ impl World {
                 }),
                 None => Response::NoSuchBackend,
             },
+            Request::Verdicts(..) => Response::Verdicts(BTreeMap::new()),
+            Request::Map(map) => self.maps.show(map),
+            Request::ChangeMap(change) => self.maps.change(change),
             Request::Change(command) => {
                 if let Some(outcome) = &self.refuse {
                     return Response::Changed(outcome.clone());
@@ -184,17 +191,6 @@ impl World {
                 Response::Changed(Outcome::Done)
             }
         }
-    }
-
-    /// The backends that were made, if they are published or not.
-    fn made(&self, which: impl Fn(bool) -> bool) -> BTreeSet<BackendName> {
-        let is_one = |observed: &ObservedBackend| match observed.origin {
-            Origin::Made { is_published } => which(is_published),
-            Origin::Operator | Origin::Missing => false,
-        };
-        let backends = self.haproxy.iter();
-        let made = backends.filter(|(_, observed)| is_one(observed));
-        made.map(|(name, _)| name.clone()).collect()
     }
 
     fn wait(&mut self, time: Duration) {
@@ -338,6 +334,9 @@ fn an_event_reads_and_changes_one_backend_only() {
             | Request::Backends
             | Request::BackendRows
             | Request::Guids
+            | Request::Map(_)
+            | Request::ChangeMap(_)
+            | Request::Verdicts(..)
             | Request::ServersState(None) => {
                 panic!("{request:?}")
             }
