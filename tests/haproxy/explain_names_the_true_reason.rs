@@ -48,7 +48,11 @@ fn register_what_cannot_be_served(world: &World, more: &[Toy; 4]) {
     world.register("full", &more[0]);
     world.register("full", &more[1]);
     world.register("static", &more[0]);
-    world.register("nowhere", &more[2]);
+    // From 3.4 on it would be made otherwise.
+    let tags = [ENABLED, "haproxy.backend=custom"];
+    world
+        .nomad
+        .register(instance("nowhere", more[2].address()).tags(&tags));
     let address = more[3].address();
     world.nomad.create_namespace("shop");
     world
