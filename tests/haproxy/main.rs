@@ -43,6 +43,7 @@ mod the_admin_listener_tells_how_things_stand;
 mod the_admin_socket_is_found;
 mod the_change_of_one_service_costs_one_backend;
 mod the_policy_says_who_may_have_what;
+mod the_shipped_configurations_serve;
 mod the_token_is_read_again;
 mod two_sidecars_of_one_socket;
 mod two_users_share_the_socket_and_nothing_else;
