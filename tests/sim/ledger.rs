@@ -65,6 +65,14 @@ impl Tenant {
     }
 }
 
+/// What a HAProxy of this version has, and whether it can have more.
+pub(crate) fn places(backends: BTreeSet<BackendName>, version: &str) -> Places {
+    Places {
+        can_make: version.starts_with("3.4"),
+        ..Places::from(backends)
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Ledger {
     places: Places,
@@ -73,16 +81,16 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(backends: BTreeSet<BackendName>, policy: Policy) -> Self {
+    pub(crate) fn new(places: Places, policy: Policy) -> Self {
         Self {
-            places: backends.into(),
+            places,
             policy,
             claims: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn backends(&self) -> BTreeSet<BackendName> {
-        self.places.backends.clone()
+    pub(crate) fn places(&self) -> Places {
+        self.places.clone()
     }
 
     /// The server that a registration asks for, as the core resolves it.

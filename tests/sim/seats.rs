@@ -193,7 +193,7 @@ impl World {
     pub(crate) fn be_quick(&mut self) {
         self.policy.hold = Duration::from_secs(5);
         self.policy.drain_timeout = Duration::from_secs(3);
-        self.ledger = Ledger::new(self.ledger.backends(), self.policy.clone());
+        self.ledger = Ledger::new(self.ledger.places(), self.policy.clone());
     }
 
     /// What the one before has left is taken in.

@@ -23,7 +23,7 @@ use crate::{
     haproxy_model::{Conduct, Config, Model, View},
     invariants::NOTHING_TO_DO,
     laws::{Load, Operator},
-    ledger::Ledger,
+    ledger::{Ledger, places},
     link::Link,
     matrix::Matrix,
     nomad_model::Nomad,
@@ -152,7 +152,7 @@ impl World {
             .backends
             .iter()
             .map(|one| BackendName::new(&one.name).unwrap());
-        let ledger = Ledger::new(names.collect(), policy.clone());
+        let ledger = Ledger::new(places(names.collect(), version), policy.clone());
         let mut world = Self {
             now: Duration::ZERO,
             queue: BTreeMap::new(),
