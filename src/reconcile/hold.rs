@@ -346,7 +346,7 @@ fn is_in_drain(state: &ServerState) -> bool {
 fn tenant<'a>(name: &'a ServerName, memory: &'a Memory, kind: Kind) -> Option<&'a ServerName> {
     match kind {
         Kind::Dynamic => Some(name),
-        Kind::Slots => memory.tenants.get(name),
+        Kind::Slots => memory.tenants.get(name).map(|tenant| &tenant.server),
     }
 }
 
