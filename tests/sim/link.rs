@@ -49,6 +49,14 @@ const HANGS_FOR: Duration = Duration::from_secs(10);
 const HELD_LOOK: Duration = Duration::from_millis(20);
 const FIRST_LINE: Duration = Duration::from_secs(5);
 
+impl Link {
+    /// The client is gone, and with it its stream and its questions: the tickets of the next one are the same again.
+    pub(crate) fn close(&mut self) {
+        self.stream = None;
+        self.cancelled.clear();
+    }
+}
+
 impl World {
     pub(crate) fn health(&self) -> Health {
         self.link.health.unwrap_or(Health::Up)

@@ -361,6 +361,7 @@ impl World {
         }
         self.trace(|| "the sidecar is killed".to_owned());
         self.lock.take_if(|of| *of == self.generation);
+        self.link.close();
         self.cut("the sidecar is dead", None);
     }
 
