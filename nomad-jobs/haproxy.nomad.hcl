@@ -140,14 +140,15 @@ job "haproxy" {
       user   = var.haproxy_user
 
       # -W: `nomad alloc signal -s SIGUSR2 -task haproxy <allocation>` reloads. A state file that the sidecar has not marked as
-      # current for a minute is from before a time in which both were away: its addresses may be others' by now.
+      # current for a minute is from before a time in which both were away: its addresses may be others' by now. Where there is
+      # no find, any is removed.
       config {
         command      = "/bin/sh"
         image        = local.docker ? var.haproxy_image : null
         network_mode = local.docker ? "host" : null
         args = [
           "-c",
-          "find \"$NOMAD_ALLOC_DIR/haproxy.state\" -mmin +1 -delete 2>/dev/null; exec \"$0\" \"$@\"",
+          "find \"$NOMAD_ALLOC_DIR/haproxy.state\" -mmin +1 -delete 2>/dev/null || rm -f \"$NOMAD_ALLOC_DIR/haproxy.state\"; exec \"$0\" \"$@\"",
           local.docker ? "haproxy" : var.haproxy_binary, "-W", "-db", "-f", "${NOMAD_TASK_DIR}/haproxy.cfg",
         ]
       }

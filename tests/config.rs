@@ -67,3 +67,31 @@ fn the_file_knows_every_flag() {
         );
     }
 }
+
+#[test]
+fn valid_policies_are_accepted() {
+    for file in files("policy/valid") {
+        if let Err(error) = load_policy(&file) {
+            panic!("{error}");
+        }
+    }
+}
+
+#[test]
+fn invalid_policies_are_refused_with_line_column_and_advice() {
+    for file in files("policy/invalid") {
+        let text = fs::read_to_string(&file).unwrap();
+        let words = text.lines().next().unwrap().strip_prefix("# ").unwrap();
+        let expected = format!("{}, {words}", file.display());
+        let error = load_policy(&file).unwrap_err().to_string();
+        assert!(error.starts_with(&expected), "{error}\nis not\n{expected}");
+    }
+}
+
+/// A configuration that has nothing but this policy file.
+fn load_policy(file: &Path) -> Result<Config, Error> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sidecar.toml");
+    fs::write(&path, format!("policy-file = {:?}", file.to_str().unwrap())).unwrap();
+    load(&path)
+}

@@ -140,6 +140,21 @@ async fn refusals_are_as_recorded() {
 }
 
 #[tokio::test]
+async fn an_allocation_is_hidden_from_who_may_not_read_it_as_recorded() {
+    let hidden = recording!("2.0.5/http/allocation-denied-500.http");
+    let (_, id) = hidden.split_once("allocation \"").unwrap();
+    let target = format!("/v1/allocation/{}", id.trim_end_matches('"'));
+    let nomad = FakeNomad::start().await;
+    nomad.enable_acl();
+    let unknown = ask(nomad.addr(), "GET", &target, "").await;
+    unknown.assert_is(recording!("2.0.5/http/allocation-denied-unknown-404.http"));
+    nomad.describe_allocation(id.trim_end_matches('"'), "run", "running");
+    ask(nomad.addr(), "GET", &target, "")
+        .await
+        .assert_is(hidden);
+}
+
+#[tokio::test]
 async fn stream_heads_and_framings_are_as_recorded() {
     for (version, token, recorded) in [
         (

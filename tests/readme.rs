@@ -10,7 +10,7 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    admin::{Metrics, Namespace, ServersOwned, Status},
+    admin::{BackendCount, Metrics, Namespace, ServersOwned, Status},
     model::{self, BackendName, Outcome, ServerName, ServerRef},
     reconcile::tags,
 };
@@ -71,7 +71,17 @@ fn the_table_of_metrics_is_what_is_exposed() {
         server: ServerName::new("nomad1").unwrap(),
     };
     let command = model::Command::Ready(server);
-    metrics.command_answered(&command, &Outcome::Done);
+    metrics.haproxy().answered(&command, &Outcome::Done);
+    metrics.backends().drain_ended("idle");
+    metrics.backends().blocked(&[("no_free_slot", 1)].into());
+    let counted = BackendCount {
+        missing: 0,
+        slots: 1,
+        slots_used: 0,
+    };
+    metrics
+        .backends()
+        .backends(&[("web".to_owned(), counted)].into());
     metrics.hold_ended("replaced");
     metrics.operators().servers_by_hand(0, 0, 0);
     metrics.operators().observed(&command);

@@ -4,13 +4,16 @@
 #
 #   docs/verified/nomad-run.sh [AGENT-CONFIG...] > output.md
 #
-# Needs root, ports 4646 and 8080, nomad, curl and python3, HAProxy at /usr/sbin/haproxy and the sidecar at
-# /usr/local/bin/haproxy-nomad-sidecar. OTHER_HAPROXY is one more HAProxy to run with dynamic servers.
+# Needs root, ports 4646 and 8080, nomad, curl and python3. In the tasks' chroot HAProxy has to be /usr/sbin/haproxy and the
+# sidecar /usr/local/bin/haproxy-nomad-sidecar (chroot_env of AGENT-CONFIG); outside of it they may be elsewhere: HAPROXY and
+# SIDECAR. OTHER_HAPROXY is one more HAProxy to run with dynamic servers, at the same path in both.
+# SHORT=1 plays only the restarts of HAProxy's group itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 tmp=$(mktemp -d)
 agent='' traffic='' stream=''
+export HAPROXY=${HAPROXY:-/usr/sbin/haproxy} SIDECAR=${SIDECAR:-/usr/local/bin/haproxy-nomad-sidecar}
 export NOMAD_CLI_NO_COLOR=1
 trap 'stop_agent; rm -rf "$tmp"' EXIT
 
@@ -71,14 +74,18 @@ ready() { # the newest sidecar's answer
     haproxy-nomad-sidecar | sort -rn | awk 'NR == 1 { print $2 }')/ready"
 }
 
-# The processes of a task, from outside of its chroot.
-pids() { # COMMAND
-  pgrep -f "^$1" | while read -r pid; do
-    [[ $(readlink "/proc/$pid/ns/net") == "$(readlink /proc/self/ns/net)" ]] && echo "$pid"
-  done
+# The processes of a task of the job haproxy, from outside of its chroot.
+pids() { # TASK
+  local of process
+  of=$(alloc haproxy)
+  for process in /proc/[0-9]*; do
+    if grep -zqx "NOMAD_ALLOC_ID=$of" "$process/environ" && grep -zqx "NOMAD_TASK_NAME=$1" "$process/environ"; then
+      echo "${process#/proc/}"
+    fi
+  done 2>/dev/null
 }
 
-# Asks HAProxy for / without a pause, for as long as COMMAND and the seconds after it take.
+# Asks HAProxy for / some twenty times a second, for as long as COMMAND and the seconds after it take.
 under_traffic() { # SECONDS COMMAND
   local seen
   seen=$(sidecar_log | wc -l)
@@ -86,6 +93,7 @@ under_traffic() { # SECONDS COMMAND
     printf '%s ' "$(date +%s.%3N)"
     curl -s -m 2 -w ' %{http_code}\n' localhost:8080/ | tr -d '\n' || printf ' 000'
     echo
+    sleep 0.03
   done >"$tmp/traffic" 2>/dev/null &
   traffic=$!
   sleep 1
@@ -138,11 +146,22 @@ joins() { # SECONDS COMMAND
 break_things() {
   part "$1: the sidecar is restarted, then killed"
   under_traffic 3 'nomad alloc restart -task sidecar $(alloc haproxy)'
-  under_traffic 4 'kill -9 $(pids /usr/local/bin/haproxy-nomad-sidecar)'
+  under_traffic 4 'kill -9 $(pids sidecar)'
   part "$1: HAProxy is reloaded, restarted, then killed"
   under_traffic 4 'nomad alloc signal -s SIGUSR2 -task haproxy $(alloc haproxy)'
   under_traffic 4 'nomad alloc restart -task haproxy $(alloc haproxy)'
-  under_traffic 5 'kill -9 $(pids '"${2:-/usr/sbin/haproxy}"')'
+  under_traffic 5 'kill -9 $(pids haproxy)'
+}
+
+# The sidecar stands still, so whatever is served then HAProxy has from the file.
+state_file() {
+  part "$1: HAProxy starts with the state file, and without one that is old"
+  run 'kill -STOP $(pids sidecar)'
+  under_traffic 4 'kill -9 $(pids haproxy)'
+  run 'nomad alloc exec -task haproxy $(alloc haproxy) sh -c '\''touch -d "2 minutes ago" $NOMAD_ALLOC_DIR/haproxy.state'\'
+  under_traffic 4 'kill -9 $(pids haproxy)'
+  run 'nomad alloc exec -task haproxy $(alloc haproxy) sh -c '\''ls $NOMAD_ALLOC_DIR/haproxy.state'\'
+  under_traffic 4 'kill -CONT $(pids sidecar)'
 }
 
 applications() {
@@ -157,17 +176,56 @@ balancer() { # VARIABLES
   run 'ready'
 }
 
+# What befalls HAProxy's group itself, in each way to run it.
+
+acls_off() { # AGENT-CONFIG...
+  part 'ACLs off: first start'
+  start_agent "$@"
+  applications
+  balancer ''
+  run 'curl -s localhost:8080/ localhost:8080/ localhost:8080/api/; curl -s -H "Host: api.example" localhost:8080/'
+  break_things 'ACLs off'
+  state_file 'ACLs off'
+}
+
+acls_on() { # AGENT-CONFIG...
+  part 'ACLs on: a workload identity without any policy'
+  echo 'acl { enabled = true }' >"$tmp/acl.hcl"
+  start_agent "$@" "$tmp/acl.hcl"
+  NOMAD_TOKEN=$(nomad acl bootstrap -t '{{.SecretID}}')
+  export NOMAD_TOKEN
+  applications
+  balancer ''
+  run 'curl -s localhost:8080/ localhost:8080/api/'
+  break_things 'ACLs on, no policy'
+  state_file 'ACLs on, no policy'
+}
+
+raw_exec() { # AGENT-CONFIG...
+  part 'The driver raw_exec, ACLs off'
+  start_agent "$@"
+  applications
+  balancer '-var driver=raw_exec -var haproxy_binary=$HAPROXY -var sidecar_binary=$SIDECAR'
+  run 'curl -s localhost:8080/ localhost:8080/api/'
+  break_things 'raw_exec'
+  state_file 'raw_exec'
+}
+
 part 'Versions'
 run 'nomad version | head -n 2'
-run '/usr/sbin/haproxy -v | head -n 1'
-run '/usr/local/bin/haproxy-nomad-sidecar --version; git log -1 --format=%h -- src Cargo.lock'
+run '$HAPROXY -v | head -n 1'
+run '$SIDECAR --version; git log -1 --format=%h -- src Cargo.lock'
 
-part 'ACLs off: first start'
-start_agent "$@"
-applications
-balancer ''
-run 'curl -s localhost:8080/ localhost:8080/ localhost:8080/api/; curl -s -H "Host: api.example" localhost:8080/'
-break_things 'ACLs off'
+if [[ -n ${SHORT:-} ]]; then
+  acls_off "$@"
+  stop_agent
+  acls_on "$@"
+  stop_agent
+  raw_exec "$@"
+  exit
+fi
+
+acls_off "$@"
 
 part 'ACLs off: the application is scaled, replaced and stopped'
 joins 12 'nomad job scale -detach web 4'
@@ -186,18 +244,9 @@ run 'nomad job run -var canaries=1 -var http_port=0 nomad-jobs/haproxy.nomad.hcl
 run 'ready'
 stop_agent
 
-part 'ACLs on: a workload identity without any policy'
-echo 'acl { enabled = true }' >"$tmp/acl.hcl"
-start_agent "$@" "$tmp/acl.hcl"
-NOMAD_TOKEN=$(nomad acl bootstrap -t '{{.SecretID}}')
-export NOMAD_TOKEN
-applications
-balancer ''
-run 'curl -s localhost:8080/ localhost:8080/api/'
-sleep 6
+acls_on "$@"
 joins 12 'nomad job scale -detach web 4'
 under_traffic 12 'nomad job scale -detach web 2'
-break_things 'ACLs on, no policy'
 
 part 'ACLs on: with the policy for the event stream'
 seen=$(sidecar_log | wc -l)
@@ -213,14 +262,17 @@ under_traffic 60 'nomad acl policy delete haproxy-nomad-sidecar'
 joins 12 'nomad job scale -detach web 3'
 stop_agent
 
+raw_exec "$@"
+
 if [[ -n ${OTHER_HAPROXY:-} ]]; then
+  stop_agent
   part 'Dynamic servers, ACLs off'
-  run "$OTHER_HAPROXY -v | head -n 1"
+  run '$OTHER_HAPROXY -v | head -n 1'
   start_agent "$@"
   applications
-  balancer "-var haproxy_config=nomad-jobs/haproxy-dynamic.cfg -var haproxy_binary=$OTHER_HAPROXY"
+  balancer '-var haproxy_config=nomad-jobs/haproxy-dynamic.cfg -var haproxy_binary=$OTHER_HAPROXY'
   run 'curl -s localhost:8080/ localhost:8080/api/'
-  break_things 'Dynamic servers' "${OTHER_HAPROXY_PROCESS:-$OTHER_HAPROXY}"
+  break_things 'Dynamic servers'
   joins 12 'nomad job scale -detach web 4'
   under_traffic 12 'nomad job scale -detach web 1'
 fi

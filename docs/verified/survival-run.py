@@ -236,7 +236,8 @@ class Survival(Stories):
             text = file.read()
         web = re.search(r"\nbackend web\n(  .*\n)+", text)[0]
         with open(config, "w") as file:
-            file.write(text + web.replace(" web", " shop") + web.replace(" web", " blog"))
+            # Another one each time, or Nomad has nothing to deploy when the story is played again.
+            file.write(text + web.replace(" web", " shop") + web.replace(" web", " blog") + f"# {time.time()}\n")
         nomad("node", "eligibility", "-disable", b)
         before = self.group()["ID"]
         nomad(*run_haproxy(haproxy_config=config))

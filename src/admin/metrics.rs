@@ -15,13 +15,12 @@ use prometheus_client::{
 };
 
 use super::{
-    GuardMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics, StateFileMetrics, Status,
-    process_metrics::ProcessMetrics, set_once::SetOnce,
+    BackendMetrics, GuardMetrics, HaproxyMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics,
+    StateFileMetrics, Status, process_metrics::ProcessMetrics, set_once::SetOnce,
 };
-use crate::model::{Command, Outcome};
 
-/// Upper bounds of the buckets of `event_to_applied_seconds`.
-const LATENCIES: [f64; 11] = [
+/// Upper bounds of the buckets of latencies, in seconds.
+pub(super) const LATENCIES: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
@@ -35,12 +34,12 @@ pub struct Metrics {
     services_restored: SetOnce<i64>,
     catalog_age: Gauge<f64, AtomicU64>,
     event_to_applied: Histogram,
-    haproxy_restarts: Counter,
-    commands: Family<ByOutcome, Counter>,
     servers_owned: Family<ByState, Gauge>,
     backends_blocked: Gauge,
     registrations_rejected: Gauge,
     leaving: Leaving,
+    backends: BackendMetrics,
+    haproxy: HaproxyMetrics,
     operators: OperatorMetrics,
     snapshot: SnapshotMetrics,
     state_file: StateFileMetrics,
@@ -53,12 +52,6 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByKind {
     kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
-    kind: &'static str,
-    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -181,18 +174,6 @@ impl Metrics {
                 "From a catalog event to its change being applied and read back",
                 Histogram::new(LATENCIES),
             ),
-            haproxy_restarts: register(
-                to,
-                "haproxy_restarts",
-                "Times that another HAProxy process was found behind the socket",
-                Counter::default(),
-            ),
-            commands: register(
-                to,
-                "commands",
-                "Changing commands written to HAProxy, by what it answered",
-                Family::default(),
-            ),
             servers_owned: register(
                 to,
                 "servers_owned",
@@ -212,6 +193,8 @@ impl Metrics {
                 Gauge::default(),
             ),
             leaving: Leaving::new(to),
+            backends: BackendMetrics::new(to),
+            haproxy: HaproxyMetrics::new(to),
             operators: OperatorMetrics::new(to),
             snapshot: SnapshotMetrics::new(to),
             state_file: StateFileMetrics::new(to),
@@ -229,6 +212,18 @@ impl Metrics {
             drop(metrics.sync_failures.get_or_create(&failure.into()));
         }
         metrics
+    }
+
+    /// Those about backends.
+    #[must_use]
+    pub const fn backends(&self) -> &BackendMetrics {
+        &self.backends
+    }
+
+    /// Those about HAProxy's socket.
+    #[must_use]
+    pub const fn haproxy(&self) -> &HaproxyMetrics {
+        &self.haproxy
     }
 
     /// Those about guards.
@@ -275,29 +270,6 @@ impl Metrics {
     pub fn first_sync(&self, duration: Duration, services: usize) {
         self.initial_sync.set(duration.as_secs_f64());
         self.services_restored.set(count(services));
-    }
-
-    /// Another HAProxy process answers on the socket.
-    pub fn haproxy_restarted(&self) {
-        self.haproxy_restarts.inc();
-    }
-
-    /// HAProxy answered a command.
-    pub fn command_answered(&self, command: &Command, outcome: &Outcome) {
-        self.count_command(
-            command,
-            match outcome {
-                Outcome::Done => "done",
-                Outcome::Notice(_) => "notice",
-                Outcome::RetryLater(_) => "retry_later",
-                Outcome::Refused(_) => "refused",
-            },
-        );
-    }
-
-    /// A command was written, and its answer was lost or not understood.
-    pub fn command_unanswered(&self, command: &Command) {
-        self.count_command(command, "unanswered");
     }
 
     /// A catalog event's change is applied, `latency` after the event's arrival.
@@ -366,13 +338,6 @@ impl Metrics {
         text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
-
-    fn count_command(&self, command: &Command, outcome: &'static str) {
-        let kind = kind(command);
-        self.commands
-            .get_or_create(&ByOutcome { kind, outcome })
-            .inc();
-    }
 }
 
 impl Default for Metrics {
@@ -408,23 +373,6 @@ fn register_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str
     metric
 }
 
-/// The label that metrics have for a command.
-pub(super) fn kind(command: &Command) -> &'static str {
-    match command {
-        Command::SetAddress(..) => "set_address",
-        Command::Ready(_) => "ready",
-        Command::Drain(_) => "drain",
-        Command::Maintenance(_) => "maintenance",
-        Command::HealthDown(_) => "health_down",
-        Command::EnableHealth(_) => "enable_health",
-        Command::SetWeight(..) => "set_weight",
-        Command::SetMaxconn(..) => "set_maxconn",
-        Command::AddServer(..) => "add_server",
-        Command::DeleteServer(_) => "delete_server",
-        Command::ShutdownSessions(_) => "shutdown_sessions",
-    }
-}
-
 pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -433,7 +381,7 @@ pub(super) fn count(number: usize) -> i64 {
 mod tests {
     use super::*;
     use crate::admin::{Followed, Namespace};
-    use crate::model::{BackendName, ServerName, ServerRef};
+    use crate::model::{BackendName, Command, Outcome, ServerName, ServerRef};
 
     #[expect(clippy::disallowed_methods, reason = "only a starting point")]
     fn status() -> Status {
@@ -456,7 +404,17 @@ mod tests {
     #[test]
     fn before_the_first_sync_its_duration_has_no_sample() {
         let mut samples = samples(&Metrics::new(), &status());
-        samples.retain(|sample| !sample.starts_with("event_to_applied_seconds"));
+        let is_of_histogram = |sample: &str| {
+            let names = [
+                "event_to_applied",
+                "haproxy_batch",
+                "registered_to_in_rotation",
+            ];
+            names
+                .iter()
+                .any(|name| sample.starts_with(&format!("{name}_seconds")))
+        };
+        samples.retain(|sample| !is_of_histogram(sample));
         samples.sort();
         assert_eq!(
             samples,
@@ -465,6 +423,7 @@ mod tests {
                 "backends_not_in_state_file 0",
                 concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "catalog_age_seconds 2.0",
+                "haproxy_connected 0",
                 "haproxy_restarts_total 0",
                 "in_charge 0",
                 "jobs_with_short_shutdown_delay 0",
@@ -503,10 +462,12 @@ mod tests {
         metrics.synced();
         metrics.sync_failed(SyncFailure::Backend);
         metrics.first_sync(Duration::from_millis(1500), 100);
-        metrics.haproxy_restarted();
-        metrics.command_answered(&command, &Outcome::Done);
-        metrics.command_answered(&command, &Outcome::Refused("No such server.".to_owned()));
-        metrics.command_unanswered(&command);
+        metrics.haproxy().restarted();
+        metrics.haproxy().answered(&command, &Outcome::Done);
+        metrics
+            .haproxy()
+            .answered(&command, &Outcome::Refused("No such server.".to_owned()));
+        metrics.haproxy().unanswered(&command);
         metrics.applied(Duration::from_millis(20));
         metrics.backends_blocked(3);
         metrics.registrations_rejected(4);

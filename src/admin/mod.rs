@@ -3,7 +3,9 @@
 //! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
+mod backend_metrics;
 mod guard_metrics;
+mod haproxy_metrics;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
@@ -13,6 +15,7 @@ mod set_once;
 mod snapshot_metrics;
 mod state_file_metrics;
 mod status;
+mod text_format;
 
 use std::{
     convert::Infallible,
@@ -26,7 +29,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -39,7 +42,9 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use backend_metrics::{BackendCount, BackendMetrics};
 pub use guard_metrics::GuardMetrics;
+pub use haproxy_metrics::HaproxyMetrics;
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
@@ -47,6 +52,7 @@ pub use operator_metrics::OperatorMetrics;
 pub use snapshot_metrics::SnapshotMetrics;
 pub use state_file_metrics::StateFileMetrics;
 pub use status::{Failure, FromSnapshot, Missing, Status};
+pub use text_format::to_text_format;
 
 /// Connections at once. One more is closed unanswered.
 const MAX_CONNECTIONS: usize = 64;
@@ -65,6 +71,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 const GET: HeaderValue = HeaderValue::from_static("GET");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const TEXT_FORMAT: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
@@ -154,7 +162,7 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
         (&Method::GET, "/live") => live(status, now),
         (&Method::GET, "/ready") => ready(status, now),
         (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
-        (&Method::GET, "/metrics") => exposition(status, metrics, now),
+        (&Method::GET, "/metrics") => exposition(request, status, metrics, now),
         (_, "/live" | "/ready" | "/status" | "/metrics") => {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
             response.headers_mut().insert(ALLOW, GET);
@@ -196,9 +204,18 @@ fn ready(status: &Status, now: Instant) -> Response<Full<Bytes>> {
     )
 }
 
-fn exposition(status: &Status, metrics: &Metrics, now: Instant) -> Response<Full<Bytes>> {
+fn exposition<B>(
+    request: &Request<B>,
+    status: &Status,
+    metrics: &Metrics,
+    now: Instant,
+) -> Response<Full<Bytes>> {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    let takes_open_metrics = accepted.any(|value| value.contains("application/openmetrics-text"));
     match metrics.render(status, now) {
-        Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        Ok(text) if takes_open_metrics => response(StatusCode::OK, OPEN_METRICS, text),
+        Ok(text) => response(StatusCode::OK, TEXT_FORMAT, to_text_format(&text)),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
@@ -258,7 +275,10 @@ mod tests {
     /// Status line, content type and body.
     async fn ask(addr: SocketAddr, method_and_path: &str) -> (String, String, String) {
         let request = format!("{method_and_path} HTTP/1.1\r\nhost: sidecar\r\n\r\n");
-        let answer = exchange(addr, &request).await;
+        parts(&exchange(addr, &request).await)
+    }
+
+    fn parts(answer: &str) -> (String, String, String) {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let kind = head
             .lines()
@@ -363,9 +383,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_are_open_metrics_text() {
+    async fn metrics_are_open_metrics_text_for_who_asks_for_it_and_the_older_format_for_others() {
         let (addr, _status) = listening(starting()).await;
-        let (status, kind, body) = ask(addr, "GET /metrics").await;
+        let (_, kind, body) = ask(addr, "GET /metrics").await;
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+        assert!(body.contains("\n# TYPE haproxy_nomad_sidecar_syncs_total counter\n"));
+        assert!(body.contains("\nhaproxy_nomad_sidecar_ready 0\n"), "{body}");
+        let request = "GET /metrics HTTP/1.1\r\nhost: sidecar\r\naccept: text/plain;q=0.5,application/openmetrics-text;version=1.0.0\r\n\r\n";
+        let (status, kind, body) = parts(&exchange(addr, request).await);
         assert_eq!(status, "200 OK");
         assert_eq!(
             kind,

@@ -6,7 +6,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::metrics::{count, kind, register};
+use super::{
+    haproxy_metrics::kind,
+    metrics::{count, register},
+};
 use crate::model::Command;
 
 /// All of them.

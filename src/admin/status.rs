@@ -35,6 +35,8 @@ pub struct Status {
     pub nomad: String,
     /// What guards hold back, in lines.
     pub guards: Vec<String>,
+    /// Servers that stay as they are by an operator's hand, a hold or a guard, in lines.
+    pub staying: Vec<String>,
     /// How each namespace is followed.
     pub namespaces: Vec<Namespace>,
     /// Whether this sidecar acts: another one may be in charge, or it only observes.
@@ -119,6 +121,7 @@ impl Status {
             ],
             nomad: "nowhere yet".to_owned(),
             guards: Vec::new(),
+            staying: Vec::new(),
             namespaces: Vec::new(),
             in_charge: false,
             standby: None,
@@ -126,14 +129,19 @@ impl Status {
         }
     }
 
-    /// How things stand with Nomad at `now`, in lines.
+    /// How things stand at `now`, in lines: with Nomad, and what is not as Nomad has it.
     #[must_use]
     pub fn report(&self, now: Instant) -> String {
         let lines = self.namespaces.iter();
         let lines = lines.map(|namespace| format!("{}\n", namespace.line(now)));
         let nomad = OneLine(&self.nomad);
         let guards = self.guard_lines();
-        let standby = self.standby_line().unwrap_or_default();
+        let standby = match self.standby_line() {
+            Some(standby) => standby,
+            None if self.in_charge => "in charge: this sidecar changes HAProxy\n".to_owned(),
+            None => String::new(),
+        };
+        let staying = self.staying.iter().map(|line| format!("{line}\n"));
         let failure = self.failure.as_ref().map(|failure| {
             let ago = now.saturating_duration_since(failure.at).as_secs();
             format!(
@@ -144,9 +152,10 @@ impl Status {
             )
         });
         format!(
-            "nomad: asked at {nomad}\n{}{guards}{standby}{}",
+            "nomad: asked at {nomad}\n{}{guards}{standby}{}{}",
             lines.collect::<String>(),
-            failure.unwrap_or_default()
+            failure.unwrap_or_default(),
+            staying.collect::<String>()
         )
     }
 

@@ -164,6 +164,8 @@ pub enum FailureKind {
     Timeout,
     /// Nomad answered with an error.
     ServerError,
+    /// An answer that is too long to be read.
+    TooLong,
     /// An answer that has every sign of success but one: index 0, no leader, a body of another kind.
     NotBelievable,
     /// Too many connections, or too many requests (429).
@@ -180,6 +182,7 @@ impl FailureKind {
             Self::Denied
             | Self::Timeout
             | Self::ServerError
+            | Self::TooLong
             | Self::NotBelievable
             | Self::Unreadable => false,
         }
@@ -194,6 +197,7 @@ impl fmt::Display for FailureKind {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::ServerError => "server error",
+            Self::TooLong => "too long",
             Self::NotBelievable => "not believable",
             Self::Limited => "limited",
             Self::Unreadable => "unreadable",

@@ -242,13 +242,14 @@ impl Mirror {
         };
         match failure.map(|failure| failure.kind) {
             // That of a read is about one service.
-            Some(FailureKind::ServerError | FailureKind::NotBelievable)
+            Some(FailureKind::ServerError | FailureKind::TooLong | FailureKind::NotBelievable)
                 if matches!(heard, Heard::Read { .. }) => {}
             Some(FailureKind::Denied | FailureKind::BadToken | FailureKind::Unreadable) => {}
             Some(
                 FailureKind::Unreachable
                 | FailureKind::Timeout
                 | FailureKind::ServerError
+                | FailureKind::TooLong
                 | FailureKind::NotBelievable
                 | FailureKind::Limited,
             ) => self.pace.failed(now, random),

@@ -6,6 +6,7 @@
 
 mod nomad;
 mod options;
+mod policy;
 mod value;
 
 use std::{
@@ -22,7 +23,12 @@ use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
-use crate::{haproxy::session, nomad::settings::Settings, reconcile::MAX_REMOVALS_PER_SECOND};
+use crate::{
+    haproxy::session,
+    model::{ServerKeywords, ServerProfileName},
+    nomad::settings::Settings,
+    reconcile::{MAX_REMOVALS_PER_SECOND, Rules},
+};
 
 /// HAProxy's socket outside a Nomad task: Debian's.
 const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
@@ -59,6 +65,10 @@ pub struct Config {
     pub nomad: Settings,
     /// What the names of slots begin with; a number follows.
     pub slot_prefix: String,
+    /// What each namespace may claim.
+    pub rules: Rules,
+    /// The keywords of servers that the tag `tls.profile` may ask for.
+    pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
     /// How long a server that is removed may finish its sessions.
@@ -142,6 +152,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The policy file cannot be read.
+    #[error("read the policy file {}", path.display())]
+    UnreadablePolicy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file is not TOML, or has something that is not a setting.
     #[error("{position}: {problem}")]
     File {
@@ -193,10 +211,19 @@ impl Config {
             path: &path,
             content: &content,
         };
+        let own_namespace = nomad::own_namespace(&layers)?;
         Ok(Self {
+            rules: match find!(layers, policy_file) {
+                Some(found) => policy::read(Path::new(found.text), &own_namespace)?,
+                None => Rules::without_file(&own_namespace),
+            },
+            server_profiles: match find!(layers, server_profile) {
+                Some(found) => found.parse(value::server_profiles)?,
+                None => BTreeMap::new(),
+            },
             observe: value::switch(find!(layers, observe))?,
             haproxy: session::Settings::new(haproxy_socket(&layers, &sources.task)),
-            own_namespace: nomad::own_namespace(&layers)?,
+            own_namespace,
             nomad: nomad::settings(&layers, &sources.task)?,
             slot_prefix: match find!(layers, slot_prefix) {
                 Some(found) => found.parse(value::slot_prefix)?,

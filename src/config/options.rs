@@ -126,6 +126,22 @@ pub struct Options {
     )]
     pub(super) slot_prefix: Option<Given>,
 
+    /// A TOML file that says which namespace may claim which hosts, backends, profiles and weights [default: none: the
+    /// sidecar's own namespace may use any backend, others only <namespace>.<service>]
+    #[arg(long, global = true, env = "SIDECAR_POLICY_FILE", value_name = "PATH")]
+    pub(super) policy_file: Option<Given>,
+
+    /// Keywords of servers that the tag tls.profile may ask for by this name, such as tls=ssl verify required ca-file
+    /// /etc/ssl/ca.pem; several with ; between them [default: none]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_SERVER_PROFILES",
+        value_name = "NAME=KEYWORDS"
+    )]
+    #[serde(deserialize_with = "profiles")]
+    pub(super) server_profile: Option<Given>,
+
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP
     /// [default: 30s]
     #[arg(long, global = true, env = "SIDECAR_HOLD", value_name = "DURATION")]
@@ -244,6 +260,18 @@ fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D
 /// A number of the file, as the text that a flag would have.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
     spanned(deserializer, |number: u32| number.to_string()).map(Some)
+}
+
+/// A table of the file, as the text that a flag would have.
+fn profiles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
+    let text = |profiles: BTreeMap<String, String>| {
+        let profiles = profiles.iter();
+        let profiles: Vec<_> = profiles
+            .map(|(name, keywords)| format!("{name}={keywords}"))
+            .collect();
+        profiles.join(";")
+    };
+    spanned(deserializer, text).map(Some)
 }
 
 /// A list of the file, as the text that a flag would have.

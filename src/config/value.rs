@@ -1,12 +1,17 @@
 //! What the text of a setting means. Each complaint says what could be written instead, and none repeats a secret.
 
-use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Error, LogFormat, OnStop, options::Found};
 use crate::{
-    model::ServerName,
+    model::{ServerKeywords, ServerName, ServerProfileName},
     nomad::settings::{Endpoints, InvalidAddress},
 };
 
@@ -106,6 +111,30 @@ pub(super) fn slot_prefix(text: &str) -> Result<String, String> {
     }
 }
 
+/// `name=keywords`, several with `;` between them, which no keyword can have.
+pub(super) fn server_profiles(
+    text: &str,
+) -> Result<BTreeMap<ServerProfileName, ServerKeywords>, String> {
+    let mut profiles = BTreeMap::new();
+    for profile in text.split(';').filter(|part| !part.trim().is_empty()) {
+        let Some((name, keywords)) = profile.split_once('=') else {
+            return Err(format!(
+                "{:?} is not a name, = and keywords; write for example tls=ssl verify required ca-file /etc/ssl/ca.pem",
+                profile.trim()
+            ));
+        };
+        let name = name.trim();
+        let known = ServerProfileName::new(name)
+            .map_err(|error| format!("{name:?} cannot be the name of a server profile: {error}"))?;
+        let keywords = ServerKeywords::new(keywords)
+            .map_err(|error| format!("server profile {name}: {error}"))?;
+        if profiles.insert(known, keywords).is_some() {
+            return Err(format!("server profile {name} is there twice"));
+        }
+    }
+    Ok(profiles)
+}
+
 /// A tag is the prefix, a dot and a key.
 pub(super) fn tag_prefix(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
@@ -183,6 +212,42 @@ mod tests {
         assert_eq!(tag_prefix("lb.public").unwrap(), "lb.public");
         for bad in [".lb", "lb.", "l b", "l=b"] {
             assert!(tag_prefix(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn server_profiles_are_names_with_keywords() {
+        let two = "tls=ssl verify required ca-file /ca.pem; plain = ssl verify none";
+        let profiles: Vec<_> = server_profiles(two)
+            .unwrap()
+            .iter()
+            .map(|(name, keywords)| format!("{name}: {keywords}"))
+            .collect();
+        assert_eq!(
+            profiles,
+            [
+                "plain: ssl verify none",
+                "tls: ssl verify required ca-file /ca.pem"
+            ]
+        );
+        for (bad, problem) in [
+            (
+                "ssl verify none",
+                "\"ssl verify none\" is not a name, = and keywords; write for example tls=ssl verify required ca-file \
+                 /etc/ssl/ca.pem",
+            ),
+            (
+                "a b=ssl",
+                "\"a b\" cannot be the name of a server profile: the name has the character ' '; letters, digits and _ . : - \
+                 are allowed",
+            ),
+            (
+                "a=ssl weight 3",
+                "server profile a: the keyword weight is not for a profile: tags and the sidecar itself decide about it",
+            ),
+            ("a=ssl;a=ssl", "server profile a is there twice"),
+        ] {
+            assert_eq!(server_profiles(bad).unwrap_err(), problem);
         }
     }
 }

@@ -48,7 +48,7 @@ use charge::{Charge, Standing};
 use freeze::Freeze;
 use keep::{Failures, Part};
 use report::Report;
-use snapshot::Keeper;
+use snapshot::{Keeper, hands};
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -267,6 +267,7 @@ async fn core(
     };
     let started = now();
     let keeper = Keeper::new(&config, started, Arc::clone(&metrics), &mut parts);
+    let hands = hands::Keeper::new(&config, &mut parts);
     let mut core = Reconciler::new(policy(&config), mode, seed());
     if let Some(path) = &config.state_file {
         core = core.with_state_file();
@@ -284,9 +285,13 @@ async fn core(
         under_way: BTreeMap::new(),
         report,
         keeper,
+        hands,
     };
     Report::starting(&config);
     shell.look_at_freeze().await;
+    if config.observe {
+        shell.recall().await;
+    }
     let mut standing = Standings {
         seen: standing,
         last: None,
@@ -319,7 +324,7 @@ async fn core(
             Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
-                shell.report.tick(&shell.core.overview());
+                shell.tick();
             }
         }
         if stopping
@@ -342,9 +347,11 @@ struct Shell {
     state_file: watch::Sender<state_file::Wish>,
     questions: mpsc::Sender<Question>,
     freeze: Freeze,
-    under_way: BTreeMap<BatchId, Arc<[Request]>>,
+    /// Batches that the session has, and since when.
+    under_way: BTreeMap<BatchId, (Arc<[Request]>, Instant)>,
     report: Report,
     keeper: Keeper,
+    hands: Option<hands::Keeper>,
 }
 
 /// What is heard of the lock; nothing, under `--observe`.
@@ -380,8 +387,11 @@ impl Shell {
             Standing::Standby(_) => Mode::Standby,
         };
         self.report.standing(standing);
+        if mode == Mode::Act {
+            self.recall().await;
+        }
         self.input(Input::Turned(mode)).await;
-        self.report.tick(&self.core.overview());
+        self.tick();
     }
 
     async fn haproxy(&mut self, event: session::Event) {
@@ -391,8 +401,9 @@ impl Shell {
                 self.input(Input::Connected(info)).await;
             }
             session::Event::Completed { id, responses } => {
-                if let Some(requests) = self.under_way.remove(&id) {
+                if let Some((requests, sent_at)) = self.under_way.remove(&id) {
                     self.report.answered(&requests, &responses);
+                    self.report.batch_took(sent_at.elapsed());
                 }
                 self.input(Input::Answered(id, responses)).await;
             }
@@ -401,7 +412,7 @@ impl Shell {
                 responses,
                 error,
             } => {
-                if let Some(requests) = self.under_way.remove(&id) {
+                if let Some((requests, _)) = self.under_way.remove(&id) {
                     self.report.answered(&requests, &responses);
                 }
                 let failure = if let session::SessionError::UnknownReply(reply) = &error {
@@ -414,7 +425,7 @@ impl Shell {
             session::Event::Lost(error) => {
                 self.report.lost(&error);
                 self.input(Input::Disconnected).await;
-                self.report.tick(&self.core.overview());
+                self.tick();
             }
             session::Event::Unavailable(error) => self.report.unavailable(&error),
         }
@@ -460,13 +471,19 @@ impl Shell {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Run(batch) => {
-                    self.under_way.insert(batch.id, Arc::clone(&batch.requests));
+                    self.under_way
+                        .insert(batch.id, (Arc::clone(&batch.requests), now()));
                     // The session always takes batches, and fails those that it cannot run.
                     drop(self.batches.send(batch).await);
                 }
                 Output::Prove(services) => self.ask(catalog::Control::Prove(services)).await,
                 Output::StateFile(wanted) => {
                     self.state_file.send_modify(|wish| wish.take(wanted));
+                }
+                Output::Hands(hands) => {
+                    if let Some(keeper) = &self.hands {
+                        keeper.keep(hands);
+                    }
                 }
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
@@ -487,7 +504,23 @@ impl Shell {
         }
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {
-            self.report.tick(&self.core.overview());
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        let at = now().saturating_duration_since(self.started);
+        self.report.tick(&self.core.overview(), at);
+    }
+
+    /// What a predecessor knew to be by hand is taken in, before anything is written.
+    async fn recall(&mut self) {
+        let hands = match &self.hands {
+            Some(keeper) => keeper.recall().await,
+            None => None,
+        };
+        if let Some(hands) = hands {
+            self.input(Input::Recalled(hands)).await;
         }
     }
 
@@ -528,7 +561,8 @@ impl Shell {
 
 fn policy(config: &Config) -> Policy {
     Policy {
-        namespace: config.own_namespace.as_str().into(),
+        rules: Arc::new(config.rules.clone()),
+        server_profiles: config.server_profiles.clone(),
         tag_prefix: config.nomad.tag_prefix.clone(),
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),

@@ -10,7 +10,7 @@ use crate::{
     reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals, plan::Step},
 };
 
-use super::{Error, freeze::Freeze, nomad_settings, policy};
+use super::{Error, freeze::Freeze, nomad_settings, policy, snapshot::hands};
 
 /// Whether a plan has something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
     if let Some(is_frozen) = Freeze::new(&config).changed() {
         core.handle(Duration::ZERO, Input::Freeze(is_frozen));
     }
+    if let Some(hands) = hands::look(&config) {
+        core.handle(Duration::ZERO, Input::Recalled(hands));
+    }
     core.handle(Duration::ZERO, Input::Connected(info));
     core.handle(Duration::ZERO, Input::Synced { services, unproven });
     let mut facts = Vec::new();
@@ -48,7 +51,7 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
             }
             Output::Tell(fact) => facts.push(fact),
             // Without a running daemon nobody waits for the proof, nor for an answer, nor for a file.
-            Output::Prove(_) | Output::Ask(_) | Output::StateFile(_) => {}
+            Output::Prove(_) | Output::Ask(_) | Output::StateFile(_) | Output::Hands(_) => {}
         }
     }
     write_plan(&facts, out)
@@ -131,6 +134,7 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::FirstSync { .. }
             | Fact::InSync { .. }
             | Fact::Admitted { .. }
+            | Fact::Arrived(..)
             | Fact::SnapshotApplied { .. }
             | Fact::Restoring(_)
             | Fact::SyncFailed { .. } => {}

@@ -27,12 +27,12 @@ use crate::{
         watch::Event,
     },
     reconcile::{
-        Extent, Fact, Guard, HoldEnded, Overview, Owned,
+        Arrival, Extent, Fact, Guard, HoldEnded, Overview, Owned,
         plan::{Step, Why},
     },
 };
 
-use self::words::{guard_lines, held, kept, restoring};
+use self::words::{guard_lines, held, kept, restoring, staying_lines};
 use super::{
     charge::Standing,
     following::{Following, Said},
@@ -156,12 +156,16 @@ impl Report {
         for (i, request) in requests.iter().enumerate() {
             match (request, responses.get(i)) {
                 (Request::Change(command), Some(Response::Changed(outcome))) => {
-                    self.metrics.command_answered(command, outcome);
+                    self.metrics.haproxy().answered(command, outcome);
                 }
-                (Request::Change(command), _) => self.metrics.command_unanswered(command),
+                (Request::Change(command), _) => self.metrics.haproxy().unanswered(command),
                 (_, _) => {}
             }
         }
+    }
+
+    pub(super) fn batch_took(&self, took: Duration) {
+        self.metrics.haproxy().batch(took.as_secs_f64());
     }
 
     // === Nomad ===
@@ -287,49 +291,20 @@ impl Report {
 
     // === The core ===
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each fact")]
     pub(super) fn fact(&mut self, fact: Fact) {
         match fact {
-            Fact::Found(found) => {
-                let unclaimed: Vec<_> = found.unclaimed.iter().map(ToString::to_string).collect();
-                info!(
-                    haproxy = found.process.version_text,
-                    slot_backends = found.slot_backends,
-                    dynamic_backends = found.dynamic_backends,
-                    owned_servers = found.owned,
-                    foreign_servers = found.foreign,
-                    services = found.services,
-                    "found; foreign servers are never touched"
-                );
-                if !unclaimed.is_empty() {
-                    info!(
-                        backends = unclaimed.join(", "),
-                        "servers named like ours are in backends that no service resolves to; they stay as they are"
-                    );
-                }
-            }
-            Fact::Restarted { before, now } => {
-                self.metrics.haproxy_restarted();
-                info!(
-                    before = before.pid,
-                    now = now.pid,
-                    "HAProxy was restarted or reloaded; putting everything back"
-                );
-            }
+            Fact::Found(found) => words::found(&found),
+            Fact::Restarted { before, now } => self.restarted(&before, &now),
             Fact::Applied {
                 backend,
                 commands,
                 took,
                 by_event,
-            } => {
-                let lag = if by_event {
-                    self.event_lag
-                } else {
-                    Duration::ZERO
-                };
-                self.applied(&backend, &commands, took + lag, by_event);
-            }
+            } => self.applied(&backend, &commands, took, by_event),
             Fact::Sent(step) => {
+                if let Some(end) = words::end_of_drain(&step) {
+                    self.metrics.backends().drain_ended(end);
+                }
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
             Fact::WouldSend {
@@ -342,12 +317,7 @@ impl Report {
                 backend,
                 problem,
                 again_in,
-            } => {
-                self.metrics.sync_failed(SyncFailure::Backend);
-                let backend =
-                    backend.map_or_else(|| "(all)".to_owned(), |backend| backend.to_string());
-                warn!(backend, problem, ?again_in, "a batch failed; trying again");
-            }
+            } => self.failed(backend.as_ref(), &problem, again_in),
             Fact::Hindered(backend, hindrance) => {
                 warn!(%backend, registration = &*hindrance.registration, "blocked: {}", hindrance.obstacle);
             }
@@ -363,43 +333,17 @@ impl Report {
             Fact::Held(backend, hold) => held(&backend, &hold),
             Fact::HoldEnded(backend, hold) => self.hold_ended(&backend, &hold),
             Fact::MassBegan(extent) => self.mass_began(&extent),
-            Fact::MassEnded { lasted, gone } => {
-                info!(
-                    lasted = ?Rounded(lasted),
-                    still_gone = gone,
-                    "the mass deregistration is over: what is still gone is taken out, unless it is held for another reason"
-                );
-            }
+            Fact::MassEnded { lasted, gone } => words::mass_ended(lasted, gone),
             Fact::SecondOpinion(answer) => self.metrics.guards().second_opinion(&answer),
-            Fact::Frozen { lasts, waiting } => {
-                warn!(
-                    waiting,
-                    lasts = ?Rounded(lasts),
-                    "removals are stopped by --freeze or the freeze file: what is deregistered stays in HAProxy; unset the flag \
-                     and remove the file to go on"
-                );
-            }
+            Fact::Frozen { lasts, waiting } => words::frozen(lasts, waiting),
             Fact::Thawed { lasted, waiting } => {
                 info!(waiting, lasted = ?Rounded(lasted), "removals go on");
             }
-            Fact::Limited { waiting: 0 } => info!("no removal waits any more"),
-            Fact::Limited { waiting } => {
-                info!(
-                    waiting,
-                    "removals wait: no more than --max-removals-per-second servers are taken out of rotation"
-                );
-            }
+            Fact::Limited { waiting } => words::limited(waiting),
             Fact::Waits(backend, server, removals) => {
                 debug!(%backend, %server, ?removals, "a removal waits");
             }
-            Fact::Rejected(service, rejection) => {
-                let registration = &*rejection.registration;
-                if rejection.reason.is_note() {
-                    info!(%service, registration, "{}", rejection.reason);
-                } else {
-                    warn!(%service, registration, "not served: {}", rejection.reason);
-                }
-            }
+            Fact::Rejected(service, rejection) => words::rejected(&service, &rejection),
             Fact::Unrejected(service, rejection) => {
                 debug!(%service, registration = &*rejection.registration, "no longer so: {}", rejection.reason);
             }
@@ -407,13 +351,22 @@ impl Report {
                 took,
                 services,
                 servers,
-            } => {
-                self.metrics.first_sync(took, services);
-                info!(services, servers, took = ?Rounded(took), "the first sync is applied");
-            }
+            } => self.first_sync(took, services, servers),
             Fact::InSync { took } => {
                 self.metrics.synced();
                 info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
+            }
+            Fact::Arrived(
+                backend,
+                Arrival {
+                    registration,
+                    server,
+                    took,
+                },
+            ) => {
+                let took = took + self.event_lag;
+                self.metrics.backends().arrived(took.as_secs_f64());
+                debug!(%backend, %server, registration = &*registration, took = ?Rounded(took), "in rotation");
             }
             Fact::Restoring(what) => restoring(&what),
             Fact::SnapshotApplied { took } => snapshot::applied(took),
@@ -422,6 +375,26 @@ impl Report {
             }
             Fact::SyncFailed { missing, wanted } => self.sync_failed(missing, wanted),
         }
+    }
+
+    fn restarted(&self, before: &ProcessInfo, now: &ProcessInfo) {
+        self.metrics.haproxy().restarted();
+        info!(
+            before = before.pid,
+            now = now.pid,
+            "HAProxy was restarted or reloaded; putting everything back"
+        );
+    }
+
+    fn failed(&self, backend: Option<&BackendName>, problem: &str, again_in: Duration) {
+        self.metrics.sync_failed(SyncFailure::Backend);
+        let backend = backend.map_or_else(|| "(all)".to_owned(), ToString::to_string);
+        warn!(backend, problem, ?again_in, "a batch failed; trying again");
+    }
+
+    fn first_sync(&self, took: Duration, services: usize, servers: usize) {
+        self.metrics.first_sync(took, services);
+        info!(services, servers, took = ?Rounded(took), "the first sync is applied");
     }
 
     fn would_send(&self, backend: &BackendName, steps: Vec<Step>, new: &[Command]) {
@@ -481,14 +454,20 @@ impl Report {
     ) {
         let total: u32 = commands.iter().map(|(_, count)| count).sum();
         let reasons: Vec<_> = commands.iter().map(|(why, _)| why.to_string()).collect();
+        let lag = if by_event {
+            self.event_lag
+        } else {
+            Duration::ZERO
+        };
+        let took = took + lag;
         if by_event {
             self.metrics.applied(took);
         }
         info!(%backend, commands = total, why = reasons.join("; "), took = ?Rounded(took), "applied");
     }
 
-    /// Publishes where things stand.
-    pub(super) fn tick(&mut self, overview: &Overview) {
+    /// Publishes where things stand, `at` on the core's clock.
+    pub(super) fn tick(&mut self, overview: &Overview, at: Duration) {
         self.follow();
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
@@ -501,6 +480,10 @@ impl Report {
             guards.servers_guarded(guard.as_str(), kept(overview, guard));
         }
         self.metrics.servers_owned(overview.owned.into());
+        self.metrics.haproxy().connected(self.haproxy.is_ok());
+        let backends = self.metrics.backends();
+        backends.blocked(&overview.obstacles);
+        backends.backends(&words::counts(&overview.tallies));
         let (by_hand, would) = (overview.by_hand, overview.would);
         let operators = self.metrics.operators();
         operators.servers_by_hand(by_hand.maintenance, by_hand.drain, by_hand.weight);
@@ -530,6 +513,7 @@ impl Report {
             status.snapshot.clone_from(&self.snapshot);
             status.missing = missing;
             status.guards = guard_lines(overview);
+            status.staying = staying_lines(&overview.staying, at);
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
         });

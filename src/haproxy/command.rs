@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use crate::model::{Command, Keyword, Request};
+use crate::model::{Command, Keyword, ProxyHeader, Request};
 
 /// Lines are seldom longer.
 const USUAL_LINE: usize = 96;
@@ -45,6 +45,8 @@ fn write_change(line: &mut String, command: &Command) -> fmt::Result {
         Command::Maintenance(server) => write!(line, "set server {server} state maint"),
         Command::HealthDown(server) => write!(line, "set server {server} health down"),
         Command::EnableHealth(server) => write!(line, "enable health {server}"),
+        Command::EnableAgent(server) => write!(line, "enable agent {server}"),
+        Command::DisableAgent(server) => write!(line, "disable agent {server}"),
         Command::SetWeight(server, weight) => write!(line, "set server {server} weight {weight}"),
         Command::SetMaxconn(server, maxconn) => {
             write!(line, "set maxconn server {server} {maxconn}")
@@ -53,16 +55,16 @@ fn write_change(line: &mut String, command: &Command) -> fmt::Result {
             write!(line, "add server {server} {address}")?;
             keywords
                 .iter()
-                .try_for_each(|keyword| write!(line, " {}", Word(*keyword)))
+                .try_for_each(|keyword| write!(line, " {}", Word(keyword)))
         }
         Command::DeleteServer(server) => write!(line, "del server {server}"),
         Command::ShutdownSessions(server) => write!(line, "shutdown sessions server {server}"),
     }
 }
 
-struct Word(Keyword);
+struct Word<'a>(&'a Keyword);
 
-impl Display for Word {
+impl Display for Word<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.0 {
             Keyword::Check => f.write_str("check"),
@@ -75,6 +77,18 @@ impl Display for Word {
             Keyword::Weight(weight) => write!(f, "weight {weight}"),
             Keyword::Maxconn(maxconn) => write!(f, "maxconn {maxconn}"),
             Keyword::Backup => f.write_str("backup"),
+            Keyword::Maxqueue(requests) => write!(f, "maxqueue {requests}"),
+            Keyword::Slowstart(ms) => write!(f, "slowstart {ms}ms"),
+            Keyword::Cookie(value) => write!(f, "cookie {value}"),
+            Keyword::SendProxy(ProxyHeader::V1) => f.write_str("send-proxy"),
+            Keyword::SendProxy(ProxyHeader::V2) => f.write_str("send-proxy-v2"),
+            Keyword::Proto(protocol) => write!(f, "proto {protocol}"),
+            Keyword::AgentCheck(port) => write!(f, "agent-check agent-port {port}"),
+            Keyword::AgentInter(ms) => write!(f, "agent-inter {ms}ms"),
+            Keyword::CheckSsl => f.write_str("check-ssl"),
+            Keyword::CheckSendProxy => f.write_str("check-send-proxy"),
+            Keyword::Healthcheck(section) => write!(f, "healthcheck {section}"),
+            Keyword::Profile(keywords) => keywords.fmt(f),
             Keyword::InitStateFullyDown => f.write_str("init-state fully-down"),
             Keyword::ReuseConnections => f.write_str("pool-purge-delay 5s pool-max-conn -1"),
         }
@@ -88,7 +102,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Address, BackendName, ServerName, ServerRef};
+    use crate::model::{
+        Address, BackendName, CookieValue, Protocol, SectionName, ServerKeywords, ServerName,
+        ServerRef,
+    };
 
     fn server(backend: &str, server: &str) -> ServerRef {
         ServerRef {
@@ -160,6 +177,14 @@ mod tests {
                 "enable health web/nomad1",
             ),
             (
+                change(Command::EnableAgent(slot())),
+                "enable agent web/nomad1",
+            ),
+            (
+                change(Command::DisableAgent(slot())),
+                "disable agent web/nomad1",
+            ),
+            (
                 change(Command::SetWeight(slot(), 7)),
                 "set server web/nomad1 weight 7",
             ),
@@ -189,6 +214,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_rest_of_the_keywords_have_their_words() {
+        let keywords = vec![
+            Keyword::Maxqueue(5),
+            Keyword::Slowstart(10_000),
+            Keyword::Cookie(CookieValue::new("a1").unwrap()),
+            Keyword::SendProxy(ProxyHeader::V1),
+            Keyword::SendProxy(ProxyHeader::V2),
+            Keyword::Proto(Protocol::H2),
+            Keyword::AgentCheck(9000),
+            Keyword::AgentInter(1000),
+            Keyword::CheckSsl,
+            Keyword::CheckSendProxy,
+            Keyword::Healthcheck(SectionName::new("api").unwrap()),
+            Keyword::Profile(ServerKeywords::new("ssl verify none").unwrap()),
+        ];
+        let add = Command::AddServer(server("web", "d"), address("10.0.0.1", 80), keywords);
+        assert_eq!(
+            print(&Request::Change(add)),
+            "add server web/d 10.0.0.1:80 maxqueue 5 slowstart 10000ms cookie a1 send-proxy send-proxy-v2 proto h2 \
+             agent-check agent-port 9000 agent-inter 1000ms check-ssl check-send-proxy healthcheck api ssl verify none\n"
+        );
+    }
+
     fn keyword() -> impl Strategy<Value = Keyword> {
         prop_oneof![
             Just(Keyword::Check),
@@ -203,6 +252,23 @@ mod tests {
             Just(Keyword::Backup),
             Just(Keyword::InitStateFullyDown),
             Just(Keyword::ReuseConnections),
+            any::<u32>().prop_map(Keyword::Maxqueue),
+            any::<u32>().prop_map(Keyword::Slowstart),
+            name().prop_filter_map("not a value", |text| CookieValue::new(&text)
+                .ok()
+                .map(Keyword::Cookie)),
+            Just(Keyword::SendProxy(ProxyHeader::V2)),
+            Just(Keyword::Proto(Protocol::H1)),
+            any::<u16>().prop_map(Keyword::AgentCheck),
+            any::<u32>().prop_map(Keyword::AgentInter),
+            Just(Keyword::CheckSsl),
+            Just(Keyword::CheckSendProxy),
+            name().prop_filter_map("not a name", |text| SectionName::new(&text)
+                .ok()
+                .map(Keyword::Healthcheck)),
+            name().prop_filter_map("not keywords", |text| ServerKeywords::new(&text)
+                .ok()
+                .map(Keyword::Profile)),
         ]
     }
 
@@ -230,9 +296,9 @@ mod tests {
             server,
             address,
             any::<u32>(),
-            proptest::collection::vec(keyword(), 0..12),
+            proptest::collection::vec(keyword(), 0..4),
         );
-        (0..15, parts).prop_map(|(kind, (server, address, number, keywords))| match kind {
+        (0..17, parts).prop_map(|(kind, (server, address, number, keywords))| match kind {
             0 => Request::Info,
             1 => Request::Backends,
             2 => Request::ServersState(None),
@@ -248,6 +314,8 @@ mod tests {
                 11 => Command::SetWeight(server, u16::try_from(number & 0xffff).unwrap()),
                 12 => Command::SetMaxconn(server, number),
                 13 => Command::ShutdownSessions(server),
+                14 => Command::EnableAgent(server),
+                15 => Command::DisableAgent(server),
                 _ if number % 2 == 0 => Command::AddServer(server, address, keywords),
                 _ => Command::DeleteServer(server),
             }),
@@ -261,7 +329,7 @@ mod tests {
             let text = line.strip_suffix('\n').expect("ends with a line feed");
             prop_assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text:?}");
             prop_assert!(!text.contains([';', '\\', '#', '"', '\'']) && !text.contains("<<"), "{text:?}");
-            prop_assert!(!text.contains("  ") && text.split(' ').count() <= 64 && line.len() <= 1024);
+            prop_assert!(!text.contains("  ") && text.split(' ').count() <= 64 && line.len() <= 4096);
         }
     }
 }

@@ -88,6 +88,8 @@ fn kind(request: &Request) -> &'static str {
             Command::Ready(_) | Command::Drain(_) | Command::Maintenance(_) => "set server state",
             Command::HealthDown(_) => "set server health",
             Command::EnableHealth(_) => "enable health",
+            Command::EnableAgent(_) => "enable agent",
+            Command::DisableAgent(_) => "disable agent",
             Command::SetWeight(..) => "set server weight",
             Command::SetMaxconn(..) => "set maxconn server",
             Command::AddServer(..) => "add server",
@@ -123,12 +125,15 @@ fn outcome(command: &Command, text: &str) -> Option<Outcome> {
         | Command::Maintenance(_)
         | Command::HealthDown(_)
         | Command::EnableHealth(_)
+        | Command::EnableAgent(_)
+        | Command::DisableAgent(_)
         | Command::SetWeight(..)
         | Command::SetMaxconn(..)
         | Command::ShutdownSessions(_) => match text {
             "" => Some(Outcome::Done),
             "cannot change health on a tracking server."
             | "Health check was not configured on this server, cannot enable."
+            | "Agent was not configured on this server, cannot enable."
             | "Absolute weight can only be between 0 and 256 inclusive."
             | "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'." => {
                 refused()
@@ -150,11 +155,34 @@ fn is_refused_server(text: &str) -> bool {
             "verify is enabled by default but no CA file specified.",
             "unknown keyword '",
             "weight of server ",
+            "MUX protocol is not usable for server",
+            "unable to ",
+            "error detected while parsing ",
         ]
         .iter()
         .any(|beginning| text.starts_with(beginning))
+        || is_refused_keyword(text)
+        || is_missing_section(text)
         || text.ends_with("' option is not accepted for dynamic server.")
         || text.ends_with("' option is not accepted for dynamic server")
+}
+
+/// `'ca-file' : unable to load /x.`, and what else is said of a keyword's value.
+fn is_refused_keyword(text: &str) -> bool {
+    let said = text
+        .strip_prefix('\'')
+        .and_then(|rest| rest.split_once('\''));
+    said.is_some_and(|(keyword, said)| {
+        keyword
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && said.starts_with(" : ")
+    })
+}
+
+/// `parsing [(null):0]: healthcheck section '*healthcheck-x' not found for server 's'.`
+fn is_missing_section(text: &str) -> bool {
+    text.starts_with("parsing [") && text.contains("]: healthcheck section '")
 }
 
 /// The answers that follow what the process has to say besides: it is in the last line whether the change was made.
@@ -241,6 +269,28 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_is_refused_in_these_words() {
+        for text in [
+            "'cookie' option is not accepted for dynamic server",
+            "MUX protocol is not usable for server.",
+            "'ca-file' : unable to load /nope.pem.",
+            "unable to stat SSL certificate '/nope'.",
+            "unknown keyword 'healthcheck'.",
+            "parsing [(null):0]: healthcheck section '*healthcheck-nope' not found for server 'm'.",
+            "error detected while parsing sni expression : unknown fetch method 'bogus'",
+        ] {
+            let read = read(&add("web/d", &[]), format!("{text}\n").as_bytes());
+            let refused = Response::Changed(Outcome::Refused(text.to_owned()));
+            assert_eq!(read, Ok(refused));
+        }
+        let enable = Request::Change(Command::EnableAgent(server("web/d")));
+        let text = "Agent was not configured on this server, cannot enable.";
+        let refused = Response::Changed(Outcome::Refused(text.to_owned()));
+        assert_eq!(read(&enable, text.as_bytes()), Ok(refused));
+        assert_eq!(read(&enable, b""), Ok(Response::Changed(Outcome::Done)));
     }
 
     #[test]

@@ -10,6 +10,20 @@ pub enum Capability {
     DynamicServers,
     /// `init-state` of `add server`: down until its own checks passed.
     InitState,
+    /// `cookie` of `add server`.
+    ServerCookie,
+    /// `healthcheck` of `add server`: a check of its own, by a section of that name.
+    HealthcheckSections,
+}
+
+impl Capability {
+    /// The first version that can do it.
+    #[must_use]
+    pub fn since(self) -> Version {
+        let mut rows = CAPABILITIES.iter();
+        let row = rows.find(|(what, _)| *what == self);
+        row.map_or(EVER, |(_, from)| *from)
+    }
 }
 
 /// Something that is broken in some versions.
@@ -31,6 +45,8 @@ pub enum Defect {
 const CAPABILITIES: &[(Capability, Version)] = &[
     (Capability::DynamicServers, Version::new(2, 6, 0)),
     (Capability::InitState, Version::new(3, 2, 0)),
+    (Capability::ServerCookie, Version::new(2, 8, 0)),
+    (Capability::HealthcheckSections, Version::new(3, 4, 0)),
 ];
 
 /// A known defect: in which versions, and what is done instead.
@@ -86,9 +102,7 @@ impl Version {
     /// Whether this version can do it.
     #[must_use]
     pub fn can(self, capability: Capability) -> bool {
-        CAPABILITIES
-            .iter()
-            .any(|&(what, from)| what == capability && self >= from)
+        self >= capability.since()
     }
 
     /// Whether this version has the defect.
@@ -114,6 +128,9 @@ mod tests {
         );
         assert!(!Version::new(2, 4, 0).can(Capability::DynamicServers));
         assert!(v26.can(Capability::DynamicServers));
+        assert!(!v26.can(Capability::ServerCookie) && v28.can(Capability::ServerCookie));
+        assert!(!v32.can(Capability::HealthcheckSections));
+        assert!(Version::new(3, 4, 7).can(Capability::HealthcheckSections));
         assert!(!v30.can(Capability::InitState) && v32.can(Capability::InitState));
         assert!(
             v26.has(Defect::NoReuseByDynamicServers) && !v28.has(Defect::NoReuseByDynamicServers)

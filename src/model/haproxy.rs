@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Address, BackendName, ServerName, ServerRef};
+use super::{
+    Address, BackendName, CookieValue, Protocol, ProxyHeader, SectionName, ServerKeywords,
+    ServerName, ServerRef,
+};
 
 /// `major.minor.patch` of a HAProxy; what packagers append is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,7 +145,7 @@ impl AdminState {
     }
 }
 
-/// `srv_check_state`, a set of bits.
+/// `srv_check_state` or `srv_agent_state`, a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CheckState(pub u8);
 
@@ -183,6 +186,8 @@ pub struct ServerState {
     pub check_health: i32,
     /// `srv_check_state`.
     pub check: CheckState,
+    /// `srv_agent_state`: of the agent check.
+    pub agent: CheckState,
     /// The whole line, as a server-state file takes it. Only of a server whose configuration line says `disabled` and names
     /// a host (`srv_fqdn`): of one with a literal address HAProxy restores everything but the address.
     pub line: Option<Arc<str>>,
@@ -288,6 +293,10 @@ pub enum Command {
     HealthDown(ServerRef),
     /// `enable health <s>`
     EnableHealth(ServerRef),
+    /// `enable agent <s>`. An agent can make a server ready: only after the server was let in.
+    EnableAgent(ServerRef),
+    /// `disable agent <s>`. An agent can end a drain.
+    DisableAgent(ServerRef),
     /// `set server <s> weight <0-256>`
     SetWeight(ServerRef, u16),
     /// `set maxconn server <s> <n>`
@@ -311,6 +320,8 @@ impl Command {
             | Self::Maintenance(server)
             | Self::HealthDown(server)
             | Self::EnableHealth(server)
+            | Self::EnableAgent(server)
+            | Self::DisableAgent(server)
             | Self::SetWeight(server, _)
             | Self::SetMaxconn(server, _)
             | Self::AddServer(server, _, _)
@@ -320,8 +331,8 @@ impl Command {
     }
 }
 
-/// A keyword of `add server` (management guide, "add server"). Numbers only: no text from a tag gets here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A keyword of `add server` (management guide, "add server"). Numbers, and what passed a grammar: no other text gets here.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keyword {
     /// `check`
     Check,
@@ -343,6 +354,28 @@ pub enum Keyword {
     Maxconn(u32),
     /// `backup`
     Backup,
+    /// `maxqueue <n>`
+    Maxqueue(u32),
+    /// `slowstart <ms>ms`
+    Slowstart(u32),
+    /// `cookie <value>`, from 2.8 on
+    Cookie(CookieValue),
+    /// `send-proxy`, `send-proxy-v2`
+    SendProxy(ProxyHeader),
+    /// `proto <h1|h2>`
+    Proto(Protocol),
+    /// `agent-check agent-port <n>`
+    AgentCheck(u16),
+    /// `agent-inter <ms>ms`
+    AgentInter(u32),
+    /// `check-ssl`. The check of a server that is added at runtime is plain otherwise, on all versions.
+    CheckSsl,
+    /// `check-send-proxy`. As for `check-ssl`.
+    CheckSendProxy,
+    /// `healthcheck <section>`, from 3.4 on
+    Healthcheck(SectionName),
+    /// What a server profile stands for
+    Profile(ServerKeywords),
     /// `init-state fully-down`, from 3.2 on
     InitStateFullyDown,
     /// `pool-purge-delay 5s pool-max-conn -1`: without it 2.6 does not reuse connections of dynamic servers

@@ -6,6 +6,7 @@
 mod backoff;
 mod capabilities;
 mod haproxy;
+mod keyword;
 mod name;
 mod nomad;
 
@@ -15,5 +16,9 @@ pub use haproxy::{
     AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
     OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
 };
-pub use name::{Address, BackendName, InvalidName, ServerName, ServerRef};
+pub use keyword::{InvalidKeywords, Protocol, ProxyHeader, ServerKeywords};
+pub use name::{
+    Address, BackendName, CookieValue, InvalidName, SectionName, ServerName, ServerProfileName,
+    ServerRef,
+};
 pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

@@ -92,6 +92,18 @@ name! {
     /// The name of a server inside its backend.
     ServerName
 }
+name! {
+    /// The name of a section of HAProxy's configuration that is not a proxy.
+    SectionName
+}
+name! {
+    /// What an operator calls keywords of servers that tags may ask for.
+    ServerProfileName
+}
+name! {
+    /// The value of a cookie by which clients stay with a server.
+    CookieValue
+}
 
 /// `backend/server`, as the runtime API names a server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -145,6 +145,14 @@ fn advice(
         Error::Token(_) => {
             Some("in a job, identity { file = true } writes secrets/nomad_token".to_owned())
         }
+        Error::TooLong if namespace == "*" => Some(
+            "name the namespaces (--namespaces a,b), so that each is listed by itself, or give services fewer and shorter tags"
+                .to_owned(),
+        ),
+        Error::TooLong => Some(
+            "give its services fewer and shorter tags, or spread them over several namespaces (--namespaces a,b)"
+                .to_owned(),
+        ),
         Error::Protocol(_) => Some("is this a Nomad agent? https:// is not http://".to_owned()),
         Error::Broken(_) if matches!(endpoint, Endpoint::Https { .. }) => Some(
             "if the agent wants to know its clients, set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
@@ -153,7 +161,6 @@ fn advice(
         Error::ServerError { .. }
         | Error::Connect(DialError::Settings(_) | DialError::FilesTimeout)
         | Error::Broken(_)
-        | Error::TooLong
         | Error::UnreadableName(_) => None,
     }
 }

@@ -42,6 +42,10 @@ const MAX_ERROR_BODY: usize = 4096;
 const SHOWN: usize = 200;
 /// What the Task API answers to a token that is none, and when there is no server to ask.
 const AUTHENTICATION_FAILED: &str = "Server error authenticating request";
+/// What is answered to a token without the right to read an allocation that is there (`nomad/alloc_endpoint.go`, `GetAlloc`),
+/// with the status 500; client agents have [`RPC`] before it.
+const ALLOCATION_DENIED: &str = "Unknown allocation";
+const RPC: &str = "rpc error: ";
 const INDEX_HEADER: &str = "x-nomad-index";
 const LEADER_HEADER: &str = "x-nomad-knownleader";
 
@@ -57,7 +61,7 @@ pub struct Answer<T> {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// 401 (no token) or 403 (a token without the right, or an unknown one).
+    /// 401 (no token), 403 (a token without the right, or an unknown one), or the 500 of an allocation that may not be read.
     #[error("denied ({status}: {body})")]
     Denied {
         /// The status.
@@ -142,11 +146,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Denied { status: 403, .. } => FailureKind::Denied,
-            Self::Denied { .. } | Self::BadToken { .. } | Self::Token(_) => FailureKind::BadToken,
-            Self::ServerError { .. } | Self::Protocol(_) | Self::TooLong => {
-                FailureKind::ServerError
+            Self::Denied { status: 401, .. } | Self::BadToken { .. } | Self::Token(_) => {
+                FailureKind::BadToken
             }
+            Self::Denied { .. } => FailureKind::Denied,
+            Self::ServerError { .. } | Self::Protocol(_) => FailureKind::ServerError,
+            Self::TooLong => FailureKind::TooLong,
             Self::NotBelievable(_) => FailureKind::NotBelievable,
             Self::Timeout(_) => FailureKind::Timeout,
             Self::Connect(_) | Self::Broken(_) => FailureKind::Unreachable,
@@ -163,6 +168,7 @@ impl Error {
             FailureKind::Unreachable => Outcome::Unreachable,
             FailureKind::Timeout => Outcome::Timeout,
             FailureKind::ServerError => Outcome::ServerError,
+            FailureKind::TooLong => Outcome::TooLong,
             FailureKind::Limited => Outcome::Limited,
             FailureKind::NotBelievable | FailureKind::Unreadable => Outcome::NotBelievable,
         }
@@ -278,6 +284,11 @@ pub(super) async fn refusal(answer: Response<Incoming>) -> Error {
         StatusCode::TOO_MANY_REQUESTS => Error::Limited { body },
         StatusCode::INTERNAL_SERVER_ERROR if body.starts_with(AUTHENTICATION_FAILED) => {
             Error::BadToken { body }
+        }
+        StatusCode::INTERNAL_SERVER_ERROR
+            if body.trim_start_matches(RPC).starts_with(ALLOCATION_DENIED) =>
+        {
+            Error::Denied { status: 500, body }
         }
         _ => Error::ServerError {
             status: status.as_u16(),

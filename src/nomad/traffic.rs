@@ -40,6 +40,8 @@ pub enum Outcome {
     Timeout,
     /// An error of Nomad's, or what is no HTTP.
     ServerError,
+    /// An answer that is too long to be read.
+    TooLong,
     /// 429.
     Limited,
     /// An answer that proves nothing.
@@ -84,13 +86,14 @@ impl Kind {
 
 impl Outcome {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Denied,
         Self::BadToken,
         Self::Unreachable,
         Self::Timeout,
         Self::ServerError,
+        Self::TooLong,
         Self::Limited,
         Self::NotBelievable,
         Self::Cancelled,
@@ -106,6 +109,7 @@ impl Outcome {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::ServerError => "server_error",
+            Self::TooLong => "too_long",
             Self::Limited => "limited",
             Self::NotBelievable => "not_believable",
             Self::Cancelled => "cancelled",

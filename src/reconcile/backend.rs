@@ -11,8 +11,8 @@ use crate::model::{
 };
 
 use super::{
-    Guard, Policy, Removals,
-    desired::{DesiredServer, Rejection},
+    Guard, Policy, Removals, Staying, Stays,
+    desired::{DesiredServer, Identity, Rejection},
     hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
@@ -78,8 +78,8 @@ pub(super) struct Backend {
     pub(super) changing_since: Option<Duration>,
     /// What is in the way.
     pub(super) hindrances: BTreeSet<Hindrance>,
-    /// What an operator did by hand.
-    pub(super) by_hand: BTreeSet<ByHand>,
+    /// What an operator did by hand, and since when it was seen.
+    pub(super) by_hand: BTreeMap<ByHand, Duration>,
     /// Tags without effect, and registrations that share an address.
     pub(super) notes: BTreeSet<Rejection>,
     /// Failed batches.
@@ -90,6 +90,8 @@ pub(super) struct Backend {
     pub(super) waiting: BTreeSet<ServerName>,
     /// In observing mode: what was told last.
     pub(super) would: Vec<plan::Step>,
+    /// Servers that an event asked for and that were not in rotation yet, and when it came.
+    pub(super) coming: BTreeMap<Identity, Duration>,
 }
 
 impl Backend {
@@ -116,12 +118,13 @@ impl Backend {
             by_event: false,
             changing_since: None,
             hindrances: BTreeSet::new(),
-            by_hand: BTreeSet::new(),
+            by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
             waiting: BTreeSet::new(),
             would: Vec::new(),
+            coming: BTreeMap::new(),
         }
     }
 
@@ -201,21 +204,28 @@ impl Backend {
         self.desired.iter().chain(held)
     }
 
-    /// Whether a server was seen in rotation.
-    pub(super) fn shows_in_rotation(&self, server: &DesiredServer, policy: &Policy) -> bool {
-        let Some(observed) = &self.observed else {
-            return false;
-        };
-        // As a dynamic server it has this name, as a slot this address.
-        let kind = self.kind(policy);
-        let mut servers = observed.servers.iter();
-        servers.any(|state| {
-            let is_it = match kind {
-                Kind::Dynamic => state.name.as_ref() == Some(&server.name),
-                Kind::Slots => state.address() == Some(server.address),
-            };
-            is_it && state.in_rotation() && plan::is_owned(state, kind, policy)
-        })
+    /// The servers that stay as they are, by an operator's hand or by a hold.
+    pub(super) fn staying(&self, name: &BackendName, policy: &Policy) -> Vec<Staying> {
+        let by_hand = self.by_hand.iter().map(|(left, since)| Staying {
+            backend: name.clone(),
+            server: left.server.clone(),
+            what: Stays::ByHand(left.hand),
+            since: *since,
+        });
+        let mut staying: Vec<_> = by_hand.collect();
+        if !self.memory.holds.is_empty() {
+            let states = self.states(policy);
+            staying.extend(self.memory.holds.values().map(|hold| {
+                let seen = states.of(&hold.server).and_then(|state| state.name.clone());
+                Staying {
+                    backend: name.clone(),
+                    server: seen.unwrap_or_else(|| hold.server.name.clone()),
+                    what: Stays::Held(hold.guard),
+                    since: hold.since,
+                }
+            }));
+        }
+        staying
     }
 
     /// How many servers this guard keeps.
@@ -229,6 +239,7 @@ impl Backend {
         desired.sort_by_key(|server| server.address);
         let former = std::mem::replace(&mut self.desired, desired);
         let present: BTreeSet<_> = self.desired.iter().map(DesiredServer::identity).collect();
+        self.expect(&former, &present);
         for server in former {
             let identity = server.identity();
             self.settle_weight(&server);

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
@@ -14,8 +13,10 @@ use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 use super::{
     Policy,
     server_name::dynamic_name,
-    tags::{self, FixedTags, LeavingTags, TagProblem, Tags},
+    tags::{self, FixedTags, LeavingTags, Tags},
 };
+
+pub use super::reason::{Reason, Rejection};
 
 /// A server that should be in HAProxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,108 +60,13 @@ impl DesiredServer {
     }
 }
 
-/// A registration that is not served, or not as its tags ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rejection {
-    /// The registration's ID.
-    pub registration: Arc<str>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a registration is not served, or not as its tags ask.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Its address is empty.
-    NoAddress,
-    /// Its address is not an IP address; HAProxy resolves no names at runtime.
-    NotAnIpAddress(String),
-    /// Its port is 0 or no port at all.
-    NoPort(i64),
-    /// Tags with unusable values.
-    Tags(Vec<TagProblem>),
-    /// No backend of any of these names is in HAProxy.
-    NoSuchBackend(Vec<String>),
-    /// The service's name cannot name a backend.
-    Name(String),
-    /// Another namespace's service asks for a backend of its own choice.
-    ForeignNamespace(BackendName),
-    /// Another registration of the same backend has this address and is younger.
-    SameAddress(Address, Arc<str>),
-    /// Nomad says that its allocation has ended: its client status.
-    AllocationEnded(Arc<str>),
-    /// Served, but a tag has no effect.
-    Note(TagProblem),
-    /// Served, but a slot cannot do what the tag asks.
-    NotWithSlots(&'static str),
-}
-
-impl Reason {
-    /// Whether the registration is served all the same.
-    #[must_use]
-    pub fn is_note(&self) -> bool {
-        matches!(
-            self,
-            Self::Note(_) | Self::NotWithSlots(_) | Self::SameAddress(..)
-        )
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAddress => {
-                f.write_str("it has no address: give the service a port label, or an address")
-            }
-            Self::NotAnIpAddress(address) => {
-                write!(
-                    f,
-                    "its address {address} is not an IP address, and HAProxy resolves no names at runtime"
-                )
-            }
-            Self::NoPort(port) => write!(f, "its port is {port}: give the service a port label"),
-            Self::Tags(problems) => {
-                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                f.write_str(&problems.join("; "))
-            }
-            Self::NoSuchBackend(names) => write!(
-                f,
-                "HAProxy has no backend named {}: add one to haproxy.cfg, or name another with the tag backend.name",
-                names.join(" or ")
-            ),
-            Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::ForeignNamespace(backend) => write!(
-                f,
-                "it is in another namespace than the sidecar and may only use the backend <namespace>.<service>, not \
-                 {backend}"
-            ),
-            Self::SameAddress(address, other) => {
-                write!(
-                    f,
-                    "its address {address} is served once, for the younger registration {}",
-                    tags::shown(other)
-                )
-            }
-            Self::AllocationEnded(status) => write!(
-                f,
-                "its allocation has ended (ClientStatus {}), and it is not UP: if the registration stays, delete it with `nomad \
-                 service delete`",
-                tags::shown(status)
-            ),
-            Self::Note(problem) => problem.fmt(f),
-            Self::NotWithSlots(tag) => write!(
-                f,
-                "tag {tag} has no effect in a backend of server-template slots: the template line decides"
-            ),
-        }
-    }
-}
-
 /// What one service contributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contribution {
     /// Servers by backend. A backend is there even when it has none: the service resolves to it.
     pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
+    /// The one that all of its servers there are in by the service's name, not by a tag.
+    pub by_name: Option<BackendName>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -174,6 +80,7 @@ pub fn contribution(
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
+    let mut by_tag = BTreeSet::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -192,15 +99,27 @@ pub fn contribution(
         for note in &tags.notes {
             reject(Reason::Note(note.clone()));
         }
+        if let Some(weight) = tags.weight
+            && let Err(refusal) = policy.rules.weight(service, weight)
+        {
+            reject(Reason::Capped(refusal));
+        }
         match server(registration, &tags, backends, policy) {
-            Ok((backend, server)) => contribution
-                .servers
-                .entry(backend)
-                .or_default()
-                .push(server),
+            Ok((backend, server)) => {
+                if tags.backend.is_none() {
+                    contribution.by_name = Some(backend.clone());
+                } else {
+                    by_tag.insert(backend.clone());
+                }
+                let servers = contribution.servers.entry(backend).or_default();
+                servers.push(server);
+            }
             Err(reason) => reject(reason),
         }
     }
+    contribution
+        .by_name
+        .take_if(|backend| by_tag.contains(backend));
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
         && let Ok(backend) = resolve(service, None, backends, policy)
@@ -223,19 +142,40 @@ fn server(
         backends,
         policy,
     )?;
+    let fixed = with_profile(&tags.fixed, &registration.service, policy)?;
+    let heaviest = policy.rules.max_weight(&registration.service);
     let server = DesiredServer {
         registration: registration.id.clone(),
         service: registration.service.clone(),
         address,
-        name: dynamic_name(registration, address, &tags.fixed),
-        weight: tags.weight,
+        name: dynamic_name(registration, address, &fixed),
+        weight: tags.weight.map(|weight| weight.min(heaviest)),
         maxconn: tags.maxconn,
         canary: tags.canary,
-        fixed: tags.fixed.clone(),
+        fixed,
         leaving: tags.leaving,
         create_index: registration.create_index,
     };
     Ok((backend, server))
+}
+
+/// The tags with the keywords that the server profile stands for that they name.
+pub(super) fn with_profile(
+    fixed: &FixedTags,
+    service: &ServiceKey,
+    policy: &Policy,
+) -> Result<FixedTags, Reason> {
+    let mut fixed = fixed.clone();
+    if let Some(profile) = &fixed.tls_profile {
+        let allowed = policy.rules.server_profile(service, profile.as_str());
+        allowed.map_err(Reason::Refused)?;
+        let keywords = policy.server_profiles.get(profile).ok_or_else(|| {
+            let known = policy.server_profiles.keys();
+            Reason::NoSuchServerProfile(profile.clone(), known.map(ToString::to_string).collect())
+        })?;
+        fixed.tls_keywords = Some(keywords.clone());
+    }
+    Ok(fixed)
 }
 
 /// Where a registration says that it listens.
@@ -262,21 +202,17 @@ pub fn address(registration: &Registration) -> Result<Address, Reason> {
     })
 }
 
-/// Whether `service` may have servers in `backend`, by its name or by a tag.
-pub(super) fn may_use(service: &ServiceKey, backend: &BackendName, policy: &Policy) -> bool {
-    resolve(service, Some(backend), &[backend.clone()].into(), policy).is_ok()
-}
-
-/// The backend of a service: the tag, else the service's name, else that with `-` as `_`; for another namespace than
-/// the sidecar's own only `<namespace>.<service>`.
+/// The backend of a service: the tag, else the service's name, else that with `-` as `_`, or in another namespace than
+/// the sidecar's own `<namespace>.<service>`; if the rules allow it.
 fn resolve(
     service: &ServiceKey,
     tag: Option<&BackendName>,
     backends: &BTreeSet<BackendName>,
     policy: &Policy,
 ) -> Result<BackendName, Reason> {
-    let own = *service.namespace == *policy.namespace;
-    if let (true, Some(backend)) = (own, tag) {
+    if let Some(backend) = tag {
+        let allowed = policy.rules.backend(service, backend);
+        allowed.map_err(Reason::Refused)?;
         return if backends.contains(backend) {
             Ok(backend.clone())
         } else {
@@ -287,25 +223,24 @@ fn resolve(
     if service.name.contains('.') {
         return Err(Reason::Name("it has a dot in it".to_owned()));
     }
-    let candidates = if own {
+    let candidates = if policy.rules.is_own(service) {
         vec![service.name.to_string(), service.name.replace('-', "_")]
     } else {
         vec![format!("{}.{}", service.namespace, service.name)]
     };
-    let first =
-        BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
-    if let Some(tag) = tag.filter(|tag| **tag != first) {
-        return Err(Reason::ForeignNamespace(tag.clone()));
-    }
+    BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
     let known = candidates
         .iter()
         .filter_map(|name| BackendName::new(name).ok())
         .find(|name| backends.contains(name));
-    known.ok_or_else(|| {
+    let known = known.ok_or_else(|| {
         let mut names = candidates;
         names.dedup();
         Reason::NoSuchBackend(names)
-    })
+    })?;
+    let allowed = policy.rules.backend(service, &known);
+    allowed.map_err(Reason::Refused)?;
+    Ok(known)
 }
 
 /// The services whose name alone resolves to `backend`: who could have put a server there before the sidecar started.
@@ -318,7 +253,7 @@ pub fn possible_services(backend: &BackendName, policy: &Policy) -> BTreeSet<Ser
             backend.as_str().replace('_', "-"),
         ]
         .iter()
-        .map(|name| ServiceKey::new(&policy.namespace, name))
+        .map(|name| ServiceKey::new(policy.rules.own_namespace(), name))
         .collect(),
     }
 }
@@ -358,12 +293,10 @@ pub fn one_per_address<'a>(
 #[cfg(test)]
 mod tests {
     use super::{super::server_name::is_dynamic_name, *};
+    use crate::model::{ServerKeywords, ServerProfileName};
 
     fn policy() -> Policy {
-        Policy {
-            namespace: "default".into(),
-            ..Policy::default()
-        }
+        Policy::default()
     }
 
     fn registration(
@@ -454,7 +387,8 @@ mod tests {
                 &registration("team", "web", "10.0.0.1", 80, &["haproxy.backend.name=web"]),
                 &backends
             ),
-            "it is in another namespace than the sidecar and may only use the backend <namespace>.<service>, not web"
+            "the namespace team may not use the backend web: without a policy file only the sidecar's own namespace may use \
+             any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
         );
         assert_eq!(
             reason(
@@ -520,26 +454,103 @@ mod tests {
         assert!(one(&plain, &["web"]).rejections.is_empty());
     }
 
+    /// What a server is called with these tags, under a policy with the server profile `tls`.
+    fn name(tags: &[&str]) -> String {
+        let registration = registration("default", "web", "10.0.0.1", 80, tags);
+        let keywords = ServerKeywords::new("ssl verify none").unwrap();
+        let policy = Policy {
+            server_profiles: [(ServerProfileName::new("tls").unwrap(), keywords)].into(),
+            ..Policy::default()
+        };
+        let web = BackendName::new("web").unwrap();
+        let registrations = std::slice::from_ref(&registration);
+        let found = contribution(&registration.service, registrations, &[web].into(), &policy);
+        let server = found.servers.into_values().flatten().next();
+        server
+            .unwrap_or_else(|| panic!("{:?}", found.rejections))
+            .name
+            .to_string()
+    }
+
+    #[test]
+    fn names_stay_for_ever_because_another_name_is_another_server() {
+        let every_older_tag = [
+            "haproxy.backup",
+            "haproxy.check.disabled",
+            "haproxy.check.port=8081",
+            "haproxy.check.interval=1500ms",
+            "haproxy.check.fastinter=500ms",
+            "haproxy.check.downinter=600ms",
+            "haproxy.check.rise=3",
+            "haproxy.check.fall=4",
+        ];
+        let the_rest = [
+            "haproxy.check.profile=api",
+            "haproxy.maxqueue=5",
+            "haproxy.slowstart=10s",
+            "haproxy.cookie=auto",
+            "haproxy.send-proxy=v2",
+            "haproxy.proto=h2",
+            "haproxy.agent.port=9000",
+            "haproxy.agent.interval=1s",
+            "haproxy.tls.profile=tls",
+        ];
+        for (tags, hash) in [
+            (&[][..], "4d5f3c23"),
+            (&every_older_tag[..], "e8609428"),
+            (&the_rest[..], "241c4c60"),
+        ] {
+            assert_eq!(name(tags), format!("nomad-1a2b3c4d-{hash}"), "{tags:?}");
+        }
+    }
+
     #[test]
     fn the_name_holds_what_cannot_be_changed_and_nothing_else() {
-        let name = |tags: &[&str]| {
-            let servers = one(
-                &registration("default", "web", "10.0.0.1", 80, tags),
-                &["web"],
-            )
-            .servers;
-            servers.into_values().next().unwrap().remove(0).name
-        };
         let plain = name(&[]);
-        assert!(is_dynamic_name(&plain), "{plain}");
-        assert!(plain.as_str().starts_with("nomad-1a2b3c4d-"));
-        assert_eq!(
-            plain.as_str(),
-            "nomad-1a2b3c4d-HASH".replace("HASH", &plain.as_str()[15..])
+        assert!(
+            is_dynamic_name(&ServerName::new(&plain).unwrap()),
+            "{plain}"
         );
-        assert_eq!(name(&["haproxy.weight=7", "haproxy.maxconn=9"]), plain);
-        assert_ne!(name(&["haproxy.backup"]), plain);
-        assert_ne!(name(&["haproxy.check.port=81"]), plain);
+        for changed_in_place in [
+            "haproxy.weight=7",
+            "haproxy.maxconn=9",
+            "haproxy.cookie=off",
+        ] {
+            assert_eq!(name(&[changed_in_place]), plain);
+        }
+        for fixed in [
+            "haproxy.backup",
+            "haproxy.check.port=81",
+            "haproxy.maxqueue=0",
+            "haproxy.cookie=a",
+            "haproxy.send-proxy=v1",
+            "haproxy.tls.profile=tls",
+        ] {
+            assert_ne!(name(&[fixed]), plain, "{fixed}");
+        }
+    }
+
+    #[test]
+    fn a_server_profile_is_the_operators_and_nobody_elses() {
+        let with =
+            |namespace, profile: &str| registration(namespace, "web", "10.0.0.1", 80, &[profile]);
+        assert_eq!(
+            reason(&with("default", "haproxy.tls.profile=tls"), &["web"]),
+            "tag tls.profile: there is no server profile tls: declare it with --server-profile 'tls=ssl verify required \
+             ca-file …'"
+        );
+        assert_eq!(
+            reason(&with("team", "haproxy.tls.profile=tls"), &["team.web"]),
+            "the namespace team may not use the server profile \"tls\": without a policy file only the sidecar's own namespace \
+             may use any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
+        );
+        assert!(
+            reason(
+                &with("default", "haproxy.tls.profile=/etc/key.pem"),
+                &["web"]
+            )
+            .contains("the name has the character '/'")
+        );
     }
 
     #[test]

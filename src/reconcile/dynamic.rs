@@ -8,14 +8,15 @@ use crate::model::{
 };
 
 use super::{
-    desired::DesiredServer,
-    hands::{Unread, hand},
+    desired::{DesiredServer, Reason},
+    fixed_tags::{Cookie, FixedTags},
+    hands::{Hand, Unread, hand},
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
         is_owned, watch_admissions,
     },
     removal,
-    server_name::is_same_allocation,
+    server_name::{is_same_allocation, stable_cookie},
 };
 
 /// The weight of a dynamic server without the tag.
@@ -37,6 +38,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     let mut replacements = Replacements::new(&wanted, &owned);
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
+        note_tags(server, situation, plan);
         if situation.is_suspended(name, &server.registration, plan) {
             continue;
         }
@@ -249,6 +251,10 @@ fn add(server: &DesiredServer, situation: &Situation<'_>, plan: &mut Plan) {
             plan,
         );
     }
+    // Last: an agent can make a server ready.
+    if server.fixed.agent_port.is_some() {
+        plan.step(Command::EnableAgent(situation.server(&server.name)), why);
+    }
 }
 
 /// The keywords of `add server`. `default-server` is never inherited, so everything is said.
@@ -260,6 +266,23 @@ fn keywords(server: &DesiredServer, starts_down: bool, situation: &Situation<'_>
     }
     if fixed.backup {
         keywords.push(Keyword::Backup);
+    }
+    keywords.extend(fixed.maxqueue.map(Keyword::Maxqueue));
+    keywords.extend(fixed.slowstart.map(Keyword::Slowstart));
+    if let Some(cookie) = &fixed.cookie
+        && situation.version.can(Capability::ServerCookie)
+    {
+        keywords.push(Keyword::Cookie(match cookie {
+            Cookie::Auto => stable_cookie(&server.service.namespace, &server.registration),
+            Cookie::Value(value) => value.clone(),
+        }));
+    }
+    keywords.extend(fixed.send_proxy.map(Keyword::SendProxy));
+    keywords.extend(fixed.proto.map(Keyword::Proto));
+    keywords.extend(fixed.tls_keywords.clone().map(Keyword::Profile));
+    if let Some(port) = fixed.agent_port {
+        keywords.push(Keyword::AgentCheck(port));
+        keywords.push(Keyword::AgentInter(fixed.agent_inter.unwrap_or(2_000)));
     }
     if situation.version.has(Defect::NoReuseByDynamicServers) {
         keywords.push(Keyword::ReuseConnections);
@@ -274,12 +297,54 @@ fn keywords(server: &DesiredServer, starts_down: bool, situation: &Situation<'_>
             Keyword::Rise(rise(fixed.rise)),
             Keyword::Fall(fixed.fall.unwrap_or(3)),
         ]);
-        keywords.extend(fixed.check_port.map(Keyword::CheckPort));
+        // As in a configuration: a check on a port of its own is plain unless the profile says otherwise.
+        match fixed.check_port {
+            Some(port) => keywords.push(Keyword::CheckPort(port)),
+            None => keywords.extend(checked_alike(fixed)),
+        }
+        let section = fixed.check_profile.clone();
+        let section = section.filter(|_| situation.version.can(Capability::HealthcheckSections));
+        keywords.extend(section.map(Keyword::Healthcheck));
     }
     if starts_down {
         keywords.push(Keyword::InitStateFullyDown);
     }
     keywords
+}
+
+/// What makes a check reach the server as its clients do.
+fn checked_alike(fixed: &FixedTags) -> impl Iterator<Item = Keyword> {
+    let words = fixed.tls_keywords.as_ref();
+    let is_tls = words.is_some_and(|words| {
+        let said = ["check-ssl", "no-check-ssl"];
+        words.has("ssl") && !said.iter().any(|word| words.has(word))
+    });
+    let tls = is_tls.then_some(Keyword::CheckSsl);
+    let proxied = fixed.send_proxy.map(|_| Keyword::CheckSendProxy);
+    tls.into_iter().chain(proxied)
+}
+
+/// Tags that this HAProxy, or this backend of it, cannot fulfil.
+fn note_tags(server: &DesiredServer, situation: &Situation<'_>, plan: &mut Plan) {
+    let fixed = &server.fixed;
+    for (given, tag, capability) in [
+        (fixed.cookie.is_some(), "cookie", Capability::ServerCookie),
+        (
+            fixed.check_profile.is_some(),
+            "check.profile",
+            Capability::HealthcheckSections,
+        ),
+    ] {
+        if given && !situation.version.can(capability) {
+            plan.note(server, Reason::NotBefore(tag, capability.since()));
+        }
+    }
+    if fixed.cookie.is_some()
+        && situation.version.can(Capability::ServerCookie)
+        && !situation.memory.cookies
+    {
+        plan.note(server, Reason::NoCookieLine);
+    }
 }
 
 fn rise(tag: Option<u16>) -> u16 {
@@ -290,7 +355,9 @@ fn rise(tag: Option<u16>) -> u16 {
 fn keep(server: &DesiredServer, state: &ServerState, situation: &Situation<'_>, plan: &mut Plan) {
     let target = situation.server(&server.name);
     let weight = server.weight.unwrap_or(DEFAULT_WEIGHT);
-    let new_weight = (weight != state.weight).then_some(weight);
+    // What an agent makes of it is as good.
+    let is_agents = state.agent.is_enabled();
+    let new_weight = (weight != state.weight && !is_agents).then_some(weight);
     let enable_check = state.check.is_configured() && !state.check.is_enabled();
     let admission = Admission {
         enable_check,
@@ -300,6 +367,7 @@ fn keep(server: &DesiredServer, state: &ServerState, situation: &Situation<'_>, 
     let Ok(hand) = hand(&server.name, state, weight, situation, plan) else {
         return;
     };
+    let hand = hand.filter(|hand| !is_agents || !matches!(hand, Hand::Weight { .. }));
     if let Some(hand) = hand {
         plan.leave(server, &server.name, hand, false);
         if !state.admin.is_ready() {
@@ -320,6 +388,12 @@ fn keep(server: &DesiredServer, state: &ServerState, situation: &Situation<'_>, 
             plan.step(Command::SetWeight(target.clone(), weight), Why::Weight);
         }
         keep_maxconn(server, target, situation, plan);
+    }
+    if state.agent.is_configured() && !is_agents {
+        plan.step(
+            Command::EnableAgent(situation.server(&server.name)),
+            Why::Resumed,
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use crate::model::{Allocation, BackendName, Command, ProcessInfo, ServerName, Se
 use super::{
     desired::Rejection,
     guards::{Extent, Guard, Removals},
-    hands::{ByHand, HandsCount},
+    hands::{ByHand, Hand, HandsCount},
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
 };
@@ -122,6 +123,8 @@ pub enum Fact {
         /// Since the process was found.
         took: Duration,
     },
+    /// The server of a registration is in rotation for the first time.
+    Arrived(BackendName, Arrival),
     /// And HAProxy's checks have admitted it, as far as that was waited for.
     Admitted {
         /// Since everything was applied.
@@ -142,6 +145,17 @@ pub enum Fact {
         /// Of how many.
         wanted: usize,
     },
+}
+
+/// A registration that an event brought has its server in rotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The registration.
+    pub registration: Arc<str>,
+    /// Its server.
+    pub server: ServerName,
+    /// Since the catalog's change.
+    pub took: Duration,
 }
 
 /// What comes back from a state file.
@@ -219,8 +233,51 @@ pub struct Overview {
     pub owned: Owned,
     /// Those of them that stay as an operator left them.
     pub by_hand: HandsCount,
+    /// Servers that stay as they are by an operator's hand, or in rotation by a hold.
+    pub staying: Vec<Staying>,
     /// In observing mode: what would be sent now.
     pub would: Would,
+    /// Followed backends, each by itself.
+    pub tallies: Vec<Tally>,
+    /// Instances that cannot be served as they ask, by what is in the way.
+    pub obstacles: BTreeMap<&'static str, usize>,
+}
+
+/// One backend, counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// The backend.
+    pub backend: BackendName,
+    /// Registrations that want a server in it.
+    pub wanted: usize,
+    /// Those of them whose server is READY and UP.
+    pub in_rotation: usize,
+    /// Its slots; none where servers are added.
+    pub slots: usize,
+    /// Slots that have another address than the placeholder.
+    pub slots_used: usize,
+}
+
+/// A server that stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staying {
+    /// The backend.
+    pub backend: BackendName,
+    /// The server.
+    pub server: ServerName,
+    /// Why.
+    pub what: Stays,
+    /// Since when, as far as this sidecar saw it, on its clock.
+    pub since: Duration,
+}
+
+/// Why a server stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// An operator did that.
+    ByHand(Hand),
+    /// It has no registration any more, and is held; by a guard, or for want of others.
+    Held(Option<Guard>),
 }
 
 /// What is not sent, because the sidecar only observes.

@@ -110,6 +110,14 @@ impl Weight {
         }
     }
 
+    /// The one that a server had which another sidecar knew to be an operator's; of its own it may be `initial`.
+    pub(super) fn left_by_hand(initial: u16) -> Self {
+        Self {
+            is_by_hand: true,
+            ..Self::new(initial)
+        }
+    }
+
     /// Takes in what the server has.
     pub(super) fn see(
         weights: &mut BTreeMap<ServerName, Self>,

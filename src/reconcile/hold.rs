@@ -11,7 +11,7 @@ use crate::model::{Address, ServerName, ServerState, ServiceKey};
 
 use super::{
     Guard, Policy,
-    desired::{DesiredServer, Identity, desired_at},
+    desired::{DesiredServer, desired_at},
     guards::GRACE,
     plan::{self, Kind, Memory, ObservedBackend},
     server_name::is_same_allocation,
@@ -135,47 +135,36 @@ const RECALL: Duration = Duration::from_secs(2);
 
 impl Review<'_> {
     /// Begins and ends holds by what was just observed.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "the ends, and then the begins, in one order"
-    )]
     pub(super) fn of(&self, memory: &mut Memory) -> (Vec<HoldBegun>, Vec<HoldEnded>) {
         let kind = plan::kind(&self.observed.servers, self.policy);
         if self.is_usual(memory, kind) {
             return (Vec::new(), Vec::new());
         }
         let states = States::new(self.observed, kind, self.policy);
-        let wanted = |address| desired_at(self.desired, address);
-
-        let mut ended = Vec::new();
-        let mut let_go = Vec::new();
         memory
             .guarded
-            .retain(|(address, _)| wanted(*address).is_none());
+            .retain(|(address, _)| self.wanted(*address).is_none());
+        let ended = self.end_holds(memory, &states);
+        let begun = self.begin_holds(memory, &states, kind);
+        (begun, ended)
+    }
+
+    fn wanted(&self, address: Address) -> Option<&DesiredServer> {
+        desired_at(self.desired, address)
+    }
+
+    fn end_holds(&self, memory: &mut Memory, states: &States<'_>) -> Vec<HoldEnded> {
+        let mut ended = Vec::new();
+        let mut let_go = Vec::new();
         memory.holds.retain(|_, hold| {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
             hold.guard = state.and_then(|state| self.guard(&hold.server, state));
             hold.is_awaited &= !state.is_some_and(ServerState::in_rotation);
             let is_coming = hold.is_awaited || memory.put_back.contains(&put_back);
-            let is_recalled = hold.recalled
-                && state.is_some_and(|state| !state.admin.in_maintenance())
-                && self.now.saturating_sub(hold.since) < RECALL;
-            let end = match wanted(hold.server.address) {
-                Some(server) if is_same_allocation(&server.name, &hold.server.name) => {
-                    Some(HoldEnd::Returned)
-                }
-                Some(server) => Some(HoldEnd::Claimed(server.registration.clone())),
-                None if state.is_none() && !is_coming => Some(HoldEnd::Gone),
-                None if state.is_some_and(|state| !state.in_rotation())
-                    && !is_recalled
-                    && !is_coming =>
-                {
-                    Some(HoldEnd::OutOfRotation)
-                }
-                None => self.end(hold, &states),
+            let Some(end) = self.end_as_seen(hold, state, is_coming, states) else {
+                return true;
             };
-            let Some(end) = end else { return true };
             if end != HoldEnd::Returned {
                 let_go.extend(state.and_then(|state| state.name.clone()));
             }
@@ -188,24 +177,55 @@ impl Review<'_> {
             });
             false
         });
-
         // What was let go is on its way out, and not held again before it was out of rotation once, or is wanted again.
         memory.let_go.extend(let_go);
         let is_leaving = |state: &ServerState| {
             let address = state.address();
-            state.in_rotation() && address.is_none_or(|address| wanted(address).is_none())
+            state.in_rotation() && address.is_none_or(|address| self.wanted(address).is_none())
         };
         memory
             .let_go
             .retain(|name| states.named(name).is_some_and(is_leaving));
+        ended
+    }
 
+    /// Why a hold ends, whose server is in `state`. One that is coming need not be in rotation.
+    fn end_as_seen(
+        &self,
+        hold: &Hold,
+        state: Option<&ServerState>,
+        is_coming: bool,
+        states: &States<'_>,
+    ) -> Option<HoldEnd> {
+        if let Some(server) = self.wanted(hold.server.address) {
+            let is_back = is_same_allocation(&server.name, &hold.server.name);
+            return Some(if is_back {
+                HoldEnd::Returned
+            } else {
+                HoldEnd::Claimed(server.registration.clone())
+            });
+        }
+        let is_recalled = |state: &ServerState| {
+            let is_recent = self.now.saturating_sub(hold.since) < RECALL;
+            hold.recalled && is_recent && !state.admin.in_maintenance()
+        };
+        match state {
+            None if !is_coming => Some(HoldEnd::Gone),
+            Some(state) if !state.in_rotation() && !is_recalled(state) && !is_coming => {
+                Some(HoldEnd::OutOfRotation)
+            }
+            Some(_) | None => self.end(hold, states),
+        }
+    }
+
+    fn begin_holds(&self, memory: &mut Memory, states: &States<'_>, kind: Kind) -> Vec<HoldBegun> {
         let mut begun = Vec::new();
         memory.claimed.clear();
         for state in states.iter().filter(|state| !state.admin.in_maintenance()) {
             let (Some(name), Some(address)) = (&state.name, state.address()) else {
                 continue;
             };
-            if let Some(other) = wanted(address) {
+            if let Some(other) = self.wanted(address) {
                 if let Some(former) = tenant(name, memory, kind)
                     && !is_same_allocation(&other.name, former)
                 {
@@ -213,56 +233,64 @@ impl Review<'_> {
                 }
                 continue;
             }
-            let former = memory.departed_of(address, name, kind);
-            let server = former
-                .cloned()
-                .unwrap_or_else(|| derived(state, name, address));
-            if (self.claimed_elsewhere)(&server).is_some() {
-                memory.claimed.insert(name.clone());
+            let Some(hold) = self.hold(state, name, address, memory, kind) else {
                 continue;
-            }
-            let identity: Identity = server.identity();
-            let guard = self.guard(&server, state);
-            // It was not known yet that this one should not have been drained.
-            let is_to_be_recalled = matches!(guard, Some(Guard::Mass | Guard::Alive))
-                && is_in_drain(state)
-                && !memory.guarded.contains(&identity);
-            if !(state.in_rotation() || is_to_be_recalled)
-                || memory.let_go.contains(name)
-                || (former.is_none() && memory.strangers_stay)
-            {
-                continue;
-            }
-            let is_without_weight = state.weight == 0 && !is_to_be_recalled;
-            if is_without_weight || memory.holds.contains_key(&identity) {
-                continue;
-            }
-            let hold = Hold {
-                service: former.map(|former| former.service.clone()),
-                server,
-                since: self.now,
-                is_awaited: false,
-                guard,
-                recalled: is_to_be_recalled,
             };
-            if self.end(&hold, &states).is_some() {
+            if self.end(&hold, states).is_some() {
                 continue;
             }
             begun.push(HoldBegun {
                 server: name.clone(),
                 address,
                 registration: hold.server.registration.clone(),
-                up: self.up(&hold, &states),
+                up: self.up(&hold, states),
                 min_ready: min_ready(&hold),
                 at_most: self.at_most(&hold),
-                guard,
+                guard: hold.guard,
             });
-            if guard.is_some() {
+            let identity = hold.server.identity();
+            if hold.guard.is_some() {
                 memory.guarded.insert(identity.clone());
             }
             memory.holds.insert(identity, hold);
         }
-        (begun, ended)
+        begun
+    }
+
+    /// The hold of a server that nobody wants, if it can be held: it is in rotation, or has to be there again.
+    fn hold(
+        &self,
+        state: &ServerState,
+        name: &ServerName,
+        address: Address,
+        memory: &mut Memory,
+        kind: Kind,
+    ) -> Option<Hold> {
+        let former = memory.departed_of(address, name, kind).cloned();
+        let service = former.as_ref().map(|former| former.service.clone());
+        let is_stranger = former.is_none();
+        let server = former.unwrap_or_else(|| derived(state, name, address));
+        if (self.claimed_elsewhere)(&server).is_some() {
+            memory.claimed.insert(name.clone());
+            return None;
+        }
+        let identity = server.identity();
+        let guard = self.guard(&server, state);
+        // It was not known yet that this one should not have been drained.
+        let recalled = matches!(guard, Some(Guard::Mass | Guard::Alive))
+            && is_in_drain(state)
+            && !memory.guarded.contains(&identity);
+        let is_given_traffic = state.in_rotation() && state.weight > 0;
+        let is_unknown = is_stranger && memory.strangers_stay;
+        let is_taken = memory.let_go.contains(name) || memory.holds.contains_key(&identity);
+        ((is_given_traffic || recalled) && !is_unknown && !is_taken).then_some(Hold {
+            server,
+            service,
+            since: self.now,
+            is_awaited: false,
+            guard,
+            recalled,
+        })
     }
 
     /// Whether nothing leaves: whatever is there is wanted where it is. Most backends, most of the time.

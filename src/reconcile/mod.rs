@@ -8,6 +8,7 @@ mod backend;
 pub mod desired;
 mod dynamic;
 mod facts;
+mod fixed_tags;
 mod guards;
 mod hands;
 mod hold;
@@ -15,29 +16,39 @@ pub mod plan;
 #[cfg(test)]
 mod plan_tests;
 pub mod predict;
+mod reason;
 mod reconciler;
 mod removal;
+pub mod rules;
 mod server_name;
 mod slots;
 mod state_file;
 mod states;
 pub mod tags;
+mod tally;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use facts::{Fact, Found, Overview, Owned, Restoring, Would};
+use crate::model::{ServerKeywords, ServerProfileName};
+
+pub use facts::{Arrival, Fact, Found, Overview, Owned, Restoring, Staying, Stays, Tally, Would};
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};
 pub use hold::{Hold, HoldBegun, HoldEnd, HoldEnded};
-pub use reconciler::{Failure, HeldServer, Input, Mode, Output, Reconciler, Remembered};
+pub use reconciler::{
+    Failure, Hands, HeldServer, Input, LeftServer, Mode, Output, Reconciler, Remembered,
+};
+pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The sidecar's own namespace: its services may use any backend.
-    pub namespace: Arc<str>,
+    /// What each namespace may claim.
+    pub rules: Arc<Rules>,
+    /// The keywords that stand for what `tls.profile` names.
+    pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
     /// The prefix of the tags, without the dot.
     pub tag_prefix: String,
     /// Whether a service without the tag `enable` is served.
@@ -60,7 +71,8 @@ pub const MAX_REMOVALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            namespace: "default".into(),
+            rules: Arc::default(),
+            server_profiles: BTreeMap::new(),
             tag_prefix: "haproxy".to_owned(),
             expose_by_default: false,
             slot_prefix: "nomad".to_owned(),

@@ -220,6 +220,8 @@ impl Memory {
             Command::Ready(_)
             | Command::HealthDown(_)
             | Command::EnableHealth(_)
+            | Command::EnableAgent(_)
+            | Command::DisableAgent(_)
             | Command::SetMaxconn(..)
             | Command::AddServer(..)
             | Command::DeleteServer(_) => {}
@@ -343,6 +345,21 @@ pub enum Obstacle {
     NoDynamicServers(Version),
     /// HAProxy refused; tried again later.
     Refused(ServerName, String),
+}
+
+impl Obstacle {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoFreeSlot => "no_free_slot",
+            Self::SlotsNotQuiet(_) => "slots_not_quiet",
+            Self::ReplacementDown(..) => "replacement_down",
+            Self::DisabledBackend => "disabled_backend",
+            Self::NoDynamicServers(_) => "no_dynamic_servers",
+            Self::Refused(..) => "refused_by_haproxy",
+        }
+    }
 }
 
 impl fmt::Display for Obstacle {

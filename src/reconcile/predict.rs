@@ -84,6 +84,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                     None
                 }
             });
+            let is_agent = |keyword: &Keyword| matches!(keyword, Keyword::AgentCheck(_));
             observed.servers.push(ServerState {
                 name: Some(name.clone()),
                 ip: Some(address.ip),
@@ -99,6 +100,7 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 } else {
                     0
                 }),
+                agent: CheckState(if keywords.iter().any(is_agent) { 2 } else { 0 }),
                 line: None,
             });
         }
@@ -132,6 +134,8 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
             server.check_health = 0;
         }
         Command::EnableHealth(_) => server.check.0 |= 4,
+        Command::EnableAgent(_) => server.agent.0 |= 4,
+        Command::DisableAgent(_) => server.agent.0 &= !4,
         Command::SetWeight(_, weight) => server.weight = *weight,
         Command::DeleteServer(_) => {
             if server.admin.in_maintenance() {

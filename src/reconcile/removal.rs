@@ -70,11 +70,11 @@ fn take_out_of_rotation(
             plan.removals += 1;
             plan.leaving.extend(departed.map(DesiredServer::identity));
         }
-        drain(state.weight, target, Why::Deregistered, plan);
+        drain(state, target, Why::Deregistered, plan);
         return;
     }
     if leave_at_once && !state.admin.in_maintenance() {
-        take_out(state.weight, target, Why::OtherRegistration, plan);
+        take_out(state, target, Why::OtherRegistration, plan);
         return;
     }
     let Some(stat) = situation.observed.stat_of(name) else {
@@ -99,7 +99,7 @@ fn take_out_of_rotation(
             return;
         }
         let why = if idle { Why::Idle } else { Why::Deadline };
-        take_out(state.weight, target, why, plan);
+        take_out(state, target, why, plan);
         return;
     }
     if !idle {
@@ -134,22 +134,26 @@ fn has_room(situation: &Situation<'_>) -> bool {
 }
 
 /// Out of rotation.
-pub(super) fn drain(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
-    mark(weight, &target, why, plan);
+pub(super) fn drain(state: &ServerState, target: ServerRef, why: Why, plan: &mut Plan) {
+    mark(state, &target, why, plan);
     plan.step(Command::Drain(target), why);
 }
 
 /// Out of drain into maintenance.
-fn take_out(weight: u16, target: ServerRef, why: Why, plan: &mut Plan) {
-    mark(weight, &target, why, plan);
+fn take_out(state: &ServerState, target: ServerRef, why: Why, plan: &mut Plan) {
+    mark(state, &target, why, plan);
     plan.step(Command::Maintenance(target), why);
     // Until then a client with the server's cookie could come: only now what is on it is all that will be.
     plan.wants_stat = true;
 }
 
 /// Weight 0 tells our drain and our maintenance from an operator's, should the sidecar die or the registration return now.
-fn mark(weight: u16, target: &ServerRef, why: Why, plan: &mut Plan) {
-    if weight != 0 {
+/// An agent's word could end either; that of a slot is its template's.
+fn mark(state: &ServerState, target: &ServerRef, why: Why, plan: &mut Plan) {
+    if state.agent.is_enabled() && !state.admin.is_config_disabled() {
+        plan.step(Command::DisableAgent(target.clone()), why);
+    }
+    if state.weight != 0 {
         plan.step(Command::SetWeight(target.clone(), 0), why);
     }
 }

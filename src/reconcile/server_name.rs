@@ -1,7 +1,7 @@
 //! The names of dynamic servers: from them alone a sidecar without a memory knows what is its own, and for which
 //! registration.
 
-use crate::model::{Address, Registration, ServerName};
+use crate::model::{Address, CookieValue, Registration, ServerName};
 
 use super::tags::FixedTags;
 
@@ -50,10 +50,21 @@ pub fn is_dynamic_name(name: &ServerName) -> bool {
     is_alloc && hash.len() == 8 && hash.as_bytes().iter().all(hex)
 }
 
+/// The value of the cookie that leads to a registration's server, whatever name that has: clients stay with the instance
+/// when its tags change.
+pub(super) fn stable_cookie(namespace: &str, registration: &str) -> CookieValue {
+    let hash = fnv1a_64(&format!("{namespace}\0{registration}"));
+    CookieValue::new(&format!("{hash:016x}")).expect("sixteen digits")
+}
+
 /// FNV-1a of 64 bits, folded to 32. It has to stay the same for ever, which the standard library does not promise.
 fn fnv1a(text: &str) -> u32 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a_64(text);
     u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).expect("both halves have 32 bits")
+}
+
+fn fnv1a_64(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -442,6 +442,15 @@ fn note_tags(server: &DesiredServer, plan: &mut Plan) {
         (fixed.down_inter.is_some(), "check.downinter"),
         (fixed.rise.is_some(), "check.rise"),
         (fixed.fall.is_some(), "check.fall"),
+        (fixed.check_profile.is_some(), "check.profile"),
+        (fixed.maxqueue.is_some(), "maxqueue"),
+        (fixed.slowstart.is_some(), "slowstart"),
+        (fixed.cookie.is_some(), "cookie"),
+        (fixed.send_proxy.is_some(), "send-proxy"),
+        (fixed.proto.is_some(), "proto"),
+        (fixed.agent_port.is_some(), "agent.port"),
+        (fixed.agent_inter.is_some(), "agent.interval"),
+        (fixed.tls_profile.is_some(), "tls.profile"),
     ] {
         if given {
             plan.note(server, Reason::NotWithSlots(tag));

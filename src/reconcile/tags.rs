@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+pub use super::fixed_tags::{Cookie, FixedTags};
 use crate::model::BackendName;
 
 /// What the tags of one registration ask for.
@@ -27,49 +28,6 @@ pub struct Tags {
     pub leaving: LeavingTags,
     /// What was read but is not acted on, in words.
     pub notes: Vec<TagProblem>,
-}
-
-/// The tags that become keywords of `add server` which no command changes afterwards.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FixedTags {
-    /// `backup`
-    pub backup: bool,
-    /// `check.disabled`, or `check.type=none`
-    pub check_disabled: bool,
-    /// `check.port`
-    pub check_port: Option<u16>,
-    /// `check.interval`, in milliseconds
-    pub inter: Option<u32>,
-    /// `check.fastinter`, in milliseconds
-    pub fast_inter: Option<u32>,
-    /// `check.downinter`, in milliseconds
-    pub down_inter: Option<u32>,
-    /// `check.rise`
-    pub rise: Option<u16>,
-    /// `check.fall`
-    pub fall: Option<u16>,
-}
-
-impl FixedTags {
-    /// The tags that were given, as `key=value` words in a fixed order: part of a dynamic server's name.
-    #[must_use]
-    pub fn canonical(&self) -> String {
-        let mut text = String::new();
-        let mut word = |key: &str, value: Option<u32>| {
-            if let Some(value) = value {
-                text.extend([key, "=", &value.to_string(), " "]);
-            }
-        };
-        word("backup", self.backup.then_some(1));
-        word("check.disabled", self.check_disabled.then_some(1));
-        word("check.port", self.check_port.map(u32::from));
-        word("check.interval", self.inter);
-        word("check.fastinter", self.fast_inter);
-        word("check.downinter", self.down_inter);
-        word("check.rise", self.rise.map(u32::from));
-        word("check.fall", self.fall.map(u32::from));
-        text
-    }
 }
 
 /// The tags that say how a server leaves once its registration is gone. HAProxy is never told of them.
@@ -117,15 +75,8 @@ const NOT_YET: &[(&str, Grammar)] = &[
     ("canary.weight", Grammar::Number(0, 100)),
     ("canary.header", Grammar::Text),
     ("canary.cookie", Grammar::Text),
-    ("maxqueue", Grammar::Number(0, 1_000_000)),
     ("locality", Grammar::OneOf(&["off", "prefer", "require"])),
-    ("slowstart", Grammar::Duration),
-    ("cookie", Grammar::Text),
     ("empty", Grammar::OneOf(&["keep", "drop"])),
-    ("check.path", Grammar::Text),
-    ("check.method", Grammar::Text),
-    ("check.host", Grammar::Text),
-    ("check.profile", Grammar::Name),
     (
         "check.initial",
         Grammar::OneOf(&["down", "up", "fully-down", "fully-up"]),
@@ -134,18 +85,12 @@ const NOT_YET: &[(&str, Grammar)] = &[
         "check.source",
         Grammar::OneOf(&["haproxy", "nomad", "both"]),
     ),
-    ("agent.port", Grammar::Number(1, 65535)),
-    ("agent.interval", Grammar::Duration),
-    ("tls.profile", Grammar::Name),
-    ("proto", Grammar::OneOf(&["h1", "h2"])),
-    ("send-proxy", Grammar::OneOf(&["off", "v1", "v2"])),
 ];
 
 enum Grammar {
     Bool,
     Name,
     Text,
-    Duration,
     Number(u32, u32),
     OneOf(&'static [&'static str]),
 }
@@ -157,7 +102,6 @@ impl Grammar {
             Self::Name => BackendName::new(value)
                 .map(drop)
                 .map_err(|error| error.to_string()),
-            Self::Duration => milliseconds(value).map(drop),
             Self::Number(min, max) => number(value, *min, *max).map(drop),
             Self::OneOf(words) if words.contains(&value) => Ok(()),
             Self::OneOf(words) => Err(format!("expected one of {}", words.join(", "))),
@@ -178,6 +122,8 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
     let mut read = Tags::default();
     let mut errors = Vec::new();
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let check_profile = format!("{prefix}.check.profile=");
+    let has_check_profile = tags.iter().any(|tag| tag.starts_with(&check_profile));
     for tag in tags {
         let Some(rest) = tag
             .strip_prefix(prefix)
@@ -203,6 +149,8 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
             }
             None => match read.set(key, value) {
                 Ok(true) => {}
+                // That section is what gives it.
+                Ok(false) if has_check_profile && is_check_request(key) => {}
                 Ok(false) => read.notes.push(problem(no_effect(key))),
                 Err(why) => errors.push(problem(why)),
             },
@@ -218,7 +166,6 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
 impl Tags {
     /// Takes one tag in. `Ok(false)` when the key is unknown.
     fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        let fixed = &mut self.fixed;
         match key {
             "enable" => self.enable = Some(boolean(value)?),
             "backend.name" => {
@@ -226,21 +173,14 @@ impl Tags {
             }
             "weight" => self.weight = Some(small(value, 0, 256)?),
             "maxconn" => self.maxconn = Some(number(value, 0, 1_000_000)?),
-            "backup" => fixed.backup = boolean(value)?,
-            "check.disabled" => fixed.check_disabled |= boolean(value)?,
             "check.type" => match value {
                 "tcp" => {}
-                "none" => fixed.check_disabled = true,
+                "none" => self.fixed.check_disabled = true,
                 // What kind of check it is, the backend's lines decide on every version below 3.4.
                 "http" | "agent" => return Ok(false),
                 _ => return Err("expected one of tcp, http, agent, none".to_owned()),
             },
-            "check.port" => fixed.check_port = Some(small(value, 1, 65535)?),
-            "check.interval" => fixed.inter = Some(milliseconds(value)?),
-            "check.fastinter" => fixed.fast_inter = Some(milliseconds(value)?),
-            "check.downinter" => fixed.down_inter = Some(milliseconds(value)?),
-            "check.rise" => fixed.rise = Some(small(value, 1, 100)?),
-            "check.fall" => fixed.fall = Some(small(value, 1, 100)?),
+            _ if is_check_request(key) => return Ok(false),
             "canary" => self.canary = boolean(value)?,
             "hold" => self.leaving.hold = Some(duration(value)?),
             "min-ready" => self.leaving.min_ready = Some(number(value, 0, 10_000)?),
@@ -252,10 +192,15 @@ impl Tags {
                     _ => return Err("expected keep or close".to_owned()),
                 }
             }
-            _ => return Ok(false),
+            _ => return self.fixed.set(key, value),
         }
         Ok(true)
     }
+}
+
+/// Whether it says what a check is to ask for. HAProxy cannot be told that of one server.
+fn is_check_request(key: &str) -> bool {
+    matches!(key, "check.path" | "check.method" | "check.host")
 }
 
 fn no_effect(key: &str) -> String {
@@ -263,17 +208,22 @@ fn no_effect(key: &str) -> String {
         "check.type" => {
             "it has no effect: `option httpchk` or `agent-check` in haproxy.cfg decides".to_owned()
         }
+        _ if is_check_request(key) => {
+            "it has no effect of its own: `http-check send` in haproxy.cfg decides, or from HAProxy 3.4 the healthcheck \
+             section that the tag check.profile names"
+                .to_owned()
+        }
         _ => "unknown, it has no effect".to_owned(),
     }
 }
 
-fn boolean(value: &str) -> Result<bool, String> {
+pub(super) fn boolean(value: &str) -> Result<bool, String> {
     value
         .parse()
         .map_err(|_| "expected true or false".to_owned())
 }
 
-fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
+pub(super) fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
     let digits =
         !value.is_empty() && value.len() <= 9 && value.bytes().all(|byte| byte.is_ascii_digit());
     match value.parse() {
@@ -282,7 +232,7 @@ fn number(value: &str, min: u32, max: u32) -> Result<u32, String> {
     }
 }
 
-fn small(value: &str, min: u16, max: u16) -> Result<u16, String> {
+pub(super) fn small(value: &str, min: u16, max: u16) -> Result<u16, String> {
     let number = number(value, min.into(), max.into())?;
     Ok(u16::try_from(number).expect("the range is one of u16"))
 }
@@ -297,7 +247,7 @@ fn duration(value: &str) -> Result<Duration, String> {
 }
 
 /// `10s`, `500ms`, `2m`, from 1 ms to one hour.
-fn milliseconds(value: &str) -> Result<u32, String> {
+pub(super) fn milliseconds(value: &str) -> Result<u32, String> {
     const EXPECTED: &str = "expected a duration from 1ms to 1h, such as 500ms, 10s, 2m";
     let unit = value.find(|c: char| !c.is_ascii_digit()).ok_or(EXPECTED)?;
     let factor = match &value[unit..] {
@@ -426,7 +376,7 @@ mod tests {
         let tags = read_all(&[
             "haproxy.domain=a.example",
             "haproxy.wieght=3",
-            "haproxy.proto=h3",
+            "haproxy.locality=far",
         ])
         .unwrap();
         let notes: Vec<_> = tags.notes.iter().map(ToString::to_string).collect();
@@ -435,7 +385,7 @@ mod tests {
             [
                 "tag \"haproxy.domain=a.example\": not supported yet, it has no effect",
                 "tag \"haproxy.wieght=3\": unknown, it has no effect",
-                "tag \"haproxy.proto=h3\": expected one of h1, h2; besides, it is not supported yet",
+                "tag \"haproxy.locality=far\": expected one of off, prefer, require; besides, it is not supported yet",
             ]
         );
     }

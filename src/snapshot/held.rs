@@ -11,7 +11,8 @@ use crate::{
     reconcile::{
         HeldServer,
         desired::{self, DesiredServer},
-        is_dynamic_name, tags,
+        is_dynamic_name,
+        tags::{self, Cookie},
     },
 };
 
@@ -119,6 +120,27 @@ fn tags_of(server: &DesiredServer) -> Vec<String> {
     tag("check.downinter", interval(fixed.down_inter));
     tag("check.rise", fixed.rise.map(|rise| rise.to_string()));
     tag("check.fall", fixed.fall.map(|fall| fall.to_string()));
+    let section = fixed.check_profile.as_ref();
+    tag("check.profile", section.map(ToString::to_string));
+    tag("maxqueue", fixed.maxqueue.map(|most| most.to_string()));
+    tag("slowstart", interval(fixed.slowstart));
+    let cookie = fixed.cookie.as_ref().map(|cookie| match cookie {
+        Cookie::Auto => "auto".to_owned(),
+        Cookie::Value(value) => value.to_string(),
+    });
+    tag("cookie", cookie);
+    tag(
+        "send-proxy",
+        fixed.send_proxy.map(|header| header.to_string()),
+    );
+    tag("proto", fixed.proto.map(|protocol| protocol.to_string()));
+    tag("agent.port", fixed.agent_port.map(|port| port.to_string()));
+    tag("agent.interval", interval(fixed.agent_inter));
+    // What it stands for is looked up again.
+    tag(
+        "tls.profile",
+        fixed.tls_profile.as_ref().map(ToString::to_string),
+    );
     tag("min-ready", leaving.min_ready.map(|most| most.to_string()));
     tag("drain.timeout", leaving.drain_timeout.map(time));
     let close = leaving.close_sessions.then(|| "close".to_owned());

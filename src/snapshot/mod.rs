@@ -4,6 +4,7 @@
 //! it. Registrations are in it as Nomad wrote them, so that what is read back goes through the same validation. No file
 //! and no clock here: `daemon::snapshot` has both.
 
+mod hands;
 mod held;
 mod refusal;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod wire;
 
 use std::{collections::BTreeMap, time::Duration};
 
+pub use hands::{decode_hands, encode_hands};
 pub use refusal::Refusal;
 
 use crate::{model::ServiceKey, reconcile::Remembered};
@@ -80,8 +82,12 @@ pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
 /// The body with its first line.
 #[must_use]
 pub fn sign(body: &[u8]) -> Vec<u8> {
+    sign_as(MAGIC, body)
+}
+
+fn sign_as(magic: &str, body: &[u8]) -> Vec<u8> {
     let (length, sum) = (body.len(), checksum(body));
-    let head = format!("{MAGIC} {VERSION} {length} {sum}\n");
+    let head = format!("{magic} {VERSION} {length} {sum}\n");
     [head.as_bytes(), body].concat()
 }
 
@@ -91,7 +97,7 @@ pub fn sign(body: &[u8]) -> Vec<u8> {
 ///
 /// With the reason for which nothing of it is used.
 pub fn decode(bytes: &[u8], source: &Source, now: Duration) -> Result<Usable, Refusal> {
-    let body = Body::from_json(verified(bytes)?)?;
+    let body = Body::from_json(verified(MAGIC, bytes)?)?;
     body.source.check(source)?;
     let snapshot = body.into_snapshot(now)?;
     let Snapshot {
@@ -137,7 +143,7 @@ pub fn decode(bytes: &[u8], source: &Source, now: Duration) -> Result<Usable, Re
 }
 
 /// The body, once it is known to be what was written.
-fn verified(bytes: &[u8]) -> Result<&[u8], Refusal> {
+fn verified<'a>(magic: &str, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
     let damaged = |what: &str| Refusal::Damaged(what.to_owned());
     let no_snapshot = || damaged("it does not begin like a snapshot");
     if bytes.is_empty() {
@@ -147,10 +153,10 @@ fn verified(bytes: &[u8]) -> Result<&[u8], Refusal> {
         return Err(Refusal::TooLarge(bytes.len()));
     }
     let Some(end) = memchr::memchr(b'\n', bytes) else {
-        let begun = bytes.len() <= MAGIC.len() + 100
-            && MAGIC
+        let begun = bytes.len() <= magic.len() + 100
+            && magic
                 .as_bytes()
-                .starts_with(&bytes[..bytes.len().min(MAGIC.len())]);
+                .starts_with(&bytes[..bytes.len().min(magic.len())]);
         return Err(if begun {
             Refusal::Truncated
         } else {
@@ -159,7 +165,7 @@ fn verified(bytes: &[u8]) -> Result<&[u8], Refusal> {
     };
     let (head, body) = (&bytes[..end], &bytes[end + 1..]);
     let head = std::str::from_utf8(head).map_err(|_| no_snapshot())?;
-    let rest = head.strip_prefix(MAGIC).ok_or_else(no_snapshot)?;
+    let rest = head.strip_prefix(magic).ok_or_else(no_snapshot)?;
     let words: Vec<_> = rest.trim_start().split(' ').collect();
     let version = words.first().and_then(|word| word.parse::<u32>().ok());
     match version {

@@ -4,11 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{BackendName, Registration, ServerName},
+    model::{
+        BackendName, Protocol, ProxyHeader, Registration, SectionName, ServerName,
+        ServerProfileName,
+    },
     reconcile::{
         HeldServer,
         desired::DesiredServer,
-        tags::{FixedTags, LeavingTags},
+        tags::{Cookie, FixedTags, LeavingTags},
     },
 };
 
@@ -61,6 +64,16 @@ fn held() -> HeldServer {
                 down_inter: Some(251),
                 rise: Some(2),
                 fall: Some(3),
+                check_profile: SectionName::new("api").ok(),
+                maxqueue: Some(5),
+                slowstart: Some(10_000),
+                cookie: Some(Cookie::Auto),
+                send_proxy: Some(ProxyHeader::V2),
+                proto: Some(Protocol::H2),
+                agent_port: Some(9001),
+                agent_inter: Some(1_000),
+                tls_profile: ServerProfileName::new("tls").ok(),
+                tls_keywords: None,
             },
             leaving: LeavingTags {
                 hold: None,

@@ -149,9 +149,10 @@ pub(crate) fn of(
     if let (Some(from), Some(ready)) = (begins.first(), ready.last())
         && !is_kept
     {
-        let back = seen
+        let since = first_of(seen, *ready);
+        let back = seen[since..]
             .iter()
-            .find(|seen| seen.answered >= *ready && is_in_rotation(seen, backend, stays));
+            .find(|seen| is_in_rotation(seen, backend, stays));
         let Some(back) = back else {
             physics.problems.push("it was never put back".to_owned());
             return physics;
@@ -159,7 +160,7 @@ pub(crate) fn of(
         physics.windows.push(Window {
             lack: Lack::Servers,
             from: *from,
-            until: back.answered,
+            until: back.answered.max(*ready),
         });
         let (could, within) = could_be_put_back(&at, *ready);
         let took = back.asked.saturating_duration_since(could);
@@ -194,6 +195,17 @@ pub(crate) fn of(
         }
     }
     physics
+}
+
+/// The first thing that was seen of the process that was ready at this time: what was seen is what changed, and it may have
+/// been put back before its being ready was heard of.
+fn first_of(seen: &[Seen], ready: Instant) -> usize {
+    let pid = |seen: &Seen| seen.look.as_ref().map(|look| look.pid.clone());
+    let after = seen.partition_point(|seen| seen.answered < ready);
+    let process = seen[after..].iter().find_map(pid);
+    let before = seen[..after].iter().rev();
+    let same = before.take_while(|seen| process.is_some() && pid(seen) == process);
+    after - same.count()
 }
 
 /// Since when, and how long it may take.

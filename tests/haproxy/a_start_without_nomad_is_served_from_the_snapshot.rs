@@ -48,6 +48,19 @@ impl Place {
         world.sidecar_with(&settings)
     }
 
+    /// Lets a sidecar bring one in and write it down. Then it is gone, and Nomad is.
+    fn leave_one(&self, world: &World) -> Toy {
+        let good = Toy::start("good");
+        world.register("dynamic", &good);
+        let mut sidecar = self.sidecar(world);
+        world.until_served_by("dynamic", &[&good]);
+        self.until_written(&format!("\"port\":{}", good.address().port()), "");
+        sidecar.until_ready();
+        sidecar.kill9();
+        world.nomad.stop();
+        good
+    }
+
     /// Waits until what is written has this text in it, and not that.
     fn until_written(&self, wanted: &str, unwanted: &str) {
         soon(
@@ -243,13 +256,7 @@ fn a_hostile_snapshot_writes_nothing() {
     on_every_line(|bin| {
         let world = World::start(bin);
         let place = Place::new();
-        let good = Toy::start("good");
-        world.register("dynamic", &good);
-        let mut sidecar = place.sidecar(&world);
-        world.until_served_by("dynamic", &[&good]);
-        place.until_written(&format!("\"port\":{}", good.address().port()), "");
-        world.nomad.stop();
-        sidecar.kill9();
+        let good = place.leave_one(&world);
         let hostile = r"x\nshutdown frontend dynamic-in\n";
         let row = |service: &str, address: &str, tag: &str| {
             format!(
@@ -322,13 +329,7 @@ fn a_snapshot_that_cannot_be_used_is_named_and_replaced_by_the_next_sync() {
     on_every_line(|bin| {
         let world = World::start(bin);
         let place = Place::new();
-        let good = Toy::start("good");
-        world.register("dynamic", &good);
-        let mut sidecar = place.sidecar(&world);
-        place.until_written(&format!("\"port\":{}", good.address().port()), "");
-        sidecar.until_ready();
-        sidecar.kill9();
-        world.nomad.stop();
+        let good = place.leave_one(&world);
         let whole = fs::read(place.path()).expect("it was written");
         let old = body(&place.path());
         let aged = |body: &str, field: &str| {

@@ -83,6 +83,7 @@ fn what_is_too_much_is_refused_alone_and_the_rest_is_served_on() {
             " WARN ",
             "scope=namespace default",
             "the answer is longer than 8 MiB",
+            "give its services fewer and shorter tags, or spread them over several namespaces",
         ],
     );
     world.deregister(&giant);

@@ -1,7 +1,7 @@
 //! Maintenance, a drain and a weight that an operator set by hand on a server of ours stay, whatever else happens in the
 //! backend and also when the sidecar is killed, until he undoes them; and each is shown with the command for that.
 
-use std::process::Output;
+use std::{fs, process::Output};
 
 use crate::support::{
     sidecar::{self, Sidecar, soon},
@@ -16,8 +16,6 @@ struct Deed {
     what: &'static str,
     /// Bits of the administrative state, and the weight.
     leaves: (u8, u16),
-    /// A sidecar that has just started takes it for something that its predecessor left half done.
-    ends_with_the_sidecar: bool,
 }
 
 const DEEDS: [Deed; 4] = [
@@ -27,7 +25,6 @@ const DEEDS: [Deed; 4] = [
         undo: "state ready",
         what: "maintenance",
         leaves: (1, 1),
-        ends_with_the_sidecar: false,
     },
     Deed {
         command: "state drain",
@@ -35,7 +32,6 @@ const DEEDS: [Deed; 4] = [
         undo: "state ready",
         what: "drain",
         leaves: (8, 1),
-        ends_with_the_sidecar: false,
     },
     Deed {
         command: "weight 2",
@@ -43,7 +39,6 @@ const DEEDS: [Deed; 4] = [
         undo: "weight 1",
         what: "weight",
         leaves: (0, 2),
-        ends_with_the_sidecar: false,
     },
     Deed {
         command: "weight 0",
@@ -51,7 +46,6 @@ const DEEDS: [Deed; 4] = [
         undo: "weight 1",
         what: "weight",
         leaves: (0, 0),
-        ends_with_the_sidecar: true,
     },
 ];
 
@@ -60,7 +54,14 @@ fn what_an_operator_did_by_hand_stays_until_he_undoes_it_and_is_shown() {
     on_every_line(|bin| {
         let world = World::start(bin);
         let toys = BOTH.map(|service| world.serve(service, 2));
-        let mut sidecar = world.sidecar();
+        let directory = tempfile::tempdir().expect("the temporary directory is writable");
+        let snapshot = directory.path().join("snapshot");
+        let file = directory.path().join("snapshot.hands");
+        let settings = [(
+            "SIDECAR_SNAPSHOT_FILE",
+            snapshot.to_str().expect("it is ASCII"),
+        )];
+        let mut sidecar = world.sidecar_with(&settings);
         sidecar.until_ready();
         for deed in &DEEDS {
             let held = BOTH.map(|backend| {
@@ -74,15 +75,20 @@ fn what_an_operator_did_by_hand_stays_until_he_undoes_it_and_is_shown() {
                     .ask(&format!("set server {backend}/{server} {command}"));
             }
             world.tap.forget();
-            expect_shown(&world, &sidecar, deed, &held);
+            soon("it is kept for the next one", || {
+                let kept = fs::read_to_string(&file).unwrap_or_default();
+                let mut servers = held.iter();
+                servers
+                    .all(|(_, server)| kept.contains(server))
+                    .then_some(())
+            });
+            expect_shown(&world, &settings, &sidecar, deed, &held);
             others_come_and_go(&world, &toys, deed);
-            if !deed.ends_with_the_sidecar {
-                sidecar.kill9();
-                sidecar = world.sidecar();
-                sidecar.until_ready();
-                expect_shown(&world, &sidecar, deed, &held);
-                others_come_and_go(&world, &toys, deed);
-            }
+            sidecar.kill9();
+            sidecar = world.sidecar_with(&settings);
+            sidecar.until_ready();
+            expect_shown(&world, &settings, &sidecar, deed, &held);
+            others_come_and_go(&world, &toys, deed);
             for line in world.tap.changes() {
                 let touches = |(backend, server): &(&str, String)| {
                     let server = format!("{backend}/{server}");
@@ -102,6 +108,9 @@ fn what_an_operator_did_by_hand_stays_until_he_undoes_it_and_is_shown() {
             let what = deed.what;
             sidecar.until_metric(&format!("servers_by_hand{{what=\"{what}\"}}"), 0);
             sidecar.logged(&["no longer by hand"]);
+            soon("nothing is kept any more", || {
+                (!file.exists()).then_some(())
+            });
         }
     });
 }
@@ -139,20 +148,34 @@ fn what_was_changed_by_hand_goes_with_its_registration() {
     });
 }
 
-fn expect_shown(world: &World, sidecar: &Sidecar, deed: &Deed, held: &[(&str, String); 2]) {
-    let plan: Output = world.with_settings(&[], sidecar::plan);
+fn expect_shown(
+    world: &World,
+    settings: &[(&str, &str)],
+    sidecar: &Sidecar,
+    deed: &Deed,
+    held: &[(&str, String); 2],
+) {
+    let plan: Output = world.with_settings(settings, sidecar::plan);
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
     for (backend, server) in held {
         let (said, undo) = (deed.said, deed.undo);
         let text =
             format!("server {server} {said}; undo it with `set server {backend}/{server} {undo}`");
         sidecar.logged(&["by hand: ", &text]);
-        // `plan` has just started, too.
-        assert!(deed.ends_with_the_sidecar || plan.contains(&text), "{plan}");
+        assert!(plan.contains(&text), "{plan}");
     }
     let what = deed.what;
     sidecar.until_metric(&format!("servers_by_hand{{what=\"{what}\"}}"), 2);
     sidecar.until_metric("backends_blocked", 0);
+    let (_, status) = sidecar.get("/status");
+    for (backend, server) in held {
+        let line = format!("server {backend}/{server}: by hand, ");
+        assert!(status.contains(&line), "{status}");
+    }
+    assert!(
+        status.contains("in charge: this sidecar changes HAProxy\n"),
+        "{status}"
+    );
 }
 
 fn others_come_and_go(world: &World, toys: &[Vec<Toy>; 2], deed: &Deed) {

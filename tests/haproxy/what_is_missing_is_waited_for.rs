@@ -1,11 +1,15 @@
 //! Whatever is not there or not as it should be at the start is named, with what to do about it, and waited for: the
 //! sidecar never exits.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::{fs::symlink, net::UnixStream},
+    path::Path,
+};
 
 use crate::support::{
     fake_nomad::Token,
-    sidecar::Sidecar,
+    sidecar::{Sidecar, soon},
     toy::Toy,
     world::{BOTH, World, config, on_every_line},
 };
@@ -44,25 +48,38 @@ fn is_waited_for(
     );
 }
 
+/// The same with the socket at `path`, that is not as it should be; `says` of its path what is.
+fn socket_is_waited_for(
+    world: &mut World,
+    path: &Path,
+    says: impl Fn(&str) -> String,
+    mend: impl FnOnce(&mut World),
+) {
+    let socket = path.to_str().expect("a path of ours is text");
+    is_waited_for(
+        world,
+        &[("HAPROXY_SOCKET", socket)],
+        &[
+            "HAProxy cannot be used; trying again for ever",
+            &says(socket),
+        ],
+        mend,
+    );
+}
+
 #[test]
 fn a_socket_that_is_not_there_yet() {
     on_every_line(|bin| {
         let mut world = World::start(bin);
         world.haproxy.kill9();
-        let socket = world.haproxy.socket();
-        fs::remove_file(&socket).expect("a killed HAProxy leaves its socket");
-        let socket = socket.to_str().expect("a path of ours is text");
-        is_waited_for(
-            &mut world,
-            &[("HAPROXY_SOCKET", socket)],
-            &[
-                "HAProxy cannot be used; trying again for ever",
-                &format!(
-                    "{socket} does not exist: start HAProxy, or name its stats socket with --haproxy-socket"
-                ),
-            ],
-            |world| world.haproxy.restart(),
-        );
+        let path = world.haproxy.socket();
+        fs::remove_file(&path).expect("a killed HAProxy leaves its socket");
+        let says = |socket: &str| {
+            format!(
+                "{socket} does not exist: start HAProxy, or name its stats socket with --haproxy-socket"
+            )
+        };
+        socket_is_waited_for(&mut world, &path, says, |world| world.haproxy.restart());
     });
 }
 
@@ -71,19 +88,13 @@ fn a_socket_that_nobody_listens_on() {
     on_every_line(|bin| {
         let mut world = World::start(bin);
         world.haproxy.kill9();
-        let socket = world.haproxy.socket();
-        let socket = socket.to_str().expect("a path of ours is text");
-        is_waited_for(
-            &mut world,
-            &[("HAPROXY_SOCKET", socket)],
-            &[
-                "HAProxy cannot be used; trying again for ever",
-                &format!(
-                    "nobody listens on {socket}: HAProxy is not running, or is just being restarted"
-                ),
-            ],
-            |world| world.haproxy.restart(),
-        );
+        let path = world.haproxy.socket();
+        let says = |socket: &str| {
+            format!(
+                "nobody listens on {socket}: HAProxy is not running, or is just being restarted"
+            )
+        };
+        socket_is_waited_for(&mut world, &path, says, |world| world.haproxy.restart());
     });
 }
 
@@ -94,23 +105,42 @@ fn a_socket_without_level_admin() {
             let line =
                 |level: &str| format!("  stats socket @DIR@/other.sock mode 600 level {level}\n");
             let mut world = World::start_with(bin, &(line(level) + &config()));
-            let socket = world.haproxy.directory().join("other.sock");
-            let socket = socket.to_str().expect("a path of ours is text");
-            is_waited_for(
-                &mut world,
-                &[("HAPROXY_SOCKET", socket)],
-                &[
-                    "HAProxy cannot be used; trying again for ever",
-                    &format!(
-                        "the stats socket {socket} answers at level \"{level}\": write `level admin` on its `stats socket` line"
-                    ),
-                ],
-                |world| {
-                    world.haproxy.write_config(&(line("admin") + &config()));
-                    world.haproxy.reload();
-                },
-            );
+            let path = world.haproxy.directory().join("other.sock");
+            let says = |socket: &str| {
+                format!(
+                    "the stats socket {socket} answers at level \"{level}\": write `level admin` on its `stats socket` line"
+                )
+            };
+            socket_is_waited_for(&mut world, &path, says, |world| {
+                world.haproxy.write_config(&(line("admin") + &config()));
+                world.haproxy.reload();
+            });
         }
+    });
+}
+
+#[test]
+fn the_socket_of_the_master() {
+    on_every_line(|bin| {
+        let mut world = World::start(bin);
+        let (master, link) = (
+            world.haproxy.master_socket(),
+            world.haproxy.directory().join("link.sock"),
+        );
+        // It refuses connections for a moment after its start.
+        soon("the master listens", || UnixStream::connect(&master).ok());
+        symlink(master, &link).expect("the directory is ours");
+        let says = |socket: &str| {
+            format!(
+                "{socket} is the socket of HAProxy's master (-S): name the one of a `stats socket` line with --haproxy-socket"
+            )
+        };
+        socket_is_waited_for(&mut world, &link, says, |world| {
+            // At once, or the log would have a second reason.
+            let new = world.haproxy.directory().join("new.sock");
+            symlink(world.haproxy.socket(), &new).expect("the directory is ours");
+            fs::rename(&new, &link).expect("the directory is ours");
+        });
     });
 }
 

@@ -20,6 +20,7 @@ use crate::{
     scenarios::{Scenario, Window},
     support::{
         app::loopback,
+        fake_nomad::{Mode, Recorded, Which},
         haproxy::HaproxyBin,
         load::{Kind, Load, Order, Outcome, Record, Report, Target},
         world::World,
@@ -28,8 +29,6 @@ use crate::{
 
 const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
-/// Of each kind, to each backend.
-const RATE: u32 = 10;
 /// On a machine that does nothing else no request is sent later than this after it is due.
 const CALM: Duration = Duration::from_millis(100);
 /// Of each kind, to judge by.
@@ -68,8 +67,12 @@ pub(crate) struct Setup {
     pub(crate) shutdown_delay: Duration,
     /// Each service of an allocation is a request of its client to a server.
     pub(crate) between_services: Duration,
+    /// Requests in a second, of each kind, to each backend.
+    pub(crate) rate: u32,
     /// Tags of every registration.
     pub(crate) tags: &'static [&'static str],
+    /// Nomad tells what becomes of an allocation, and the sidecar asks it before it cuts anything.
+    pub(crate) tells_of_allocations: bool,
 }
 
 /// As the documentation advises.
@@ -80,7 +83,9 @@ pub(crate) const ADVISED: Setup = Setup {
     check: "check inter 1s fastinter 250ms downinter 250ms",
     shutdown_delay: Duration::from_secs(3),
     between_services: Duration::from_millis(20),
+    rate: 10,
     tags: &[],
+    tells_of_allocations: true,
 };
 
 /// One HAProxy with everything around it.
@@ -129,8 +134,13 @@ impl<'a> Day<'a> {
             .worker_threads(2)
             .enable_all()
             .build();
+        let world = World::start_with(bin, &config);
+        if !setup.tells_of_allocations {
+            let denied = Mode::Answer(Recorded::PermissionDenied);
+            world.nomad.mode(Which::Others, denied);
+        }
         Self {
-            world: World::start_with(bin, &config),
+            world,
             runtime: runtime.expect("threads can be had"),
             seed,
             setup,
@@ -299,7 +309,7 @@ impl<'a> Day<'a> {
             target: Target::Tcp(SocketAddr::from((self.addr, port))),
             kind,
             host: "load.example".to_owned(),
-            rate: RATE,
+            rate: self.setup.rate,
             longest: Duration::from_secs(2),
             seed: job.random(),
         };

@@ -43,16 +43,17 @@ fn without_checks_requests_go_where_nobody_listens() {
 fn sessions_that_are_cut_are_missed() {
     let setup = Setup {
         tags: &["haproxy.drain.timeout=1ms", "haproxy.drain.sessions=close"],
+        tells_of_allocations: false,
+        // Some are under way at nearly every removal, none for longer than its instance lives on.
+        rate: 25,
         ..ADVISED
     };
-    // Nomad is asked first whether they really end, so only what lasts longer than that is cut: not at every removal.
+    // A day on which the generator was too slow says nothing.
     let is_missed = |seed| {
-        has(
-            &problems_of(seed, setup, "rolling"),
-            &["rolling-", " failed"],
-        )
+        let problems = problems_of(seed, setup, "rolling");
+        has(&problems, &["rolling-", " failed"])
     };
-    assert!((1..=20).any(is_missed));
+    assert!((1..=5).any(is_missed));
 }
 
 fn problems(setup: Setup, name: &str) -> Vec<String> {

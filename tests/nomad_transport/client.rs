@@ -10,7 +10,7 @@ use std::{
 
 use haproxy_nomad_sidecar::{
     catalog::FailureKind,
-    model::ServiceKey,
+    model::{Allocation, AllocationId, ServiceKey},
     nomad::{
         client::{Client, Error},
         settings::{Settings, TokenSource},
@@ -147,6 +147,58 @@ async fn each_recorded_refusal_is_taken_for_what_it_is() {
             (kind, text),
             "{name}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_recorded_answer_of_an_allocation_is_taken_for_what_it_is() {
+    let ended = |status: &str| Ok(Allocation::Ended(status.into()));
+    let denied = Err((FailureKind::Denied, true));
+    let nothing = Err((FailureKind::ServerError, false));
+    for (name, expected) in [
+        ("allocation-running", Ok(Allocation::Running)),
+        ("task-api-allocation-running", Ok(Allocation::Running)),
+        ("allocation-stopping", Ok(Allocation::Stopping)),
+        ("allocation-complete", ended("complete")),
+        ("allocation-failed", ended("failed")),
+        ("allocation-lost", ended("lost")),
+        // Its only task waits for its restart, or its client is away.
+        ("allocation-restarting", Ok(Allocation::Unknown)),
+        ("allocation-unknown", Ok(Allocation::Unknown)),
+        // Collected as garbage, or never there.
+        ("allocation-gone-404", nothing.clone()),
+        ("task-api-allocation-gone-404", nothing.clone()),
+        ("allocation-unknown-404", nothing.clone()),
+        ("task-api-allocation-unknown-404", nothing.clone()),
+        ("allocation-denied-unknown-404", nothing.clone()),
+        ("allocation-no-uuid-500", nothing.clone()),
+        ("allocation-server-away-500", nothing),
+        ("allocation-denied-500", denied.clone()),
+        ("allocation-denied-by-server-500", denied.clone()),
+        ("allocation-no-token-500", denied.clone()),
+        ("task-api-allocation-denied-500", denied.clone()),
+        ("task-api-allocation-unknown-token-403", denied),
+        (
+            "task-api-allocation-no-token-401",
+            Err((FailureKind::BadToken, true)),
+        ),
+        (
+            "task-api-allocation-server-away-500",
+            Err((FailureKind::BadToken, true)),
+        ),
+    ] {
+        let script = Script::always(recorded(&format!("2.0.5/http/{name}.http")));
+        let asked = AllocationId {
+            namespace: "default".into(),
+            id: "11111111-2222-3333-4444-555555555555".into(),
+        };
+        let answer = client(settings(), &script).allocation(&asked).await;
+        let answer = answer.map(|answer| answer.value).map_err(|failed| {
+            let error = failed.into_last();
+            let of_token = matches!(error, Error::Denied { .. } | Error::BadToken { .. });
+            (error.kind(), of_token)
+        });
+        assert_eq!(answer, expected, "{name}");
     }
 }
 

@@ -159,14 +159,6 @@ impl World {
                 return self.violated(RIGHT_AGAIN, &missing);
             }
         }
-        // What a sidecar that starts would not leave as it is.
-        let zero = |(server, (deed, _)): (&(String, String), &(Deed, Duration))| {
-            matches!(deed, Deed::WeightZero | Deed::UnsureZero).then(|| server.clone())
-        };
-        let zeros: Vec<_> = self.operator.held.iter().filter_map(zero).collect();
-        for server in zeros {
-            self.release(&server);
-        }
         // Every backoff is over by then.
         self.run_for(Duration::from_secs(90));
         self.trace(|| "=== quiet from now on".to_owned());

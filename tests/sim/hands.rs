@@ -81,23 +81,21 @@ impl World {
         }
     }
 
-    /// The sidecar is connected to this process.
-    pub(crate) fn meet(&mut self, pid: u32) {
+    /// The sidecar sees this process for the first time, or at first: what was done before that it cannot tell.
+    pub(crate) fn met(&mut self) {
         let is_in_charge = self.is_in_charge();
-        let Some(sidecar) = &mut self.sidecar else {
+        let (Some(sidecar), Some((pid, _))) = (&mut self.sidecar, &self.session.process) else {
             return;
         };
-        if sidecar.met.replace(pid) != Some(pid) && is_in_charge {
-            self.forget_zeros();
-        }
-    }
-
-    /// A sidecar that knows nothing of before may take a weight of 0 for its predecessor's.
-    pub(crate) fn forget_zeros(&mut self) {
-        for (deed, _) in self.operator.held.values_mut() {
-            if *deed == Deed::WeightZero {
-                *deed = Deed::UnsureZero;
-            }
+        let has_looked = std::mem::replace(&mut sidecar.has_looked, true);
+        let is_same = sidecar.met.replace(*pid) == Some(*pid);
+        let since = if is_same {
+            sidecar.recalled
+        } else {
+            Duration::ZERO
+        };
+        if is_in_charge && !(is_same && has_looked) {
+            self.operator.forget_zeros(since);
         }
     }
 }

@@ -8,8 +8,11 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    model::{Batch, Command, Registration, Request, ServerRef},
-    reconcile::desired::{DesiredServer, one_per_address},
+    model::{BackendName, Batch, Command, Registration, Request, ServerRef},
+    reconcile::{
+        LeftServer,
+        desired::{DesiredServer, one_per_address},
+    },
 };
 
 use crate::{
@@ -52,9 +55,9 @@ pub(crate) enum Deed {
     Drain,
     /// Neither the weight of a configuration line nor one of any tags.
     Weight,
-    /// A sidecar that has just started takes it for what its predecessor died on.
+    /// A sidecar that has just started takes it for what its predecessor died on, unless that one has told.
     WeightZero,
-    /// The same, and there is such a one.
+    /// The same, and there is such a one, or one that has not seen this process before.
     UnsureZero,
 }
 
@@ -69,6 +72,9 @@ impl Deed {
         }
     }
 }
+
+/// What a sidecar has told that it knows to be by hand.
+type Known = BTreeMap<BackendName, BTreeSet<LeftServer>>;
 
 /// The hand of an operator.
 #[derive(Default)]
@@ -87,6 +93,30 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
+    /// A sidecar that has just started may take weight 0 for what its predecessor died on, unless that one has told.
+    pub(crate) fn forget_unless_known(&mut self, known: Option<&Known>) {
+        let servers = known.into_iter().flatten();
+        let pairs = servers.flat_map(|(backend, servers)| {
+            let names = servers.iter().map(|left| left.name.to_string());
+            names.map(|name| (backend.to_string(), name))
+        });
+        let known: BTreeSet<_> = pairs.collect();
+        for (server, (deed, _)) in &mut self.held {
+            if *deed == Deed::WeightZero && !known.contains(server) {
+                *deed = Deed::UnsureZero;
+            }
+        }
+    }
+
+    /// So it may what was done since then and before it has looked.
+    pub(crate) fn forget_zeros(&mut self, since: Duration) {
+        for (deed, at) in self.held.values_mut() {
+            if *deed == Deed::WeightZero && *at >= since {
+                *deed = Deed::UnsureZero;
+            }
+        }
+    }
+
     /// What was done by hand is gone, unless a state file brought it back. A file may be older than what was undone: gives
     /// the servers on which it has to be undone once more.
     pub(crate) fn process_is_new(
@@ -271,6 +301,8 @@ impl World {
                 Command::Ready(_)
                 | Command::HealthDown(_)
                 | Command::EnableHealth(_)
+                | Command::EnableAgent(_)
+                | Command::DisableAgent(_)
                 | Command::SetWeight(..)
                 | Command::SetMaxconn(..)
                 | Command::AddServer(..) => false,

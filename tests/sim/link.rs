@@ -55,6 +55,11 @@ impl Link {
         self.stream = None;
         self.cancelled.clear();
     }
+
+    /// Whether the mirror does not wait for the answer any more.
+    pub(crate) fn has_let_go(&self, generation: u32, ticket: Ticket) -> bool {
+        self.cancelled.contains(&(generation, ticket))
+    }
 }
 
 impl World {

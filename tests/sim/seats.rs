@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use haproxy_nomad_sidecar::{
     catalog::{Mirror, Wanted},
-    reconcile::{Input, Mode, Reconciler},
+    reconcile::{Hands, Input, Mode, Reconciler},
     snapshot,
 };
 
@@ -76,9 +76,6 @@ impl World {
         self.stopped_until = Duration::ZERO;
         self.knows_since = None;
         self.book.trouble = self.now;
-        if self.lock.is_none() {
-            self.forget_zeros();
-        }
         self.ledger.forget_indexes(true);
         self.trace(|| "the sidecar starts".to_owned());
         let namespace = if self.star { "*" } else { "default" };
@@ -92,12 +89,15 @@ impl World {
             core,
             mirror: Mirror::new(&[namespace.to_owned()], &wanted, HELD_READS, seed, self.now),
             frozen_since: None,
+            recalled: Duration::ZERO,
             met: None,
+            has_looked: false,
         });
         if self.guards.is_frozen {
             self.hear_of_freezing();
         }
         self.drain_mirror();
+        self.recall();
         self.after(Duration::ZERO, Event::Connect(self.generation));
         self.after(AWAY, Event::Restore(self.generation));
     }
@@ -117,6 +117,7 @@ impl World {
             self.snapshot = Some((self.now, remembered));
         }
         self.trace(|| "the sidecar is killed".to_owned());
+        self.lose_unwritten_hands();
         self.lock.take_if(|of| *of == self.generation);
         self.link.close();
         self.cut("the sidecar is dead", None);
@@ -272,6 +273,35 @@ impl World {
         }
     }
 
+    /// What is known to be by hand is written, which takes its time.
+    pub(crate) fn keep_hands(&mut self, hands: Hands) {
+        let writing = self.now.subsec_micros() % 50_000;
+        let written = self.now + Duration::from_micros(writing.into());
+        self.hands.push((written, hands));
+    }
+
+    pub(crate) fn lose_unwritten_hands(&mut self) {
+        let now = self.now;
+        self.hands.retain(|(written, _)| *written <= now);
+    }
+
+    /// Who comes into charge takes in what was written last.
+    pub(crate) fn recall(&mut self) {
+        let mut written = self.hands.iter();
+        let last = written.rfind(|(written, _)| *written <= self.now);
+        let hands = last.map(|(_, hands)| hands.clone()).unwrap_or_default();
+        let pid = self.current_pid.map(u64::from);
+        let known = (Some(hands.pid) == pid).then_some(&hands.servers);
+        if self.is_in_charge() {
+            self.operator.forget_unless_known(known);
+        }
+        let (now, met) = (self.now, self.current_pid);
+        if let Some(sidecar) = &mut self.sidecar {
+            (sidecar.recalled, sidecar.met, sidecar.has_looked) = (now, met, false);
+        }
+        self.input(Input::Recalled(hands));
+    }
+
     // === The lock ===
 
     /// Whether this one may write.
@@ -346,7 +376,7 @@ impl World {
     fn take_charge(&mut self) {
         self.trace(|| "the second sidecar takes over".to_owned());
         self.lock = Some(self.generation);
-        self.forget_zeros();
+        self.recall();
         self.input(Input::Turned(Mode::Act));
     }
 }

@@ -104,7 +104,6 @@ impl World {
         };
         self.book.trouble = self.now;
         self.trace(|| format!("connected to pid {pid}"));
-        self.meet(pid);
         self.after(POLL, Event::Poll(number));
         self.input(Input::Connected(info));
     }

@@ -12,7 +12,8 @@ use haproxy_nomad_sidecar::{
     catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket},
     model::{Allocation, AllocationId, BackendName, BatchId, Registration, Request, ServiceKey},
     reconcile::{
-        self, Input, Output, Policy, Reconciler, Remembered, StateFile, desired::DesiredServer,
+        self, Fact, Hands, Input, Output, Policy, Reconciler, Remembered, StateFile,
+        desired::DesiredServer,
     },
 };
 
@@ -77,8 +78,10 @@ pub(crate) struct Sidecar {
     pub(crate) mirror: Mirror,
     /// Since when it takes nothing out.
     pub(crate) frozen_since: Option<Duration>,
-    /// The last process that it was connected to.
+    /// When it was told what was by hand, and of which process.
+    pub(crate) recalled: Duration,
     pub(crate) met: Option<u32>,
+    pub(crate) has_looked: bool,
 }
 
 pub(crate) struct World {
@@ -110,6 +113,7 @@ pub(crate) struct World {
     pub(crate) sidecar: Option<Sidecar>,
     /// What the last one left, and when.
     pub(crate) snapshot: Option<(Duration, Remembered)>,
+    pub(crate) hands: Vec<(Duration, Hands)>,
     /// Counts sidecars.
     pub(crate) generation: u32,
     pub(crate) last_generation: u32,
@@ -185,6 +189,7 @@ impl World {
             session: Session::default(),
             sidecar: None,
             snapshot: None,
+            hands: Vec::new(),
             generation: 0,
             last_generation: 0,
             last_connection: 0,
@@ -291,7 +296,9 @@ impl World {
             Event::Asked(of, ask) if self.is_alive(of) => self.asked(ask),
             Event::Heard(of, heard) if self.is_alive(of) => self.heard(heard),
             Event::HeardRead(of, ticket, service, reading) if self.is_alive(of) => {
-                self.ledger.heard_read(&service, &reading);
+                if !self.link.has_let_go(self.generation, ticket) {
+                    self.ledger.heard_read(&service, &reading);
+                }
                 self.heard(Heard::Read {
                     ticket,
                     result: Ok(reading),
@@ -369,9 +376,15 @@ impl World {
                     self.state_file = Some(texts.concat());
                 }
                 Output::StateFile(StateFile::Remove) => self.state_file = None,
+                Output::Hands(hands) => self.keep_hands(hands),
                 Output::StateFile(StateFile::Keep) => {}
                 Output::Ask(question) => self.ask_for(question),
-                Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
+                Output::Tell(fact) => {
+                    self.trace(|| format!("  {fact:?}"));
+                    if matches!(fact, Fact::Found(_)) {
+                        self.met();
+                    }
+                }
             }
         }
     }

@@ -77,17 +77,12 @@ impl Follower {
             Err(failure) => return self.fail_round(now, Some(failure), out),
         };
         self.paused = false;
+        let low_since = *self.low_since.get_or_insert(now);
+        let due = low_since.saturating_add(SECOND_LOOK);
         if listing.index >= known {
             self.low_since = None;
-        } else if now
-            < self
-                .low_since
-                .get_or_insert(now)
-                .saturating_add(SECOND_LOOK)
-        {
-            self.round = Round::Idle {
-                due: now.saturating_add(SECOND_LOOK),
-            };
+        } else if now < due {
+            self.round = Round::Idle { due };
             return;
         } else {
             out.tells.push_back(Tell::IndexWentBack {

@@ -55,6 +55,7 @@ impl Strikes {
             | FailureKind::Unreachable
             | FailureKind::Timeout
             | FailureKind::ServerError
+            | FailureKind::TooLong
             | FailureKind::NotBelievable
             | FailureKind::Limited => strike.count.saturating_add(1),
         };

@@ -230,6 +230,23 @@ fn an_index_that_went_back_is_confirmed_and_then_everything_is_read_again() {
 }
 
 #[test]
+fn a_stream_that_opens_meanwhile_does_not_put_the_second_look_off() {
+    let mut rig = Rig::synced_with(&[web("a", 50)]);
+    rig.end_stream(StreamEnd::Lost("the event stream ended".to_owned()));
+    rig.wait(Duration::from_secs(1));
+    rig.list(listing(60, &["web"]));
+    let first_look = rig.now;
+    rig.wait(Duration::from_millis(1_500));
+    rig.open_stream();
+    rig.list(listing(60, &["web"]));
+    rig.told();
+    rig.wait_for_deadline();
+    rig.list(listing(60, &["web"]));
+    assert!(matches!(rig.told()[0], Tell::IndexWentBack { .. }));
+    assert_eq!(rig.now, first_look + Duration::from_secs(2));
+}
+
+#[test]
 fn after_the_index_went_back_no_past_is_applied_to_what_could_not_be_read() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
     rig.wait(Duration::from_mins(1));

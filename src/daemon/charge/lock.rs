@@ -43,7 +43,7 @@ pub(super) enum LockError {
     NoFolder(PathBuf),
     /// The folder does not let this user make a file.
     #[error(
-        "the lock file {} cannot be made ({source}): let the sidecar's user write to this folder", path.display()
+        "the lock file {} cannot be made ({source}): {}", path.display(), advice(source)
     )]
     NotMade {
         /// The file.
@@ -96,6 +96,16 @@ pub(super) enum Unnamed {
         /// Why.
         source: io::Error,
     },
+}
+
+/// What lets a file be made.
+fn advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    if matches!(error.kind(), Kind::StorageFull | Kind::QuotaExceeded) {
+        "make room on its disk"
+    } else {
+        "let the sidecar's user write to this folder"
+    }
 }
 
 impl Lock {
@@ -369,6 +379,25 @@ mod tests {
             )
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_lock_file_that_cannot_be_made_says_what_to_do() {
+        for (kind, advice) in [
+            (io::ErrorKind::StorageFull, "make room on its disk"),
+            (io::ErrorKind::QuotaExceeded, "make room on its disk"),
+            (
+                io::ErrorKind::ReadOnlyFilesystem,
+                "let the sidecar's user write to this folder",
+            ),
+        ] {
+            let error = LockError::NotMade {
+                path: "/s.sidecar.lock".into(),
+                source: kind.into(),
+            };
+            let said = format!("the lock file /s.sidecar.lock cannot be made ({kind}): {advice}");
+            assert_eq!(error.to_string(), said);
+        }
     }
 
     #[test]

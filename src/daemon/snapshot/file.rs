@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use crate::snapshot::{MAX_LENGTH, Refusal, Snapshot, encode};
+use crate::snapshot::{MAX_LENGTH, Refusal};
 
 /// The bytes of the file at `path`.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
@@ -38,8 +38,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
 }
 
 /// Replaces the file at `path`, whatever it is; gives its length. A crash leaves the old one or the new one.
-pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
-    let bytes = encode(snapshot);
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<usize> {
     if bytes.len() > MAX_LENGTH {
         let problem = format!(
             "it would have {} bytes, more than the {MAX_LENGTH} that a snapshot may have",
@@ -55,7 +54,7 @@ pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let written = replace(path, temporary, &bytes);
+    let written = replace(path, temporary, bytes);
     if written.is_err() {
         // A full disk wants its bytes back. What is in the way then is said already.
         let _ = fs::remove_file(temporary);
@@ -83,10 +82,10 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::snapshot::Source;
+    use crate::snapshot::{Snapshot, Source, encode};
 
-    fn snapshot(index: u64) -> Snapshot {
-        Snapshot {
+    fn snapshot(index: u64) -> Vec<u8> {
+        encode(&Snapshot {
             source: Source {
                 addresses: Vec::new(),
                 region: None,
@@ -99,7 +98,7 @@ mod tests {
             current: [].into(),
             written: std::time::Duration::ZERO,
             remembered: crate::reconcile::Remembered::default(),
-        }
+        })
     }
 
     #[test]
@@ -114,7 +113,7 @@ mod tests {
         for index in [1, 2] {
             let length = write(&path, &snapshot(index)).unwrap();
             let bytes = read(&path).unwrap();
-            assert_eq!((bytes.len(), &bytes), (length, &encode(&snapshot(index))));
+            assert_eq!((bytes.len(), &bytes), (length, &snapshot(index)));
         }
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -152,6 +151,6 @@ mod tests {
         let mut full = OpenOptions::new().write(true).open(temporary).unwrap();
         let error = full.write_all(b"x").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(read(&path).unwrap(), encode(&snapshot(1)));
+        assert_eq!(read(&path).unwrap(), snapshot(1));
     }
 }

@@ -2,6 +2,7 @@
 //! seconds. The bytes are those of [`crate::snapshot`], the file is `file`'s.
 
 mod file;
+pub(super) mod hands;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ use crate::{
     model::Scope,
     nomad::{settings::Endpoint, watch::Event},
     reconcile::Remembered,
-    snapshot::{Refusal, Snapshot, Source, Usable, decode},
+    snapshot::{Refusal, Snapshot, Source, Usable, decode, encode},
 };
 
 /// So long a start waits for Nomad. Its first sync takes less when it is there.
@@ -211,7 +212,7 @@ async fn write(path: PathBuf, mut snapshots: mpsc::Receiver<Snapshot>, metrics: 
             (Ok(None), _) | (Err(_), None) => return,
         };
         let (to, content) = (path.clone(), Arc::clone(&snapshot));
-        let written = spawn_blocking(move || file::write(&to, &content)).await;
+        let written = spawn_blocking(move || file::write(&to, &encode(&content))).await;
         let shown = path.display();
         match written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
             Ok(length) => {

@@ -8,7 +8,7 @@ use crate::model::{
     AdminState, BackendName, CheckState, OperState, ServerName, ServerRow, ServerState,
 };
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "be_id",
     "be_name",
     "srv_name",
@@ -20,6 +20,7 @@ const COLUMNS: [&str; 13] = [
     "srv_time_since_last_change",
     "srv_check_health",
     "srv_check_state",
+    "srv_agent_state",
     "srv_port",
     "srv_fqdn",
 ];
@@ -78,7 +79,7 @@ fn cells(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b' ')
 }
 
-fn server(cells: [&[u8]; 11], text: &[u8], line: usize) -> Result<ServerState, ParseError> {
+fn server(cells: [&[u8]; 12], text: &[u8], line: usize) -> Result<ServerState, ParseError> {
     let [
         server,
         ip,
@@ -89,6 +90,7 @@ fn server(cells: [&[u8]; 11], text: &[u8], line: usize) -> Result<ServerState, P
         since_change,
         check_health,
         check,
+        agent,
         port,
         host,
     ] = cells;
@@ -114,6 +116,7 @@ fn server(cells: [&[u8]; 11], text: &[u8], line: usize) -> Result<ServerState, P
         since_change: number(since_change, line, "srv_time_since_last_change", i64)?,
         check_health: number(check_health, line, "srv_check_health", i32)?,
         check: CheckState(number(check, line, "srv_check_state", u8)?),
+        agent: CheckState(number(agent, line, "srv_agent_state", u8)?),
         line: name(text).filter(|_| is_restorable).map(Into::into),
     })
 }
@@ -154,6 +157,7 @@ mod tests {
                     since_change: 2,
                     check_health: -3,
                     check: CheckState(6),
+                    agent: CheckState(0),
                     line: None,
                 }
             }]

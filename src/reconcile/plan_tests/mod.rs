@@ -32,7 +32,7 @@ fn name(name: &str) -> ServerName {
 }
 
 /// Instance `number` of the service `web`, at 10.0.0.<number>:80.
-fn instance(number: u8, tags: &[&str]) -> DesiredServer {
+pub(super) fn instance(number: u8, tags: &[&str]) -> DesiredServer {
     let registration = Registration {
         id: format!("_nomad-task-{number:08x}-group-web-web-http").into(),
         service: ServiceKey::new("default", "web"),
@@ -75,11 +75,12 @@ fn state(server: &str, address: &str, admin: u8, weight: u16, check: u8) -> Serv
         since_change: 0,
         check_health: 4,
         check: CheckState(check),
+        agent: CheckState(0),
         line: None,
     }
 }
 
-fn template(slots: u8) -> ObservedBackend {
+pub(super) fn template(slots: u8) -> ObservedBackend {
     let servers = (1..=slots)
         .map(|number| state(&format!("nomad{number}"), "127.0.0.1:1", 5, 1, 14))
         .collect();
@@ -174,6 +175,8 @@ fn words(steps: &[Step]) -> Vec<String> {
             Command::Maintenance(_) => format!("{server} maint"),
             Command::HealthDown(_) => format!("{server} down"),
             Command::EnableHealth(_) => format!("{server} check"),
+            Command::EnableAgent(_) => format!("{server} agent"),
+            Command::DisableAgent(_) => format!("{server} no agent"),
             Command::SetWeight(_, weight) => format!("{server} weight {weight}"),
             Command::SetMaxconn(_, maxconn) => format!("{server} maxconn {maxconn}"),
             Command::AddServer(_, address, _) => format!("{server} add {address}"),

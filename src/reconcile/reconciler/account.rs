@@ -11,7 +11,7 @@ use crate::model::{BackendName, ServerState};
 use super::{Output, Reconciler};
 use crate::reconcile::{
     Guard,
-    desired::possible_services,
+    desired::{Rejection, possible_services},
     facts::{Fact, Found, Overview},
     plan::{self, Kind, ObservedBackend},
 };
@@ -124,7 +124,7 @@ impl Reconciler {
                     .is_some_and(|state| state.admin.is_ready());
                 let by_operator = backend
                     .by_hand
-                    .iter()
+                    .keys()
                     .any(|left| left.registration == server.registration);
                 missing += usize::from(!verdict && !by_operator);
             }
@@ -148,11 +148,17 @@ impl Reconciler {
         own.chain(keeper).chain(guards).min()
     }
 
-    /// Lets the state file follow what was read.
-    pub(super) fn keep_state_file(&mut self, now: Duration) {
+    /// Tells who has arrived, and lets the state file follow what was read.
+    pub(super) fn follow_what_was_read(&mut self, now: Duration) {
         for (name, backend) in &mut self.backends {
-            if mem::take(&mut backend.is_newly_observed)
-                && let Some(observed) = &backend.observed
+            if !mem::take(&mut backend.is_newly_observed) {
+                continue;
+            }
+            for arrival in backend.arrivals(now, &self.policy) {
+                let fact = Fact::Arrived(name.clone(), arrival);
+                self.outputs.push_back(Output::Tell(fact));
+            }
+            if let Some(observed) = &backend.observed
                 && let Some(fact) = self.state_file.observe(name, observed, &self.policy)
             {
                 self.outputs.push_back(Output::Tell(fact));
@@ -193,8 +199,14 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
-            for left in &backend.by_hand {
+            for left in backend.by_hand.keys() {
                 overview.by_hand.add(left.hand);
+            }
+            overview.staying.extend(backend.staying(name, &self.policy));
+            overview.tallies.push(backend.tally(name, &self.policy));
+            for hindrance in &backend.hindrances {
+                let obstacle = hindrance.obstacle.as_str();
+                *overview.obstacles.entry(obstacle).or_default() += 1;
             }
             overview.would.commands += backend.would.len();
             overview.would.backends += usize::from(!backend.would.is_empty());
@@ -213,7 +225,7 @@ impl Reconciler {
             let owned = &mut overview.owned;
             for state in servers.filter(|state| plan::is_owned(state, kind, &self.policy)) {
                 if state.admin.in_maintenance() {
-                    let mut by_hand = backend.by_hand.iter();
+                    let mut by_hand = backend.by_hand.keys();
                     let held = by_hand.any(|left| Some(&left.server) == state.name.as_ref());
                     *(if held {
                         &mut owned.maintenance
@@ -236,11 +248,12 @@ impl Reconciler {
                     .values()
                     .any(|servers| !servers.is_empty()),
             );
-            overview.rejected += contribution
-                .rejections
-                .iter()
-                .filter(|each| !each.reason.is_note())
-                .count();
+            let served = |rejection: &&Rejection| !rejection.reason.is_note();
+            for rejection in contribution.rejections.iter().filter(served) {
+                overview.rejected += 1;
+                let reason = rejection.reason.as_str();
+                *overview.obstacles.entry(reason).or_default() += 1;
+            }
         }
         overview
     }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
 
-use super::{Failure, MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
+use super::{Failure, Hands, MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
     desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
@@ -29,6 +29,9 @@ impl Reconciler {
             return;
         }
         self.mode = mode;
+        if mode == Mode::Standby {
+            self.recall(Hands::default());
+        }
         let backends = self.backends.values_mut();
         backends.for_each(|backend| backend.memory.forget_deeds());
         // What was read is of another's time: everything is read again before anything is written.
@@ -58,6 +61,7 @@ impl Reconciler {
         if !self.process.as_ref().is_some_and(|process| process.swept) {
             return;
         }
+        self.pass_on_claims(now);
         self.backends
             .values_mut()
             .for_each(|backend| backend.wake(now));
@@ -120,7 +124,7 @@ impl Reconciler {
         }
         if !is_draining {
             let notes = plan.notes.iter().chain(&backend.doubles).cloned().collect();
-            self.tell_differences(name, &plan, notes);
+            self.tell_differences(now, name, &plan, notes);
             self.note_waiting(name, &plan, removals);
             if self.mode == Mode::Act {
                 self.ask(now, name, &plan);
@@ -239,7 +243,13 @@ impl Reconciler {
         predict::until_settled(&desired, &situation)
     }
 
-    fn tell_differences(&mut self, name: &BackendName, plan: &Plan, notes: BTreeSet<Rejection>) {
+    fn tell_differences(
+        &mut self,
+        now: Duration,
+        name: &BackendName,
+        plan: &Plan,
+        notes: BTreeSet<Rejection>,
+    ) {
         let Some(backend) = self.backends.get_mut(name) else {
             return;
         };
@@ -263,15 +273,27 @@ impl Reconciler {
             )));
         }
         backend.hindrances = hindrances;
-        for left in backend.by_hand.difference(&plan.by_hand) {
+        let by_hand = plan.by_hand.iter().map(|left| {
+            let since = backend.by_hand.get(left).copied().unwrap_or(now);
+            (left.clone(), since)
+        });
+        let by_hand: BTreeMap<_, _> = by_hand.collect();
+        let before = std::mem::replace(&mut backend.by_hand, by_hand);
+        for (left, _) in before
+            .iter()
+            .filter(|(left, _)| !plan.by_hand.contains(left))
+        {
             let fact = Fact::NoLongerByHand(name.clone(), left.clone());
             self.outputs.push_back(Output::Tell(fact));
         }
-        for left in plan.by_hand.difference(&backend.by_hand) {
+        for left in plan
+            .by_hand
+            .iter()
+            .filter(|left| !before.contains_key(left))
+        {
             let fact = Fact::ByHand(name.clone(), left.clone());
             self.outputs.push_back(Output::Tell(fact));
         }
-        backend.by_hand.clone_from(&plan.by_hand);
         let service = self.members.get(name).and_then(|services| services.first());
         if let Some(service) = service {
             for note in notes.difference(&backend.notes) {
@@ -280,6 +302,7 @@ impl Reconciler {
             }
         }
         backend.notes = notes;
+        self.keep_hands(name, plan);
     }
 
     /// Nothing to send for this backend now.

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Mode, Output, Reconciler};
 use crate::{
-    model::{Allocation, AllocationId, BackendName, Registration, ServiceKey},
+    model::{Allocation, AllocationId, BackendName, Registration, ServerState, ServiceKey},
     reconcile::{
         Guard, Removals, desired::DesiredServer, facts::Fact, guards::allocation_of, plan::Plan,
     },
@@ -96,10 +96,11 @@ impl Reconciler {
             let Some(backend) = self.backends.get(name) else {
                 return false;
             };
+            let states = backend.states(&self.policy);
             let mut of_it = servers
                 .iter()
                 .filter(|server| server.registration == registration.id);
-            of_it.any(|server| backend.shows_in_rotation(server, &self.policy))
+            of_it.any(|server| states.of(server).is_some_and(ServerState::in_rotation))
         })
     }
 

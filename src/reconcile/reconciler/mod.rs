@@ -5,8 +5,10 @@
 
 mod account;
 mod admission;
+mod claims;
 mod drive;
 mod guarding;
+mod recall;
 mod restore;
 mod stop;
 #[cfg(test)]
@@ -24,8 +26,10 @@ use crate::model::{
     Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
+pub use recall::{Hands, LeftServer};
 pub use restore::{HeldServer, Remembered};
 
+use recall::Recalled;
 use restore::Restored;
 
 use super::{
@@ -62,6 +66,8 @@ pub enum Input {
     Drain,
     /// Nomad is away, and this is what a predecessor knew.
     Restored(Remembered),
+    /// What a predecessor knew to be by an operator's hand. Before this sidecar acts, or never.
+    Recalled(Hands),
     /// What Nomad says of an allocation.
     Told(AllocationId, Allocation),
     /// Whether the operator stops all removals.
@@ -90,6 +96,8 @@ pub enum Output {
     Prove(BTreeSet<ServiceKey>),
     /// Do this with the server-state file.
     StateFile(StateFile),
+    /// Keep this for a successor.
+    Hands(Hands),
     /// Ask for this allocation.
     Ask(Question),
     /// Know this.
@@ -171,6 +179,7 @@ pub struct Reconciler {
     /// What of the catalog was never read.
     unproven: BTreeSet<Scope>,
     contributions: BTreeMap<ServiceKey, Contribution>,
+    claims: claims::Claims,
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
@@ -183,6 +192,7 @@ pub struct Reconciler {
     /// Those of them that no answer has come for.
     unanswered: BTreeSet<ServiceKey>,
     restored: Restored,
+    recalled: Recalled,
     guards: Guards,
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
@@ -205,6 +215,7 @@ impl Reconciler {
             catalog: None,
             unproven: BTreeSet::new(),
             contributions: BTreeMap::new(),
+            claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
             process: None,
@@ -214,6 +225,7 @@ impl Reconciler {
             proven: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             restored: Restored::default(),
+            recalled: Recalled::default(),
             sync_check_at: None,
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
@@ -235,6 +247,7 @@ impl Reconciler {
             Input::Changed(service, registrations) => self.changed(now, &service, registrations),
             Input::Drain => self.drain(now),
             Input::Restored(remembered) => self.restored(now, remembered),
+            Input::Recalled(hands) => self.recall(hands),
             Input::Told(allocation, answer) => self.told(now, &allocation, &answer),
             Input::Freeze(is_frozen) => self.freeze(now, is_frozen),
             Input::Turned(mode) => self.turned(now, mode),
@@ -242,7 +255,8 @@ impl Reconciler {
         }
         self.drive(now);
         self.guard(now);
-        self.keep_state_file(now);
+        self.follow_what_was_read(now);
+        self.tell_hands();
     }
 
     /// The next thing that the core wants, until `None`.
@@ -260,6 +274,7 @@ impl Reconciler {
         if process.swept {
             times.extend(self.sync_check_at);
             times.extend(self.admissions_due());
+            times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
             }
@@ -340,6 +355,7 @@ impl Reconciler {
             &self.policy,
         );
         self.guards.reject_dead(&mut new);
+        let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
         for rejection in old.rejections.difference(&new.rejections) {
             self.outputs.push_back(Output::Tell(Fact::Unrejected(
@@ -376,6 +392,9 @@ impl Reconciler {
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
+        for rival in rivals {
+            self.contribute(now, &rival, by_event);
+        }
     }
 
     // === HAProxy ===
@@ -396,6 +415,7 @@ impl Reconciler {
             };
             self.outputs.push_back(Output::Tell(fact));
         }
+        self.recalled.begin(&info);
         self.process = Some(Process {
             info,
             connected_at: now,
@@ -516,7 +536,9 @@ impl Reconciler {
         self.account_for(&rows);
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {
-                backend.observe(read_at, now, rows.remove(name).unwrap_or_default());
+                let rows = rows.remove(name).unwrap_or_default();
+                self.recalled.remind(name, backend, &rows);
+                backend.observe(read_at, now, rows);
             }
         }
         self.doubt(now);
@@ -568,7 +590,10 @@ impl Reconciler {
             }
         }
         match observed {
-            Some(observed) if !vanished => backend.observe(now, now, observed),
+            Some(observed) if !vanished => {
+                self.recalled.remind(name, backend, &observed);
+                backend.observe(now, now, observed);
+            }
             Some(_) | None => {
                 // It was deleted: which backends there are is read again, and with it who resolves where.
                 backend.observe(now, now, ObservedBackend::default());

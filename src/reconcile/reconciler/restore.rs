@@ -14,7 +14,7 @@ use crate::{
     model::{BackendName, Registration, ServiceKey},
     reconcile::{
         backend::Backend,
-        desired::{DesiredServer, may_use},
+        desired::{DesiredServer, with_profile},
         hold::Hold,
         server_name::is_dynamic_name,
     },
@@ -148,10 +148,14 @@ impl Reconciler {
             } = held;
             let is_allowed = service
                 .as_ref()
-                .is_none_or(|service| may_use(service, &name, &self.policy));
+                .is_none_or(|service| self.policy.rules.backend(service, &name).is_ok());
             if !backends.contains(&name) || !is_allowed {
                 continue;
             }
+            let Ok(fixed) = with_profile(&server.fixed, &server.service, &self.policy) else {
+                continue;
+            };
+            server.fixed = fixed;
             let waited = now.saturating_sub(self.restored.at);
             server.leaving.hold = Some(left.saturating_sub(waited));
             self.members

@@ -62,7 +62,7 @@ impl Reconciler {
                     backend: name.clone(),
                     server: server.clone(),
                 };
-                removal::drain(state.weight, target, Why::Stopping, &mut plan);
+                removal::drain(state, target, Why::Stopping, &mut plan);
             }
             let stat = observed.stat_of(server);
             if stat.is_none_or(|stat| stat.sessions > 0 || stat.queued > 0) {

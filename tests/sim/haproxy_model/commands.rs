@@ -28,6 +28,8 @@ impl Model {
             ["set", "server", rest @ ..] => self.on_server(rest, Self::set_server),
             ["set", "maxconn", "server", rest @ ..] => self.on_server(rest, Self::set_maxconn),
             ["enable", "health", rest @ ..] => self.on_server(rest, Self::enable_health),
+            ["enable", "agent", rest @ ..] => self.on_server(rest, Self::enable_agent),
+            ["disable", "agent", rest @ ..] => self.on_server(rest, Self::disable_agent),
             ["shutdown", "sessions", "server", rest @ ..] => self
                 .on_server(rest, |model, backend, server, _| {
                     model.shutdown_sessions(backend, server)
@@ -269,6 +271,20 @@ impl Model {
         String::new()
     }
 
+    fn enable_agent(&mut self, backend: usize, server: usize, _words: &[&str]) -> String {
+        let server = &mut self.backends[backend].1[server];
+        if server.agent.is_none() {
+            return "Agent was not configured on this server, cannot enable.\n".to_owned();
+        }
+        server.agent_enabled = true;
+        String::new()
+    }
+
+    fn disable_agent(&mut self, backend: usize, server: usize, _words: &[&str]) -> String {
+        self.backends[backend].1[server].agent_enabled = false;
+        String::new()
+    }
+
     fn add_server(&mut self, words: &[&str]) -> String {
         let Some((backend, name)) = words.first().and_then(|word| word.split_once('/')) else {
             return self.forgotten_line_feed(REQUIRE_SERVER);
@@ -394,6 +410,9 @@ fn parse_server(
                 server.initial_weight = server.weight;
             }
             "maxconn" => server.maxconn = number(rest),
+            "maxqueue" | "slowstart" | "proto" | "agent-inter" => drop(value(rest)),
+            "send-proxy" | "send-proxy-v2" | "check-send-proxy" | "agent-check" => taken = 0,
+            "agent-port" => server.agent = number(rest).try_into().ok(),
             "cookie" if version >= Line(2, 8) => server.cookie = Some(value(rest)),
             "init-state" if version >= Line(3, 2) => match value(rest).as_str() {
                 "fully-down" => server.fully_down = true,

@@ -88,6 +88,9 @@ pub(super) struct Server {
     pub(super) fully_down: bool,
     pub(super) check: Option<Check>,
     pub(super) check_enabled: bool,
+    /// The port of its agent. What an agent says the model does not know.
+    pub(super) agent: Option<u16>,
+    pub(super) agent_enabled: bool,
     pub(super) check_paused: bool,
     pub(super) next_check: Option<Duration>,
     /// 0 none, 2 failed, 3 passed.
@@ -132,6 +135,8 @@ impl Server {
             fully_down: false,
             check: None,
             check_enabled: false,
+            agent: None,
+            agent_enabled: false,
             check_paused: false,
             next_check: None,
             check_result: 0,
@@ -148,6 +153,12 @@ impl Server {
             found_down: false,
             rotation: Rotation::Out { since: None },
         }
+    }
+
+    /// `srv_agent_state`: an agent's (16), configured (2), enabled (4).
+    pub(super) fn agent_state(&self) -> u8 {
+        let state = if self.agent_enabled { 22 } else { 18 };
+        self.agent.map_or(0, |_| state)
     }
 
     /// What a line of the configuration makes. The checks of a starting

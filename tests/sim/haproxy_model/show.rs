@@ -160,9 +160,11 @@ fn servers_state_row(
     text: &mut String,
 ) {
     let check_port = server.check.map_or(0, |check| check.port);
+    // Without one it is the check's.
+    let agent_port = server.agent.unwrap_or(check_port);
     writeln!(
         text,
-        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 0 {} {} - 0 {check_port} - - {check_port}",
+        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 {} {} - 0 {check_port} - - {agent_port}",
         backend.name,
         server.id,
         server.name,
@@ -176,6 +178,7 @@ fn servers_state_row(
         server.check_result,
         server.health,
         server.check_state(),
+        server.agent_state(),
         if server.is_named { "slot.invalid" } else { "-" },
         server.address.port(),
     )

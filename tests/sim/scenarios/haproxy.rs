@@ -90,6 +90,8 @@ fn what_an_operator_did_outlives_the_sidecar() {
             (Deed::Drain, "cache"),
             (Deed::Weight, "web"),
             (Deed::Weight, "shop"),
+            (Deed::WeightZero, "web"),
+            (Deed::WeightZero, "shop"),
         ] {
             let mut world = settled(version);
             let view = in_rotation(&world, backend)

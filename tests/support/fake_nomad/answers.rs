@@ -84,6 +84,10 @@ recorded! {
     Unauthorized = "nomad-2.0.5/http/task-api-no-token-401.http";
     /// The Task API with a token that nobody has issued.
     Forbidden = "nomad-2.0.5/http/task-api-unknown-token-403.http";
+    /// An allocation that the token may not read.
+    AllocationDenied = "nomad-2.0.5/http/allocation-denied-500.http";
+    /// No such allocation, whoever asks.
+    NoSuchAllocation = "nomad-2.0.5/http/allocation-unknown-404.http";
     /// The stream without the right, up to 1.11.1.
     StreamDenied = "nomad-1.10.5/http/stream-denied.http";
 
@@ -97,8 +101,6 @@ recorded! {
     StreamPermissionDenied = "500 Internal Server Error" 17 "Permission denied";
     /// The stream where the servers publish no events, up to 1.11.1 (v1.11.1 `nomad/event_endpoint.go`).
     BrokerOff = "500 Internal Server Error" 26 "EventBroker not configured";
-    /// No such allocation (v2.0.5 `command/agent/alloc_endpoint.go:122`).
-    NoSuchAllocation = "404 Not Found" 15 "alloc not found";
 }
 
 /// What was recorded for `answer`. The Task API compresses nothing, so it says nothing of encodings.
@@ -110,6 +112,15 @@ pub(crate) fn recorded(answer: Recorded, via: Via) -> Vec<u8> {
             .replace("Vary: Accept-Encoding\r\n", "")
             .into(),
     }
+}
+
+/// What hides an allocation from a token that may not read it.
+pub(crate) fn allocation_denied(id: &str, via: Via) -> Vec<u8> {
+    let recorded = recorded(Recorded::AllocationDenied, via);
+    let text = String::from_utf8(recorded).expect("a recorded text");
+    let (head, other) = text.split_once("allocation \"").expect("its ID is named");
+    assert_eq!(other.len(), id.len() + 1, "an ID is a UUID");
+    format!("{head}allocation \"{id}\"").into()
 }
 
 /// A list or a read that succeeded. Go says the length only of what fits into its buffer.

@@ -113,11 +113,12 @@ impl State {
     fn job(&self, request: &Request, via: Via, bearer: &Bearer) -> Result<Vec<u8>, Recorded> {
         let namespace = request.namespace();
         if let Some(id) = request.path().strip_prefix("/v1/allocation/") {
-            if !bearer.rules_read(&namespace) {
-                return Err(Recorded::PermissionDenied);
-            }
+            let may_read = bearer.rules_read(&namespace);
             let allocation = self.allocations.get(&(namespace, id.to_owned()));
             let allocation = allocation.ok_or(Recorded::NoSuchAllocation)?;
+            if !may_read {
+                return Ok(answers::allocation_denied(id, via));
+            }
             return Ok(answers::catalog(self.catalog.index(), allocation, via));
         }
         let id = request.path().strip_prefix("/v1/job/");

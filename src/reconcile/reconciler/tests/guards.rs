@@ -26,6 +26,15 @@ fn full() -> BTreeMap<ServiceKey, Vec<Registration>> {
         .collect()
 }
 
+/// The first registration of each service.
+fn half() -> BTreeMap<ServiceKey, Vec<Registration>> {
+    let mut half = full();
+    for registrations in half.values_mut() {
+        registrations.truncate(1);
+    }
+    half
+}
+
 fn of(name: &str, number: u8, count: u8) -> Vec<Registration> {
     registrations(name, number * 2 + 1..number * 2 + 1 + count)
 }
@@ -77,11 +86,7 @@ impl World {
 #[test]
 fn after_a_mass_deregistration_servers_that_are_up_serve_on_for_the_hold() {
     let mut world = eight_services(Policy::default());
-    let mut half = full();
-    for registrations in half.values_mut() {
-        registrations.truncate(1);
-    }
-    world.input(synced(half));
+    world.input(synced(half()));
     assert_eq!(world.tells(|fact| matches!(fact, Fact::MassBegan(extent) if (extent.gone, extent.of, extent.jobs) == (8, 16, 8))), 1);
     assert_eq!((world.drained(), world.guarded(Guard::Mass)), (0, 8));
     world.wait(29 * SECOND);
@@ -123,15 +128,7 @@ fn the_limit_lets_little_go_before_so_much_is_gone() {
 #[test]
 fn a_mass_hold_ends_with_the_return_the_check_or_the_address() {
     let mut world = eight_services(Policy::default());
-    world.input(synced(
-        full()
-            .into_iter()
-            .map(|(key, mut all)| {
-                all.truncate(1);
-                (key, all)
-            })
-            .collect(),
-    ));
+    world.input(synced(half()));
     assert_eq!(world.guarded(Guard::Mass), 8);
     world.input(Input::Changed(service("a"), of("a", 0, 2)));
     let mut others = of("b", 1, 1);
@@ -167,15 +164,7 @@ fn a_mass_hold_ends_with_the_return_the_check_or_the_address() {
 #[test]
 fn an_operator_who_drains_a_server_of_a_mass_deregistration_is_not_contradicted() {
     let mut world = eight_services(Policy::default());
-    world.input(synced(
-        full()
-            .into_iter()
-            .map(|(key, mut all)| {
-                all.truncate(1);
-                (key, all)
-            })
-            .collect(),
-    ));
+    world.input(synced(half()));
     world.forget();
     let victim = &mut world
         .haproxy
@@ -371,15 +360,7 @@ fn an_allocation_that_was_told_to_stop_is_no_victim_of_a_mass_deregistration() {
         (Allocation::Ended("lost".into()), 0),
     ] {
         let mut world = curious();
-        world.input(synced(
-            full()
-                .into_iter()
-                .map(|(key, mut all)| {
-                    all.truncate(1);
-                    (key, all)
-                })
-                .collect(),
-        ));
+        world.input(synced(half()));
         assert_eq!(world.guarded(Guard::Mass), 8);
         world.wait(SECOND);
         world.answer_all(&answer);

@@ -274,6 +274,7 @@ fn a_server_that_came_up_after_it_was_read_is_seen_before_it_is_taken_out() {
         since_change: 0,
         check_health: 0,
         check: crate::model::CheckState(check),
+        agent: crate::model::CheckState(0),
         line: None,
     };
     let web = BackendName::new("web").unwrap();

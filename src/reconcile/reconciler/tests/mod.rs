@@ -3,8 +3,10 @@
 mod account;
 mod admissions;
 mod charge;
+mod claims;
 mod guards;
 mod holds;
+mod recalled;
 mod restarts;
 mod restored;
 
@@ -28,6 +30,7 @@ struct World {
     sent: Vec<Request>,
     proven: BTreeSet<ServiceKey>,
     state_file: Vec<StateFile>,
+    hands: Vec<Hands>,
     asked: Vec<Question>,
     refuse: Option<Outcome>,
     /// New servers stay down.
@@ -58,6 +61,7 @@ impl World {
             sent,
             proven: BTreeSet::new(),
             state_file: Vec::new(),
+            hands: Vec::new(),
             asked: Vec::new(),
             refuse: None,
             checks_fail: false,
@@ -85,6 +89,7 @@ impl World {
                 Output::Tell(fact) => self.facts.push(fact),
                 Output::Prove(services) => self.proven.extend(services),
                 Output::StateFile(wanted) => self.state_file.push(wanted),
+                Output::Hands(hands) => self.hands.push(hands),
                 Output::Ask(question) => self.asked.push(question),
                 Output::Run(batch) => {
                     let answers = batch

@@ -6,7 +6,7 @@ use crate::{
     reconcile::Restoring,
 };
 
-fn slot(number: u8, address: &str, admin: u8) -> ServerState {
+pub(super) fn slot(number: u8, address: &str, admin: u8) -> ServerState {
     let (ip, port) = address.rsplit_once(':').unwrap();
     ServerState {
         name: Some(ServerName::new(&format!("nomad{number}")).unwrap()),
@@ -23,6 +23,7 @@ fn slot(number: u8, address: &str, admin: u8) -> ServerState {
         since_change: 0,
         check_health: 4,
         check: CheckState(6),
+        agent: CheckState(0),
         line: Some(format!("line{number}").into()),
     }
 }
@@ -36,7 +37,7 @@ fn world(slots: Vec<ServerState>, mode: Mode) -> World {
 }
 
 impl World {
-    fn slots(&mut self, slots: Vec<ServerState>) {
+    pub(super) fn slots(&mut self, slots: Vec<ServerState>) {
         let web = BackendName::new("web").unwrap();
         self.haproxy.get_mut(&web).unwrap().servers = slots;
     }
