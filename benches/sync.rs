@@ -76,7 +76,7 @@ fn initial_sync(bin: &HaproxyBin, kind: Kind, port: u16) {
         .collect();
     let changes = lines
         .iter()
-        .filter(|line| !line.starts_with("show "))
+        .filter(|line| !line.starts_with("show ") && !line.starts_with("dump "))
         .count();
     let (mut floors, mut times) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

@@ -18,7 +18,7 @@ variable "driver" {
 variable "haproxy_config" {
   type        = string
   default     = "nomad-jobs/haproxy-slots.cfg"
-  description = "HAProxy's configuration, as seen from where nomad runs: haproxy-slots.cfg, haproxy-dynamic.cfg, or your own."
+  description = "HAProxy's configuration, as seen from where nomad runs: haproxy-slots.cfg, haproxy-dynamic.cfg, haproxy-zero-touch.cfg (HAProxy 3.4), or your own."
 }
 
 variable "haproxy_binary" {

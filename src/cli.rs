@@ -6,15 +6,42 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
 
-use crate::config::{Options, Sources, Task};
+use crate::{
+    config::{Options, Sources, Task},
+    lint,
+};
 
 /// What the program is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Keep HAProxy's servers equal to the catalog, until a signal ends it (the default)
     Run,
     /// Show what `run` would do now, and why; exit with 2 if that is something
-    Plan,
+    Plan {
+        /// As JSON, with every command
+        #[arg(long)]
+        json: bool,
+        /// As the commands that would be sent, in their order
+        #[arg(long)]
+        commands: bool,
+    },
+    /// Show how everything stands: what is in rotation, and what is not, and why
+    Status {
+        /// As JSON: the document that docs/status.md describes
+        #[arg(long)]
+        json: bool,
+        /// Again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Tell why something gets traffic or does not, from Nomad to HAProxy; exit with 2 if it does not
+    Explain {
+        /// A service, with or without its namespace (shop/web), the beginning of an allocation's ID, an address with its port,
+        /// a registration's ID, a backend or a server
+        what: String,
+    },
+    /// Show what is wrong with the tags and services of a job file; exit with 2 if that is something
+    Lint(lint::Options),
 }
 
 /// Keeps HAProxy's servers equal to the Nomad service catalog, through the runtime API alone.
@@ -103,6 +130,9 @@ mod tests {
     fn run_is_the_default() {
         assert_eq!(parse(["sidecar"]).unwrap().0, Command::Run);
         assert_eq!(parse(["sidecar", "--observe"]).unwrap().0, Command::Run);
-        assert_eq!(parse(["sidecar", "plan"]).unwrap().0, Command::Plan);
+        let plan = |json, commands| Command::Plan { json, commands };
+        assert_eq!(parse(["sidecar", "plan"]).unwrap().0, plan(false, false));
+        let parsed = parse(["sidecar", "plan", "--commands"]).unwrap().0;
+        assert_eq!(parsed, plan(false, true));
     }
 }

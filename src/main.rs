@@ -1,5 +1,5 @@
-//! Starts the program and ends it with the right exit code: 0 ok, 1 failed, 2 the plan has changes, 64 usage or
-//! configuration.
+//! Starts the program and ends it with the right exit code: 0 ok, 1 failed, 2 there is something to report, 64
+//! usage or configuration.
 
 use std::{
     env,
@@ -12,12 +12,13 @@ use std::{
 use haproxy_nomad_sidecar::{
     cli::{self, Command},
     config::Config,
-    daemon::{self, PlanVerdict},
+    daemon::{self, LintVerdict, PlanForm, PlanVerdict, StatusForm},
     telemetry,
 };
 
 const FAILED: u8 = 1;
-const PLAN_HAS_CHANGES: u8 = 2;
+/// There is something to report.
+const REPORT: u8 = 2;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -43,20 +44,51 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return end(FAILED, &error),
     };
-    let ended = match command {
+    let ended: Result<_, Box<dyn Error>> = match command {
         Command::Run => runtime
             .block_on(daemon::run(config))
-            .map(|()| ExitCode::SUCCESS),
-        Command::Plan => runtime
-            .block_on(daemon::plan(config, &mut io::stdout()))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Plan { json, commands } => runtime
+            .block_on(daemon::plan(
+                config,
+                PlanForm { json, commands },
+                &mut io::stdout(),
+            ))
             .map(|verdict| match verdict {
                 PlanVerdict::NothingToDo => ExitCode::SUCCESS,
-                PlanVerdict::HasChanges => ExitCode::from(PLAN_HAS_CHANGES),
-            }),
+                PlanVerdict::HasChanges => ExitCode::from(REPORT),
+            })
+            .map_err(Into::into),
+        Command::Status { json, watch } => runtime
+            .block_on(daemon::status(
+                config,
+                StatusForm { json, watch },
+                &mut io::stdout(),
+            ))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Explain { what } => runtime
+            .block_on(daemon::explain(config, &what, &mut io::stdout()))
+            .map(|gets_traffic| {
+                if gets_traffic {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::from(REPORT)
+                }
+            })
+            .map_err(Into::into),
+        Command::Lint(options) => runtime
+            .block_on(daemon::lint(config, &options, &mut io::stdout()))
+            .map(|verdict| match verdict {
+                LintVerdict::NothingToReport => ExitCode::SUCCESS,
+                LintVerdict::HasFindings => ExitCode::from(REPORT),
+            })
+            .map_err(Into::into),
     };
     // A name that is still being resolved, or a file that hangs, is not waited for.
     runtime.shutdown_background();
-    ended.unwrap_or_else(|error| end(FAILED, &error))
+    ended.unwrap_or_else(|error| end(FAILED, &*error))
 }
 
 /// Says what went wrong, with its causes, and gives the exit code back.

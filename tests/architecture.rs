@@ -12,29 +12,40 @@ use std::{collections::BTreeSet, fs, path::Path};
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("redacted", &[]),
+    ("picture", &[]),
     ("catalog", &["model", "redacted"]),
-    ("reconcile", &["model", "redacted"]),
+    ("reconcile", &["model", "redacted", "picture"]),
     ("haproxy", &["model", "redacted"]),
     ("nomad", &["model", "redacted", "catalog"]),
-    ("admin", &["model", "redacted"]),
+    ("admin", &["model", "redacted", "picture"]),
     ("snapshot", &["model", "redacted", "reconcile"]),
     (
         "config",
-        &["model", "redacted", "nomad", "haproxy", "reconcile"],
+        &[
+            "model",
+            "redacted",
+            "admin",
+            "nomad",
+            "haproxy",
+            "reconcile",
+        ],
     ),
+    ("lint", &["model", "redacted", "reconcile"]),
     ("telemetry", &["config"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "lint"]),
     (
         "daemon",
         &[
             "model",
             "redacted",
+            "picture",
             "catalog",
             "reconcile",
             "haproxy",
             "nomad",
             "admin",
             "snapshot",
+            "lint",
             "config",
             "telemetry",
         ],
@@ -46,6 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Modules that take everything as an input: no runtime, clock, socket, file or randomness of their own.
 const PURE: &[&str] = &[
     "model",
+    "picture",
     "catalog",
     "reconcile",
     "haproxy/command",
@@ -53,6 +65,7 @@ const PURE: &[&str] = &[
     "haproxy/parse",
     "nomad/types",
     "snapshot",
+    "lint",
 ];
 
 /// What a pure module may not name, in any of the ways in which rustfmt writes a path.

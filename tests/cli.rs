@@ -65,7 +65,7 @@ fn a_wrong_flag_ends_with_64() {
 
 #[test]
 fn a_wrong_value_ends_with_64_and_names_the_flag_before_or_after_the_command() {
-    let expected = "error: --admin-listen: \"9417\" is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, or off\n";
+    let expected = "error: --admin-listen: \"9417\" is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, unix:///alloc/sidecar.sock, or off\n";
     for arguments in [
         ["--admin-listen", "9417", "plan"],
         ["plan", "--admin-listen", "9417"],

@@ -66,6 +66,7 @@ fn the_table_of_metrics_is_what_is_exposed() {
     let metrics = Metrics::new();
     metrics.first_sync(Duration::ZERO, 0);
     metrics.servers_owned(ServersOwned::default());
+    metrics.backends_made(0, 0, 0);
     let server = ServerRef {
         backend: BackendName::new("web").unwrap(),
         server: ServerName::new("nomad1").unwrap(),
@@ -85,6 +86,10 @@ fn the_table_of_metrics_is_what_is_exposed() {
     metrics.hold_ended("replaced");
     metrics.operators().servers_by_hand(0, 0, 0);
     metrics.operators().observed(&command);
+    metrics.routes().routes([("active", 0); 5]);
+    let map = model::MapName::new("virt@hosts").unwrap();
+    let change = model::MapChange::Prepare(map);
+    metrics.routes().changed(&change, None);
     metrics.snapshot().refused("too_old");
     metrics.guards().servers_guarded("mass", 0);
     metrics.guards().second_opinion(&model::Allocation::Unknown);

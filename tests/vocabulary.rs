@@ -11,7 +11,7 @@ use std::{
 use haproxy_nomad_sidecar::{
     haproxy::command::print,
     model::{
-        BackendName, Command, Outcome, ProcessInfo, Registration, Request, Response,
+        BackendName, BackendRows, Command, Outcome, ProcessInfo, Registration, Request, Response,
         ServerKeywords, ServerProfileName, ServiceKey, Version,
     },
     reconcile::{Fact, Input, Mode, Output, Policy, Reconciler},
@@ -229,15 +229,23 @@ fn written(version: Version, registration: Registration) -> (Vec<String>, Vec<Fa
                     let answers = batch.requests.iter().map(|request| {
                         lines.push(print(request));
                         match request {
+                            Request::Verdicts(..) => Response::NoSuchBackend,
                             Request::Backends => Response::Backends(vec![web.clone()]),
-                            Request::Cookies => Response::Cookies([web.clone()].into()),
+                            Request::BackendRows => Response::BackendRows(BackendRows {
+                                cookies: [web.clone()].into(),
+                                ..BackendRows::default()
+                            }),
+                            Request::Guids => Response::Guids(BTreeSet::new()),
                             Request::Stat(..) => {
                                 Response::Stat(haproxy_nomad_sidecar::model::BackendStat {
                                     is_running: true,
                                     ..Default::default()
                                 })
                             }
-                            Request::Change(_) => Response::Changed(Outcome::Done),
+                            Request::Map(_) => Response::NoSuchMap,
+                            Request::Change(_) | Request::ChangeMap(_) => {
+                                Response::Changed(Outcome::Done)
+                            }
                             Request::Info | Request::ServersState(_) => {
                                 Response::Servers(Vec::new())
                             }

@@ -77,7 +77,8 @@ def is_ready(admin):
 
 
 def text_of(admin, path):
-    with urllib.request.urlopen(f"http://{admin}{path}", timeout=1) as answer:
+    request = urllib.request.Request(f"http://{admin}{path}", headers={"Accept": "text/plain"})
+    with urllib.request.urlopen(request, timeout=1) as answer:
         return answer.read().decode()
 
 

@@ -8,4 +8,5 @@ fuzz_target!(|answer: &[u8]| {
     let web = BackendName::new("web").expect("a name");
     let _ = parse::stat(answer, &web);
     let _ = parse::cookies(answer);
+    let _ = parse::verdicts(answer, &web);
 });

@@ -112,5 +112,9 @@ pub(super) fn kind(command: &Command) -> &'static str {
         Command::AddServer(..) => "add_server",
         Command::DeleteServer(_) => "delete_server",
         Command::ShutdownSessions(_) => "shutdown_sessions",
+        Command::AddBackend(..) => "add_backend",
+        Command::PublishBackend(_) => "publish_backend",
+        Command::UnpublishBackend(_) => "unpublish_backend",
+        Command::DeleteBackend(_) => "delete_backend",
     }
 }

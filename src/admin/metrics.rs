@@ -15,8 +15,8 @@ use prometheus_client::{
 };
 
 use super::{
-    BackendMetrics, GuardMetrics, HaproxyMetrics, NomadMetrics, OperatorMetrics, SnapshotMetrics,
-    StateFileMetrics, Status, process_metrics::ProcessMetrics, set_once::SetOnce,
+    BackendMetrics, GuardMetrics, HaproxyMetrics, NomadMetrics, OperatorMetrics, RouteMetrics,
+    SnapshotMetrics, StateFileMetrics, Status, process_metrics::ProcessMetrics, set_once::SetOnce,
 };
 
 /// Upper bounds of the buckets of latencies, in seconds.
@@ -36,11 +36,13 @@ pub struct Metrics {
     event_to_applied: Histogram,
     servers_owned: Family<ByState, Gauge>,
     backends_blocked: Gauge,
+    backends_made: Family<ByState, Gauge>,
     registrations_rejected: Gauge,
     leaving: Leaving,
     backends: BackendMetrics,
     haproxy: HaproxyMetrics,
     operators: OperatorMetrics,
+    routes: RouteMetrics,
     snapshot: SnapshotMetrics,
     state_file: StateFileMetrics,
     guards: GuardMetrics,
@@ -186,6 +188,12 @@ impl Metrics {
                 "Backends that cannot be brought to what is wanted now",
                 Gauge::default(),
             ),
+            backends_made: register(
+                to,
+                "backends_made",
+                "Backends that were made at runtime, by what they are doing",
+                Family::default(),
+            ),
             registrations_rejected: register(
                 to,
                 "registrations_rejected",
@@ -196,6 +204,7 @@ impl Metrics {
             backends: BackendMetrics::new(to),
             haproxy: HaproxyMetrics::new(to),
             operators: OperatorMetrics::new(to),
+            routes: RouteMetrics::new(to),
             snapshot: SnapshotMetrics::new(to),
             state_file: StateFileMetrics::new(to),
             guards: GuardMetrics::new(to),
@@ -236,6 +245,12 @@ impl Metrics {
     #[must_use]
     pub const fn nomad(&self) -> &NomadMetrics {
         &self.nomad
+    }
+
+    /// Those about routes.
+    #[must_use]
+    pub const fn routes(&self) -> &RouteMetrics {
+        &self.routes
     }
 
     /// Those about operators.
@@ -280,6 +295,18 @@ impl Metrics {
     /// How many backends are blocked now.
     pub fn backends_blocked(&self, backends: usize) {
         self.backends_blocked.set(count(backends));
+    }
+
+    /// How many backends that were made at runtime there are: published, not yet, and wanted by nobody.
+    pub fn backends_made(&self, published: usize, unpublished: usize, lingering: usize) {
+        for (state, number) in [
+            ("published", published),
+            ("unpublished", unpublished),
+            ("lingering", lingering),
+        ] {
+            let gauge = self.backends_made.get_or_create(&ByState { state });
+            gauge.set(count(number));
+        }
     }
 
     /// How many registrations are unusable now.

@@ -4,13 +4,17 @@
 //! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
 
 mod backend_metrics;
+mod body;
 mod guard_metrics;
 mod haproxy_metrics;
+mod listen;
 mod metrics;
 mod namespace;
 mod nomad_metrics;
 mod operator_metrics;
+mod pictures;
 mod process_metrics;
+mod route_metrics;
 mod set_once;
 mod snapshot_metrics;
 mod state_file_metrics;
@@ -20,12 +24,10 @@ mod text_format;
 use std::{
     convert::Infallible,
     io, iter,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -35,20 +37,25 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
+use body::Pieces;
+use listen::Stream;
+
 pub use backend_metrics::{BackendCount, BackendMetrics};
 pub use guard_metrics::GuardMetrics;
 pub use haproxy_metrics::HaproxyMetrics;
+pub use listen::{Listen, Listener, bind_forever};
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
 pub use operator_metrics::OperatorMetrics;
+pub use pictures::{Pictures, Question, Shot};
+pub use route_metrics::RouteMetrics;
 pub use snapshot_metrics::SnapshotMetrics;
 pub use state_file_metrics::StateFileMetrics;
 pub use status::{Failure, FromSnapshot, Missing, Status};
@@ -63,47 +70,30 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// For a connection as a whole, the answer read by the other side included.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 
+/// So many changes are shown if nobody says how many.
+const CHANGES: usize = 100;
+
 /// The largest head of a request, in bytes. It is also hyper's smallest buffer.
 const MAX_HEAD: usize = 8192;
 
-/// Between two attempts to listen, and after a connection could not be accepted for want of file descriptors.
+/// After a connection could not be accepted for want of file descriptors.
 const RETRY: Duration = Duration::from_secs(1);
 
 const GET: HeaderValue = HeaderValue::from_static("GET");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const TEXT_FORMAT: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Listens on `addr`, trying again until it works: a port that is taken is said once and never ends the daemon.
-pub async fn bind_forever(addr: SocketAddr) -> TcpListener {
-    let mut said = None;
-    loop {
-        match TcpListener::bind(addr).await {
-            Ok(listener) => {
-                // With port 0 the kernel has chosen one.
-                let addr = listener.local_addr().unwrap_or(addr);
-                info!(%addr, "the admin listener answers /live, /ready, /status and /metrics");
-                return listener;
-            }
-            Err(error) if said == Some(error.kind()) => {
-                debug!(%addr, %error, "still not listening");
-            }
-            Err(error) => {
-                said = Some(error.kind());
-                warn!(
-                    %addr, %error,
-                    "the admin listener cannot listen and tries again every second: free the address, or set --admin-listen to another one or to off"
-                );
-            }
-        }
-        sleep(RETRY).await;
-    }
-}
-
 /// Answers requests for as long as the future is polled. Dropping it closes every connection.
-pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, metrics: Arc<Metrics>) {
+pub async fn serve(
+    listener: Listener,
+    status: watch::Receiver<Status>,
+    metrics: Arc<Metrics>,
+    pictures: Arc<Pictures>,
+) {
     let mut connections = JoinSet::new();
     let mut is_failing = false;
     loop {
@@ -113,7 +103,8 @@ pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, metri
                     if std::mem::take(&mut is_failing) {
                         info!("the admin listener accepts connections again");
                     }
-                    connections.spawn(answer(stream, status.clone(), Arc::clone(&metrics)));
+                    let (metrics, pictures) = (Arc::clone(&metrics), Arc::clone(&pictures));
+                    connections.spawn(answer(stream, status.clone(), metrics, pictures));
                 }
                 Ok((_, peer)) => debug!(%peer, "too many admin connections; this one is closed"),
                 Err(error) if concerns_one_connection(&error) => {
@@ -134,10 +125,25 @@ pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, metri
     }
 }
 
-async fn answer(stream: TcpStream, status: watch::Receiver<Status>, metrics: Arc<Metrics>) {
+async fn answer(
+    stream: Box<dyn Stream>,
+    status: watch::Receiver<Status>,
+    metrics: Arc<Metrics>,
+    pictures: Arc<Pictures>,
+) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(&request, &status.borrow(), &metrics);
-        async { Ok::<_, Infallible>(response) }
+        let (status, metrics, pictures) = (&status, &metrics, &pictures);
+        async move {
+            let drawn = match (request.method(), request.uri().path()) {
+                (&Method::GET, "/status") if !wants_plain(&request) => {
+                    Some(picture(&request, pictures).await)
+                }
+                (&Method::GET, "/checks") => Some(checks(&request, pictures).await),
+                _ => None,
+            };
+            let response = drawn.unwrap_or_else(|| respond(&request, &status.borrow(), metrics));
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -156,14 +162,14 @@ async fn answer(stream: TcpStream, status: watch::Receiver<Status>, metrics: Arc
     clippy::disallowed_methods,
     reason = "the listener is part of the shell"
 )]
-fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Response<Pieces> {
     let now = Instant::now();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/live") => live(status, now),
         (&Method::GET, "/ready") => ready(status, now),
         (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
         (&Method::GET, "/metrics") => exposition(request, status, metrics, now),
-        (_, "/live" | "/ready" | "/status" | "/metrics") => {
+        (_, "/live" | "/ready" | "/status" | "/checks" | "/metrics") => {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
             response.headers_mut().insert(ALLOW, GET);
             response
@@ -175,7 +181,48 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
     }
 }
 
-fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
+/// Whether lines are asked for, and nothing else.
+fn wants_plain<B>(request: &Request<B>) -> bool {
+    let accepts = request.headers().get(ACCEPT);
+    accepts.is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/plain"))
+}
+
+/// The value of a parameter, as it is written.
+fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
+    let mut all = request.uri().query()?.split('&');
+    all.find_map(|one| one.strip_prefix(name)?.strip_prefix('='))
+}
+
+async fn picture<B>(request: &Request<B>, pictures: &Pictures) -> Response<Pieces> {
+    let changes = parameter(request, "changes").map_or(Ok(CHANGES), str::parse);
+    let Ok(changes) = changes else {
+        let text = "changes is a number: /status?changes=1000\n".to_owned();
+        return plain(StatusCode::BAD_REQUEST, text);
+    };
+    match pictures.get().await.map(|shot| shot.pieces(changes)) {
+        Some(Ok(pieces)) => response(StatusCode::OK, JSON, pieces),
+        Some(Err(error)) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        None => no_answer(),
+    }
+}
+
+async fn checks<B>(request: &Request<B>, pictures: &Pictures) -> Response<Pieces> {
+    let Some(backend) = parameter(request, "backend") else {
+        let text = "of which backend? /checks?backend=<name>\n".to_owned();
+        return plain(StatusCode::BAD_REQUEST, text);
+    };
+    match pictures.checks(backend).await {
+        Some(checks) => response(StatusCode::OK, JSON, [Bytes::from(checks)]),
+        None => no_answer(),
+    }
+}
+
+fn no_answer() -> Response<Pieces> {
+    let text = "no answer: HAProxy is away, or the core starts afresh; see /ready\n".to_owned();
+    plain(StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+fn live(status: &Status, now: Instant) -> Response<Pieces> {
     match status.silent_for(now) {
         None => plain(StatusCode::OK, "ok\n".to_owned()),
         Some(silence) => plain(
@@ -188,7 +235,7 @@ fn live(status: &Status, now: Instant) -> Response<Full<Bytes>> {
     }
 }
 
-fn ready(status: &Status, now: Instant) -> Response<Full<Bytes>> {
+fn ready(status: &Status, now: Instant) -> Response<Pieces> {
     let snapshot = status.snapshot.iter().map(|snapshot| snapshot.line(now));
     let besides = snapshot
         .chain(status.standby_line())
@@ -209,7 +256,7 @@ fn exposition<B>(
     status: &Status,
     metrics: &Metrics,
     now: Instant,
-) -> Response<Full<Bytes>> {
+) -> Response<Pieces> {
     let accepted = request.headers().get_all(ACCEPT).iter();
     let mut accepted = accepted.filter_map(|value| value.to_str().ok());
     let takes_open_metrics = accepted.any(|value| value.contains("application/openmetrics-text"));
@@ -220,12 +267,12 @@ fn exposition<B>(
     }
 }
 
-fn plain(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+fn plain(status: StatusCode, body: String) -> Response<Pieces> {
     response(status, PLAIN, body)
 }
 
-fn response(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn response(status: StatusCode, kind: HeaderValue, body: impl Into<Pieces>) -> Response<Pieces> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
@@ -243,9 +290,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::{net::SocketAddr, pin::pin};
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
@@ -254,7 +304,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (sender, receiver) = watch::channel(status);
-        tokio::spawn(serve(listener, receiver, Arc::new(Metrics::new())));
+        let (metrics, pictures) = (Arc::new(Metrics::new()), Arc::default());
+        tokio::spawn(serve(Listener::Tcp(listener), receiver, metrics, pictures));
         (addr, sender)
     }
 
@@ -274,7 +325,8 @@ mod tests {
 
     /// Status line, content type and body.
     async fn ask(addr: SocketAddr, method_and_path: &str) -> (String, String, String) {
-        let request = format!("{method_and_path} HTTP/1.1\r\nhost: sidecar\r\n\r\n");
+        let request =
+            format!("{method_and_path} HTTP/1.1\r\nhost: sidecar\r\naccept: text/plain\r\n\r\n");
         parts(&exchange(addr, &request).await)
     }
 
@@ -447,10 +499,14 @@ mod tests {
     async fn a_taken_address_is_waited_for() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = taken.local_addr().unwrap();
-        let mut bound = pin!(bind_forever(addr));
+        let mut bound = pin!(bind_forever(Listen::Tcp(addr)));
         assert!(timeout(RETRY * 3, &mut bound).await.is_err());
 
         drop(taken);
-        assert_eq!(bound.await.local_addr().unwrap(), addr);
+        let bound = bound.await;
+        let Listener::Tcp(listener) = &bound else {
+            panic!("another kind");
+        };
+        assert_eq!(listener.local_addr().unwrap(), addr);
     }
 }

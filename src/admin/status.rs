@@ -96,6 +96,8 @@ pub enum Missing {
         /// How many backends there are to apply it to.
         total: usize,
     },
+    /// The first sync is not applied to the maps.
+    Routes,
     /// It is, and HAProxy's checks have not admitted its servers.
     Checks {
         /// The backends where they have not.
@@ -202,8 +204,14 @@ impl FromSnapshot {
 
     /// For `/ready`.
     pub(super) fn line(&self, now: Instant) -> String {
+        format!("{}\n", self.words(now))
+    }
+
+    /// How old it is, and why it is used.
+    #[must_use]
+    pub fn words(&self, now: Instant) -> String {
         format!(
-            "serving from a snapshot of the catalog that is {} s old, until Nomad is back: {}\n",
+            "serving from a snapshot of the catalog that is {} s old, until Nomad is back: {}",
             self.age(now).as_secs(),
             OneLine(&self.reason)
         )
@@ -220,6 +228,7 @@ impl fmt::Display for Missing {
             Self::Catalog { reason } => {
                 write!(f, "nomad: no list was accepted yet: {}", OneLine(reason))
             }
+            Self::Routes => f.write_str("routes are not applied yet"),
             Self::Backends { pending, total } | Self::Checks { pending, total } => {
                 let (verb, noun) = match (pending.len(), total) {
                     (1, 1) => ("is", "backend"),

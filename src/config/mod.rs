@@ -4,6 +4,7 @@
 //! Inside a Nomad task the defaults are the task's own: HAProxy's socket in the allocation's directory, Nomad through the
 //! Task API. What cannot be used is an [`Error`] that names the flag, the variable, or the line and column.
 
+mod maps;
 mod nomad;
 mod options;
 mod policy;
@@ -24,10 +25,11 @@ use tracing_subscriber::filter::Targets;
 use self::options::Layers;
 pub use self::options::{Options, Origin, Position};
 use crate::{
+    admin::Listen,
     haproxy::session,
-    model::{ServerKeywords, ServerProfileName},
+    model::{ProfileName, ServerKeywords, ServerProfileName},
     nomad::settings::Settings,
-    reconcile::{MAX_REMOVALS_PER_SECOND, Rules},
+    reconcile::{BACKEND_LINGER, MAX_REMOVALS_PER_SECOND, Rules, default_profiles, routes::Maps},
 };
 
 /// HAProxy's socket outside a Nomad task: Debian's.
@@ -35,6 +37,9 @@ const DEFAULT_SOCKET: &str = "/run/haproxy/admin.sock";
 
 /// Where the admin listener listens.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9417);
+
+/// The admin listener's socket in the directory of the allocation.
+const ADMIN_SOCKET: &str = "haproxy-nomad-sidecar.sock";
 
 /// The snapshot in the directory of the allocation: `data` is what an `ephemeral_disk` keeps.
 const SNAPSHOT: &str = "data/haproxy-nomad-sidecar.snapshot";
@@ -69,8 +74,14 @@ pub struct Config {
     pub rules: Rules,
     /// The keywords of servers that the tag `tls.profile` may ask for.
     pub server_profiles: BTreeMap<ServerProfileName, ServerKeywords>,
+    /// The maps for routes.
+    pub maps: Maps,
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP.
     pub hold: Duration,
+    /// The `defaults` sections that backends may be made from; the first is taken where no tag names one.
+    pub backend_profiles: Vec<ProfileName>,
+    /// How long a backend that was made at runtime is kept after its last registration is gone.
+    pub backend_linger: Duration,
     /// How long a server that is removed may finish its sessions.
     pub drain_timeout: Duration,
     /// What becomes of HAProxy's servers when the program is told to stop.
@@ -85,8 +96,10 @@ pub struct Config {
     pub freeze: bool,
     /// All removals are stopped while this file is there.
     pub freeze_file: Option<PathBuf>,
-    /// Where the admin listener listens; `None` is nowhere.
-    pub admin_listen: Option<SocketAddr>,
+    /// Where the admin listener listens.
+    pub admin_listen: Vec<Listen>,
+    /// Where every change of HAProxy is written down; `None` is nowhere.
+    pub audit_log: Option<PathBuf>,
     /// The log.
     pub log: Log,
     sources: Sources,
@@ -229,9 +242,18 @@ impl Config {
                 Some(found) => found.parse(value::slot_prefix)?,
                 None => "nomad".to_owned(),
             },
+            maps: maps::maps(&layers)?,
             hold: match find!(layers, hold) {
                 Some(found) => found.parse(value::duration)?,
                 None => DEFAULT_HOLD,
+            },
+            backend_profiles: match find!(layers, backend_profiles) {
+                Some(found) => found.parse(value::profiles)?,
+                None => default_profiles(),
+            },
+            backend_linger: match find!(layers, backend_linger) {
+                Some(found) => found.parse(value::duration)?,
+                None => BACKEND_LINGER,
             },
             drain_timeout: match find!(layers, drain_timeout) {
                 Some(found) => found.parse(value::duration)?,
@@ -253,10 +275,8 @@ impl Config {
                 (None, Some(alloc_dir)) => Some(alloc_dir.join("sidecar.freeze")),
                 (None, None) => None,
             },
-            admin_listen: match find!(layers, admin_listen) {
-                Some(found) => found.parse(value::listen)?,
-                None => Some(DEFAULT_ADMIN),
-            },
+            admin_listen: admin_listen(&layers, &sources.task)?,
+            audit_log: find!(layers, audit_log).map(|found| found.text.into()),
             log: log(&layers)?,
             sources,
         })
@@ -296,6 +316,23 @@ fn snapshot_file(layers: &Layers<'_>, task: &Task) -> Option<PathBuf> {
         Some(found) => (found.text != "off").then(|| found.text.into()),
         None => task.alloc_dir.as_ref().map(|dir| dir.join(SNAPSHOT)),
     }
+}
+
+/// In a Nomad task there is a socket besides, for the commands of the same allocation.
+fn admin_listen(layers: &Layers<'_>, task: &Task) -> Result<Vec<Listen>, Error> {
+    let mut all = match find!(layers, admin_listen) {
+        Some(found) => found.parse(value::listen)?,
+        None => vec![Listen::Tcp(DEFAULT_ADMIN)],
+    };
+    let has_socket = all.iter().any(|one| matches!(one, Listen::Unix(_)));
+    if let Some(alloc_dir) = task
+        .alloc_dir
+        .as_ref()
+        .filter(|_| !all.is_empty() && !has_socket)
+    {
+        all.push(Listen::Unix(alloc_dir.join(ADMIN_SOCKET)));
+    }
+    Ok(all)
 }
 
 fn log(layers: &Layers<'_>) -> Result<Log, Error> {
@@ -363,7 +400,8 @@ mod tests {
         assert_eq!(config.slot_prefix, "nomad");
         assert_eq!(config.drain_timeout, Duration::from_secs(10));
         assert_eq!(config.on_stop, OnStop::Leave);
-        assert_eq!(config.admin_listen, "127.0.0.1:9417".parse().ok());
+        assert_eq!(config.admin_listen, [Listen::Tcp(DEFAULT_ADMIN)]);
+        assert_eq!(config.audit_log, None);
         assert_eq!(config.snapshot_file, None);
         assert_eq!(config.log.format, LogFormat::Plain);
         assert_eq!(config.log.filter.to_string(), "info");
@@ -383,6 +421,8 @@ mod tests {
         };
         let config = Config::load(sources.clone()).unwrap();
         assert_eq!(config.haproxy.socket, Path::new("/alloc/haproxy.sock"));
+        let socket = Listen::Unix("/alloc/haproxy-nomad-sidecar.sock".into());
+        assert_eq!(config.admin_listen, [Listen::Tcp(DEFAULT_ADMIN), socket]);
         let snapshot = Path::new("/alloc/data/haproxy-nomad-sidecar.snapshot");
         assert_eq!(config.snapshot_file.as_deref(), Some(snapshot));
         assert_eq!(
@@ -398,9 +438,10 @@ mod tests {
         assert_eq!(config.nomad.token, TokenSource::File(token));
 
         let task = sources.task;
-        let sources = flags(options! { snapshot_file: "off" });
+        let sources = flags(options! { snapshot_file: "off", admin_listen: "off" });
         let config = Config::load(Sources { task, ..sources }).unwrap();
         assert_eq!(config.snapshot_file, None);
+        assert_eq!(config.admin_listen, []);
     }
 
     #[test]

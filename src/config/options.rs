@@ -142,10 +142,60 @@ pub struct Options {
     #[serde(deserialize_with = "profiles")]
     pub(super) server_profile: Option<Given>,
 
+    /// The map that leads from a whole host to its backend, by map_str: virt@name, the path of a file as haproxy.cfg has it, or
+    /// off [default: virt@hosts]
+    #[arg(long, global = true, env = "SIDECAR_HOST_MAP", value_name = "MAP")]
+    pub(super) host_map: Option<Given>,
+
+    /// The same for ends of hosts, by map_end [default: virt@suffixes]
+    #[arg(long, global = true, env = "SIDECAR_SUFFIX_MAP", value_name = "MAP")]
+    pub(super) suffix_map: Option<Given>,
+
+    /// The same for beginnings of hosts, by map_beg [default: virt@prefixes]
+    #[arg(long, global = true, env = "SIDECAR_PREFIX_MAP", value_name = "MAP")]
+    pub(super) prefix_map: Option<Given>,
+
+    /// The same for regular expressions of hosts, by map_reg [default: off]
+    #[arg(long, global = true, env = "SIDECAR_REGEX_MAP", value_name = "MAP")]
+    pub(super) regex_map: Option<Given>,
+
+    /// The same for beginnings of host and path, and of the path alone, by map_beg [default: virt@paths]
+    #[arg(long, global = true, env = "SIDECAR_PATH_MAP", value_name = "MAP")]
+    pub(super) path_map: Option<Given>,
+
+    /// The same for server names of TLS, by map_str [default: virt@sni]
+    #[arg(long, global = true, env = "SIDECAR_SNI_MAP", value_name = "MAP")]
+    pub(super) sni_map: Option<Given>,
+
+    /// The same for ports of frontends, by map_str [default: virt@ports]
+    #[arg(long, global = true, env = "SIDECAR_PORT_MAP", value_name = "MAP")]
+    pub(super) port_map: Option<Given>,
+
     /// How long the last server of a service stays in rotation after its registration is gone, until a replacement is UP
     /// [default: 30s]
     #[arg(long, global = true, env = "SIDECAR_HOLD", value_name = "DURATION")]
     pub(super) hold: Option<Given>,
+
+    /// The `defaults` sections that backends may be made from at runtime (HAProxy 3.4), with commas between them; the first
+    /// is taken where the tag backend.profile names none [default: nomad]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_BACKEND_PROFILES",
+        value_name = "NAMES"
+    )]
+    #[serde(deserialize_with = "list")]
+    pub(super) backend_profiles: Option<Given>,
+
+    /// How long a backend that was made at runtime is kept, answering 503, after its last registration is gone [default:
+    /// 10m]
+    #[arg(
+        long,
+        global = true,
+        env = "SIDECAR_BACKEND_LINGER",
+        value_name = "DURATION"
+    )]
+    pub(super) backend_linger: Option<Given>,
 
     /// How long a server that is removed may finish its sessions [default: 10s]
     #[arg(
@@ -201,14 +251,20 @@ pub struct Options {
     #[serde(deserialize_with = "switch")]
     pub(super) observe: Option<Given>,
 
-    /// Where /live, /ready, /status and /metrics are answered, or off [default: 127.0.0.1:9417]
+    /// Where /live, /ready, /status and /metrics are answered: IP:PORT, unix:///path, both with a comma between them, or off
+    /// [default: 127.0.0.1:9417; in a Nomad task, unless it is off, also ${NOMAD_ALLOC_DIR}/haproxy-nomad-sidecar.sock]
     #[arg(
         long,
         global = true,
         env = "SIDECAR_ADMIN_LISTEN",
-        value_name = "IP:PORT"
+        value_name = "WHERE"
     )]
     pub(super) admin_listen: Option<Given>,
+
+    /// A file that every change of HAProxy is appended to, as a line of JSON with its cause and HAProxy's reply [default:
+    /// none]
+    #[arg(long, global = true, env = "SIDECAR_AUDIT_LOG", value_name = "PATH")]
+    pub(super) audit_log: Option<Given>,
 
     /// plain or json [default: plain]
     #[arg(long, global = true, env = "SIDECAR_LOG_FORMAT", value_name = "FORMAT")]

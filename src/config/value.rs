@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     num::NonZeroU32,
     time::Duration,
 };
@@ -11,12 +10,16 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Error, LogFormat, OnStop, options::Found};
 use crate::{
-    model::{ServerKeywords, ServerName, ServerProfileName},
+    admin::Listen,
+    model::{ProfileName, ServerKeywords, ServerName, ServerProfileName},
     nomad::settings::{Endpoints, InvalidAddress},
 };
 
 /// The longest drain that makes sense; more is a typing error.
 const MAX_DURATION: Duration = Duration::from_hours(24);
+
+/// The kernel takes no longer path of a socket.
+const MAX_SOCKET: usize = 107;
 
 /// Off when it is not set.
 pub(super) fn switch(found: Option<Found<'_>>) -> Result<bool, Error> {
@@ -42,6 +45,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Names of `defaults` sections with commas between them, in their order, or off: no backend is made then.
+pub(super) fn profiles(text: &str) -> Result<Vec<ProfileName>, String> {
+    if text == "off" {
+        return Ok(Vec::new());
+    }
+    let names = text.split(',').map(str::trim);
+    names
+        .map(|name| {
+            ProfileName::new(name).map_err(|error| {
+                format!("{name:?} is not the name of a `defaults` section: {error}; write for example nomad or nomad,nomad-tcp, or off")
+            })
+        })
+        .collect()
+}
+
 pub(super) fn removals(text: &str) -> Result<NonZeroU32, String> {
     match text.parse().map(NonZeroU32::new) {
         Ok(Some(number)) => Ok(number),
@@ -52,13 +70,29 @@ pub(super) fn removals(text: &str) -> Result<NonZeroU32, String> {
     }
 }
 
-pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+/// `off`, or addresses and sockets with commas between them.
+pub(super) fn listen(text: &str) -> Result<Vec<Listen>, String> {
     if text == "off" {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    text.parse().map(Some).map_err(|_| {
-        format!("{text:?} is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, or off")
-    })
+    let parse = |one: &str| {
+        match one.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') && path.len() <= MAX_SOCKET => {
+            Ok(Listen::Unix(path.into()))
+        }
+        Some(path) => Err(format!(
+            "{path:?} is not the absolute path of a socket, of {MAX_SOCKET} bytes at most; write for example \
+             unix:///alloc/sidecar.sock"
+        )),
+        None => one.parse().map(Listen::Tcp).map_err(|_| {
+            format!(
+                "{one:?} is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, \
+                 unix:///alloc/sidecar.sock, or off"
+            )
+        }),
+    }
+    };
+    text.split(',').map(|one| parse(one.trim())).collect()
 }
 
 pub(super) fn on_stop(text: &str) -> Result<OnStop, String> {
@@ -192,6 +226,23 @@ mod tests {
         for bad in ["infoo", "info,debugg", "sidecar=loud", "info,"] {
             assert!(log_filter(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn profiles_are_names_of_sections_in_their_order_or_off() {
+        let names = |text| {
+            profiles(text)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names("nomad, a-tcp"), ["nomad", "a-tcp"]);
+        assert!(names("off").is_empty());
+        assert_eq!(
+            profiles("nomad,").unwrap_err(),
+            "\"\" is not the name of a `defaults` section: the name is empty; write for example nomad or nomad,nomad-tcp, or off"
+        );
     }
 
     #[test]

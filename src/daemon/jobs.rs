@@ -21,7 +21,7 @@ use crate::{
     catalog::FailureKind,
     model::{Allocation, AllocationId, Registration, ServiceKey},
     nomad::{client::Client, route::Route, types::JobService},
-    reconcile::{Policy, Question, tags},
+    reconcile::{Policy, Question, TooSoon},
 };
 
 /// Between two jobs that are read.
@@ -32,9 +32,6 @@ const AGAIN: Duration = Duration::from_mins(1);
 const DENIED: Duration = Duration::from_hours(1);
 /// For an answer about an allocation. Later it is of no use.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Until HAProxy has taken an instance out of rotation and its replacement, which is there already, in: the event, and two
-/// passed checks by the defaults.
-const ADMISSION: Duration = Duration::from_secs(2);
 
 /// A job: its namespace and its ID.
 type JobKey = (Arc<str>, Arc<str>);
@@ -97,7 +94,7 @@ impl Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Short {
     service: JobService,
-    needed: Duration,
+    why: TooSoon,
 }
 
 impl Jobs {
@@ -156,9 +153,8 @@ impl Jobs {
             let Some(instances) = job.services.get(service.service.as_str()) else {
                 continue;
             };
-            let needed = needed(&instances.tags, policy);
-            if service.delay < needed {
-                short.push(Short { service, needed });
+            if let Some(why) = TooSoon::check(service.delay, &instances.tags, policy) {
+                short.push(Short { service, why });
             }
         }
         let former = std::mem::replace(&mut job.short, short);
@@ -183,27 +179,10 @@ impl Jobs {
     }
 }
 
-/// How long an instance should run on after its deregistration.
-fn needed(tags: &[String], policy: &Policy) -> Duration {
-    let tags = tags::read(&policy.tag_prefix, tags).unwrap_or_default();
-    ADMISSION + tags.leaving.drain_timeout.unwrap_or(policy.drain_timeout)
-}
-
 impl std::fmt::Display for Short {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let JobService {
-            group,
-            service,
-            delay,
-        } = &self.service;
-        let drain = self.needed.saturating_sub(ADMISSION);
-        write!(
-            f,
-            "group {group:?}, service {service:?}: an instance is stopped {delay:?} after its deregistration, which can cost \
-             requests; set shutdown_delay = \"{}s\" ({} s until HAProxy sends it nothing, {drain:?} for what is under way)",
-            self.needed.as_secs_f64().ceil(),
-            ADMISSION.as_secs(),
-        )
+        let JobService { group, service, .. } = &self.service;
+        write!(f, "group {group:?}, service {service:?}: {}", self.why)
     }
 }
 

@@ -3,17 +3,21 @@
 //! It ends only by a signal. A panic of any part is logged and everything but the admin listener is started afresh: in a
 //! task group a task that fails for good takes its siblings down, HAProxy included.
 
+mod audit;
 mod charge;
 mod following;
 mod freeze;
 mod jobs;
 mod keep;
+mod lint;
 mod memory;
 mod plan;
 mod questions;
 mod report;
+mod show;
 mod snapshot;
 mod state_file;
+mod stop;
 
 use std::{
     collections::BTreeMap,
@@ -27,16 +31,18 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{interval, sleep_until},
 };
 use tokio_stream::StreamExt as _;
 use tracing::{info, warn};
 
-pub use plan::{PlanVerdict, plan};
+pub use lint::{LintError, LintVerdict, lint};
+pub use plan::{PlanForm, PlanVerdict, plan};
+pub use show::{StatusForm, explain, status};
 
 use crate::{
-    admin::{self, Metrics, Status},
+    admin::{Metrics, Status},
     config::{Config, OnStop},
     haproxy::session,
     model::{Batch, BatchId, Request},
@@ -47,8 +53,10 @@ use crate::{
 use charge::{Charge, Standing};
 use freeze::Freeze;
 use keep::{Failures, Part};
-use report::Report;
+use report::{Report, Show};
+use show::{Drawing, Verdicts, audit_log, end_log, listener};
 use snapshot::{Keeper, hands};
+use stop::Stop;
 
 /// Why the program cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -88,11 +96,13 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         status: status.clone(),
     };
     // Answers until this function returns.
-    let _listener = listener(&config, &failures, &status_seen);
+    let show = Show::default();
+    let _listener = listener(&config, &failures, &status_seen, &show.pictures);
     let id = seed();
     let (to_stop, stop) = Stop::new();
     loop {
         let mut parts = JoinSet::new();
+        let audit_log = audit_log(&config, &show);
         let resync = Arc::new(Notify::new());
         let standing = (!config.observe).then(|| {
             let (standing, seen) = watch::channel(None);
@@ -106,6 +116,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
             let config = config.clone();
             let (traffic, metrics) = (Arc::clone(&traffic), Arc::clone(&metrics));
             let (status, resync, stop) = (status.clone(), Arc::clone(&resync), stop.clone());
+            let show = show.clone();
             move || {
                 let nomad = Arc::new(nomad_settings(&config));
                 let route = Route::new(nomad, Arc::clone(&traffic));
@@ -114,6 +125,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
                     status.clone(),
                     Arc::clone(&route),
                     &config.nomad.namespaces,
+                    show.clone(),
                 );
                 let (standing, resync) = (standing.clone(), Arc::clone(&resync));
                 let metrics = Arc::clone(&metrics);
@@ -150,6 +162,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
                 };
                 info!("stopping{and_haproxy}");
                 parts.shutdown().await;
+                end_log(audit_log, &show).await;
                 charge::leave(&config.haproxy.socket, id);
                 return Ok(());
             }
@@ -164,20 +177,8 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
             resync.notify_one();
         }
         parts.shutdown().await;
+        end_log(audit_log, &show).await;
     }
-}
-
-/// The admin listener, if there is to be one; it ends when this is dropped.
-fn listener(config: &Config, failures: &Failures, status: &watch::Receiver<Status>) -> JoinSet<()> {
-    let mut listener = JoinSet::new();
-    if let Some(address) = config.admin_listen {
-        let (status, metrics) = (status.clone(), Arc::clone(&failures.metrics));
-        listener.spawn(failures.clone().keep(Part::Admin, move || {
-            let (status, metrics) = (status.clone(), Arc::clone(&metrics));
-            async move { admin::serve(admin::bind_forever(address).await, status, metrics).await }
-        }));
-    }
-    listener
 }
 
 /// The configuration after SIGHUP, when it is another one. One that cannot be used changes nothing.
@@ -199,28 +200,6 @@ fn reread(config: &Config) -> Option<Config> {
         Err(error) => {
             warn!(%error, "SIGHUP: the configuration cannot be used; the former one stays in force");
             None
-        }
-    }
-}
-
-/// The order to drain everything, and the answer to it.
-#[derive(Clone)]
-struct Stop {
-    told: watch::Receiver<bool>,
-    drained: Arc<Notify>,
-}
-
-impl Stop {
-    fn new() -> (watch::Sender<bool>, Self) {
-        let (to_stop, told) = watch::channel(false);
-        let drained = Arc::default();
-        (to_stop, Self { told, drained })
-    }
-
-    /// Waits for the order. Cancel-safe.
-    async fn told(&mut self) {
-        if self.told.wait_for(|told| *told).await.is_err() {
-            std::future::pending::<()>().await;
         }
     }
 }
@@ -283,6 +262,8 @@ async fn core(
         questions,
         freeze: Freeze::new(&config),
         under_way: BTreeMap::new(),
+        verdicts: Verdicts::default(),
+        drawing: None,
         report,
         keeper,
         hands,
@@ -292,10 +273,8 @@ async fn core(
     if config.observe {
         shell.recall().await;
     }
-    let mut standing = Standings {
-        seen: standing,
-        last: None,
-    };
+    let mut standing = Standings::new(standing);
+    let pictures = Arc::clone(&shell.report.show.pictures);
     let mut ticks = interval(Duration::from_secs(1));
     let mut stopping = false;
     loop {
@@ -322,16 +301,15 @@ async fn core(
             () = sleep_until(due.unwrap_or_else(|| now().into())), if due.is_some() => shell.keep(),
             read = shell.keeper.read() => shell.restore(read).await,
             Some((allocation, answer)) = from_jobs.recv() => shell.input(Input::Told(allocation, answer)).await,
+            () = pictures.wanted(), if shell.may_draw() => shell.begin_to_draw(),
+            question = pictures.asked() => shell.ask_for_verdicts(question).await,
             _ = ticks.tick() => {
                 shell.look_at_freeze().await;
                 shell.tick();
             }
+            () = yield_now(), if shell.drawing.is_some() => shell.draw(),
         }
-        if stopping
-            && shell
-                .core
-                .has_drained(now().saturating_duration_since(started))
-        {
+        if stopping && shell.has_drained() {
             stop.drained.notify_one();
             return std::future::pending().await;
         }
@@ -349,6 +327,8 @@ struct Shell {
     freeze: Freeze,
     /// Batches that the session has, and since when.
     under_way: BTreeMap<BatchId, (Arc<[Request]>, Instant)>,
+    verdicts: Verdicts,
+    drawing: Option<Drawing>,
     report: Report,
     keeper: Keeper,
     hands: Option<hands::Keeper>,
@@ -361,6 +341,10 @@ struct Standings {
 }
 
 impl Standings {
+    fn new(seen: Option<watch::Receiver<Option<Standing>>>) -> Self {
+        Self { seen, last: None }
+    }
+
     /// The next one that is not the last one. Cancel-safe.
     async fn next(&mut self) -> Standing {
         if let Some(seen) = &mut self.seen {
@@ -381,6 +365,11 @@ impl Standings {
 }
 
 impl Shell {
+    fn has_drained(&self) -> bool {
+        let at = now().saturating_duration_since(self.started);
+        self.core.has_drained(at)
+    }
+
     async fn turned(&mut self, standing: Standing) {
         let mode = match standing {
             Standing::InCharge => Mode::Act,
@@ -401,8 +390,11 @@ impl Shell {
                 self.input(Input::Connected(info)).await;
             }
             session::Event::Completed { id, responses } => {
+                let Some(responses) = self.verdicts.take(id, responses) else {
+                    return;
+                };
                 if let Some((requests, sent_at)) = self.under_way.remove(&id) {
-                    self.report.answered(&requests, &responses);
+                    self.report.answered(id, &requests, &responses);
                     self.report.batch_took(sent_at.elapsed());
                 }
                 self.input(Input::Answered(id, responses)).await;
@@ -412,8 +404,11 @@ impl Shell {
                 responses,
                 error,
             } => {
+                let Some(responses) = self.verdicts.take(id, responses) else {
+                    return;
+                };
                 if let Some((requests, _)) = self.under_way.remove(&id) {
-                    self.report.answered(&requests, &responses);
+                    self.report.answered(id, &requests, &responses);
                 }
                 let failure = if let session::SessionError::UnknownReply(reply) = &error {
                     Failure::NotUnderstood(reply.to_string())
@@ -471,6 +466,7 @@ impl Shell {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Run(batch) => {
+                    self.report.show.audit.batch(&batch);
                     self.under_way
                         .insert(batch.id, (Arc::clone(&batch.requests), now()));
                     // The session always takes batches, and fails those that it cannot run.
@@ -567,8 +563,11 @@ fn policy(config: &Config) -> Policy {
         expose_by_default: config.nomad.expose_by_default,
         slot_prefix: config.slot_prefix.clone(),
         hold: config.hold,
+        backend_profiles: config.backend_profiles.clone(),
+        backend_linger: config.backend_linger,
         drain_timeout: config.drain_timeout,
         max_removals_per_second: config.max_removals_per_second,
+        maps: config.maps.clone(),
         second_opinion: true,
     }
 }

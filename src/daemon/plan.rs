@@ -1,13 +1,20 @@
 //! `plan`: reads both sides once, and prints what would be sent and why. Writes nothing to HAProxy.
 
+mod form;
+
 use std::{io::Write, time::Duration};
+
+use form::Changes;
 
 use crate::{
     config::Config,
-    haproxy::{command::print, session::Connection},
-    model::{BackendName, Request},
+    haproxy::session::Connection,
+    model::ServiceKey,
     nomad::watch::read_once,
-    reconcile::{Fact, Guard, Input, Mode, Output, Reconciler, Removals, plan::Step},
+    reconcile::{
+        Fact, Guard, Input, Mode, Output, Reconciler, Removals, desired::Rejection,
+        routes::RouteFact,
+    },
 };
 
 use super::{Error, freeze::Freeze, nomad_settings, policy, snapshot::hands};
@@ -21,12 +28,25 @@ pub enum PlanVerdict {
     HasChanges,
 }
 
+/// How a plan is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanForm {
+    /// As JSON.
+    pub json: bool,
+    /// With the commands, as they would be sent.
+    pub commands: bool,
+}
+
 /// Writes the plan to `out`.
 ///
 /// # Errors
 ///
 /// When one of both sides cannot be read, or `out` cannot be written.
-pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, Error> {
+pub async fn plan(
+    config: Config,
+    form: PlanForm,
+    out: &mut impl Write,
+) -> Result<PlanVerdict, Error> {
     let services = read_once(&nomad_settings(&config)).await?;
     let (mut connection, info) = Connection::open(&config.haproxy).await?;
     let mut core = Reconciler::new(policy(&config), Mode::Observe, 0);
@@ -54,11 +74,24 @@ pub async fn plan(config: Config, out: &mut impl Write) -> Result<PlanVerdict, E
             Output::Prove(_) | Output::Ask(_) | Output::StateFile(_) | Output::Hands(_) => {}
         }
     }
-    write_plan(&facts, out)
+    let changes = Changes::of(&facts);
+    if form.json {
+        let mut lines = Vec::new();
+        write_remarks(&facts, &mut lines)?;
+        changes.write_json(&String::from_utf8_lossy(&lines), out)?;
+    } else {
+        write_remarks(&facts, out)?;
+        changes.write(form.commands, out)?;
+    }
+    Ok(if changes.is_empty() {
+        PlanVerdict::NothingToDo
+    } else {
+        PlanVerdict::HasChanges
+    })
 }
 
-fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error> {
-    let (mut commands, mut backends) = (0, 0);
+/// What there is to say besides the changes.
+fn write_remarks(facts: &[Fact], out: &mut impl Write) -> Result<(), Error> {
     for fact in facts {
         match fact {
             Fact::Found(found) => writeln!(
@@ -66,11 +99,6 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                 "HAProxy {}: {} servers are the sidecar's, {} are not and stay as they are; {} services are wanted",
                 found.process.version_text, found.owned, found.foreign, found.services
             )?,
-            Fact::WouldSend { backend, steps, .. } => {
-                write_backend(backend, steps, out)?;
-                commands += steps.len();
-                backends += 1;
-            }
             Fact::Hindered(backend, hindrance) => {
                 writeln!(
                     out,
@@ -103,20 +131,20 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
                     hold.registration, hold.min_ready, hold.at_most
                 )?;
             }
-            Fact::Rejected(service, rejection) => {
-                let word = if rejection.reason.is_note() {
-                    "note"
-                } else {
-                    "not served"
-                };
-                writeln!(
-                    out,
-                    "{word}: {service}: {}: {}",
-                    rejection.registration, rejection.reason
-                )?;
+            Fact::Routes(RouteFact::Blocked(obstacle)) => {
+                writeln!(out, "route blocked: {obstacle}")?;
             }
-            Fact::Restarted { .. }
+            Fact::Rejected(service, rejection) => write_rejection(service, rejection, out)?,
+            Fact::Routes(
+                RouteFact::Applied { .. }
+                | RouteFact::WouldSend(_)
+                | RouteFact::Sent(_)
+                | RouteFact::Failed { .. }
+                | RouteFact::Unblocked(_),
+            )
+            | Fact::Restarted { .. }
             | Fact::Applied { .. }
+            | Fact::WouldSend { .. }
             | Fact::Sent(_)
             | Fact::Noticed(..)
             | Fact::Failed { .. }
@@ -140,22 +168,25 @@ fn write_plan(facts: &[Fact], out: &mut impl Write) -> Result<PlanVerdict, Error
             | Fact::SyncFailed { .. } => {}
         }
     }
-    if commands == 0 {
-        writeln!(out, "nothing to do")?;
-        return Ok(PlanVerdict::NothingToDo);
-    }
-    writeln!(
-        out,
-        "{commands} commands in {backends} backends; nothing was written"
-    )?;
-    Ok(PlanVerdict::HasChanges)
+    Ok(())
 }
 
-fn write_backend(backend: &BackendName, steps: &[Step], out: &mut impl Write) -> Result<(), Error> {
-    writeln!(out, "backend {backend}")?;
-    for step in steps {
-        let command = print(&Request::Change(step.command.clone()));
-        writeln!(out, "  {:<70} # {}", command.trim_end(), step.why)?;
-    }
+fn write_rejection(
+    service: &ServiceKey,
+    rejection: &Rejection,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let word = if rejection.reason.costs_a_route() {
+        "not routed"
+    } else if rejection.reason.is_note() {
+        "note"
+    } else {
+        "not served"
+    };
+    writeln!(
+        out,
+        "{word}: {service}: {}: {}",
+        rejection.registration, rejection.reason
+    )?;
     Ok(())
 }

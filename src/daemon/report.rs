@@ -1,6 +1,8 @@
 //! What an operator sees: log lines, metrics and the status behind `/ready`. One INFO for each applied change; a state
 //! that lasts is said at its begin and at its end.
 
+mod picture;
+mod routes;
 mod snapshot;
 mod words;
 
@@ -13,26 +15,30 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin::{Followed, FromSnapshot, Metrics, Missing, ServersOwned, Status, SyncFailure},
+    admin::{Followed, FromSnapshot, Metrics, Missing, Status, SyncFailure},
     catalog::{Cause, FailureKind, Scope},
     config::Config,
     haproxy::{
         command::print,
         session::{ConnectError, SessionError},
     },
-    model::{BackendName, Capability, Command, ProcessInfo, Request, Response},
+    model::{BackendName, BatchId, Capability, Command, ProcessInfo, Request, Response},
     nomad::{
         route::Route,
         traffic::{Kind, Outcome},
         watch::Event,
     },
     reconcile::{
-        Arrival, Extent, Fact, Guard, HoldEnded, Overview, Owned,
+        Arrival, Extent, Fact, Guard, HoldEnded, Overview,
         plan::{Step, Why},
     },
 };
 
-use self::words::{guard_lines, held, kept, restoring, staying_lines};
+pub(super) use self::picture::{Show, wall_clock};
+use self::{
+    picture::{Drawing, system_time},
+    words::{guard_lines, held, kept, restoring, staying_lines},
+};
 use super::{
     charge::Standing,
     following::{Following, Said},
@@ -55,6 +61,8 @@ pub(super) struct Report {
     catalog_at: Option<Instant>,
     /// How long the last event of the catalog was under way from its last byte to the core.
     event_lag: Duration,
+    pub(super) show: Show,
+    drawing: Drawing,
 }
 
 impl Report {
@@ -63,7 +71,9 @@ impl Report {
         status: watch::Sender<Status>,
         route: Arc<Route>,
         namespaces: &[String],
+        show: Show,
     ) -> Self {
+        show.audit.begin();
         // A rate over a counter needs its zero.
         for cause in Cause::ALL {
             metrics.nomad().reread(cause.as_str(), 0);
@@ -82,6 +92,8 @@ impl Report {
             snapshot: None,
             catalog_at: None,
             event_lag: Duration::ZERO,
+            show,
+            drawing: Drawing::default(),
         }
     }
 
@@ -152,13 +164,17 @@ impl Report {
     }
 
     /// Counts the commands of a batch by HAProxy's answers.
-    pub(super) fn answered(&self, requests: &[Request], responses: &[Response]) {
+    pub(super) fn answered(&self, id: BatchId, requests: &[Request], responses: &[Response]) {
+        self.show.audit.answered(id, requests, responses);
         for (i, request) in requests.iter().enumerate() {
             match (request, responses.get(i)) {
                 (Request::Change(command), Some(Response::Changed(outcome))) => {
                     self.metrics.haproxy().answered(command, outcome);
                 }
                 (Request::Change(command), _) => self.metrics.haproxy().unanswered(command),
+                (Request::ChangeMap(change), answer) => {
+                    routes::answered(&self.metrics, change, answer);
+                }
                 (_, _) => {}
             }
         }
@@ -174,6 +190,7 @@ impl Report {
         self.following.heard(now(), event);
         match event {
             Event::Synced(synced) => {
+                self.show.audit.heard(synced.index);
                 self.catalog_at = Some(now());
                 if let Some(snapshot) = self.snapshot.take() {
                     let after = Rounded(snapshot.read_at.elapsed());
@@ -214,6 +231,7 @@ impl Report {
                 index,
                 ..
             } => {
+                self.show.audit.heard(*index);
                 debug!(service = %key, registrations = registrations.len(), index, "a service changed");
             }
             Event::Following { text, .. } => debug!("{text}"),
@@ -305,6 +323,7 @@ impl Report {
                 if let Some(end) = words::end_of_drain(&step) {
                     self.metrics.backends().drain_ended(end);
                 }
+                self.show.audit.sent(&step, system_time());
                 debug!(command = print(&Request::Change(step.command)).trim_end(), why = %step.why, "sending");
             }
             Fact::WouldSend {
@@ -312,6 +331,7 @@ impl Report {
                 steps,
                 new,
             } => self.would_send(&backend, steps, &new),
+            Fact::Routes(fact) => routes::fact(&self.metrics, fact),
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,
@@ -342,6 +362,9 @@ impl Report {
             Fact::Limited { waiting } => words::limited(waiting),
             Fact::Waits(backend, server, removals) => {
                 debug!(%backend, %server, ?removals, "a removal waits");
+            }
+            Fact::Rejected(service, rejection) if rejection.reason.costs_a_route() => {
+                routes::rejected(&service, &rejection);
             }
             Fact::Rejected(service, rejection) => words::rejected(&service, &rejection),
             Fact::Unrejected(service, rejection) => {
@@ -472,8 +495,12 @@ impl Report {
         self.metrics.backends_blocked(overview.blocked);
         self.metrics.registrations_rejected(overview.rejected);
         self.metrics.servers_held(overview.held);
+        let made = overview.made;
+        self.metrics
+            .backends_made(made.published, made.unpublished, made.lingering);
         let state_file = self.metrics.state_file();
         state_file.backends_not_in(overview.unrestorable);
+        routes::tick(&self.metrics, overview);
         let guards = self.metrics.guards();
         guards.removals(overview.waiting, overview.frozen);
         for guard in Guard::ALL {
@@ -500,7 +527,9 @@ impl Report {
                 reason: self.nomad.clone(),
             });
         }
-        if missing.is_empty() && !overview.in_sync {
+        if missing.is_empty() && !overview.in_sync && overview.unsettled.is_empty() {
+            missing.push(Missing::Routes);
+        } else if missing.is_empty() && !overview.in_sync {
             let (pending, total) = (overview.unsettled.clone(), overview.backends);
             missing.push(Missing::Backends { pending, total });
         } else if let (true, Some(pending)) = (missing.is_empty(), &overview.admitting) {
@@ -514,6 +543,7 @@ impl Report {
             status.missing = missing;
             status.guards = guard_lines(overview);
             status.staying = staying_lines(&overview.staying, at);
+            status.guards.extend(routes::lines(overview));
             status.nomad.clone_from(&self.asked_at);
             status.namespaces = self.following.namespaces();
         });
@@ -537,24 +567,5 @@ impl std::fmt::Display for Chain<'_> {
         write!(f, "{}", self.0)?;
         let mut causes = std::iter::successors(self.0.source(), |&cause| cause.source());
         causes.try_for_each(|cause| write!(f, ": {cause}"))
-    }
-}
-
-impl From<Owned> for ServersOwned {
-    fn from(owned: Owned) -> Self {
-        let Owned {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        } = owned;
-        Self {
-            in_rotation,
-            down,
-            draining,
-            maintenance,
-            free,
-        }
     }
 }

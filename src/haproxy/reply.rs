@@ -5,7 +5,7 @@
 //! and `src/server.c`, `src/cli.c` of HAProxy.
 
 use super::parse::{self, ParseError};
-use crate::model::{Command, Outcome, Request, Response};
+use crate::model::{Command, MapChange, Outcome, Request, Response};
 
 /// An answer that does not tell what became of the request. What it asked for may or may not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,16 +49,31 @@ pub fn read(request: &Request, reply: &[u8]) -> Result<Response, UnknownReply> {
         Request::ServersState(_) => parse::servers_state(reply)
             .map(Response::Servers)
             .map_err(unreadable),
-        Request::Stat(..) if words == b"No such proxy." => Ok(Response::NoSuchBackend),
+        Request::Stat(..) | Request::Verdicts(..) if words == b"No such proxy." => {
+            Ok(Response::NoSuchBackend)
+        }
         Request::Stat(backend, _) => parse::stat(reply, backend)
             .map(|stat| stat.map_or(Response::NoSuchBackend, Response::Stat))
             .map_err(unreadable),
-        Request::Cookies => parse::cookies(reply)
-            .map(Response::Cookies)
+        Request::BackendRows => parse::backend_rows(reply)
+            .map(Response::BackendRows)
             .map_err(unreadable),
-        Request::Change(_) if words == b"Permission denied" => {
+        Request::Guids => parse::guids(reply).map(Response::Guids).map_err(unreadable),
+        Request::Verdicts(backend, _) => parse::verdicts(reply, backend)
+            .map(Response::Verdicts)
+            .map_err(unreadable),
+        Request::Change(_) | Request::Map(_) | Request::ChangeMap(_)
+            if words == b"Permission denied" =>
+        {
             Err(UnknownReply::Denied(kind(request)))
         }
+        Request::Map(_) if words == NO_SUCH_MAP.as_bytes() => Ok(Response::NoSuchMap),
+        Request::Map(_) => parse::map(reply).map(Response::Map).map_err(unreadable),
+        Request::ChangeMap(change) => map_change(change, &String::from_utf8_lossy(words))
+            .ok_or_else(|| UnknownReply::Text {
+                request: kind(request),
+                text: parse::shown(words),
+            }),
         Request::Change(command) => outcome(command, &String::from_utf8_lossy(words))
             .map(Response::Changed)
             .ok_or_else(|| UnknownReply::Text {
@@ -77,12 +92,17 @@ pub fn may_be_stopping(reply: &[u8]) -> bool {
 
 const DISABLED: &str = "Proxy is disabled.";
 
+const NO_SUCH_MAP: &str = "Unknown map identifier. Please use #<id> or <file>.";
+
 fn kind(request: &Request) -> &'static str {
     match request {
         Request::Info => "show info",
         Request::Backends => "show backend",
         Request::ServersState(_) => "show servers state",
-        Request::Stat(..) | Request::Cookies => "show stat",
+        Request::Stat(..) | Request::Verdicts(..) | Request::BackendRows => "show stat",
+        Request::Guids => "dump stats-file",
+        Request::Map(_) => "show map",
+        Request::ChangeMap(change) => change.verb(),
         Request::Change(command) => match command {
             Command::SetAddress(..) => "set server addr",
             Command::Ready(_) | Command::Drain(_) | Command::Maintenance(_) => "set server state",
@@ -95,6 +115,10 @@ fn kind(request: &Request) -> &'static str {
             Command::AddServer(..) => "add server",
             Command::DeleteServer(_) => "del server",
             Command::ShutdownSessions(_) => "shutdown sessions server",
+            Command::AddBackend(..) => "add backend",
+            Command::PublishBackend(_) => "publish backend",
+            Command::UnpublishBackend(_) => "unpublish backend",
+            Command::DeleteBackend(_) => "del backend",
         },
     }
 }
@@ -120,6 +144,26 @@ fn outcome(command: &Command, text: &str) -> Option<Outcome> {
             | EXPERIMENTAL => refused(),
             _ => last_line_says(text, "Server deleted."),
         },
+        Command::AddBackend(..) if text == "New backend registered." => Some(Outcome::Done),
+        // It is there, but takes no servers.
+        Command::AddBackend(..) if text.starts_with("New backend registered (") => {
+            Some(Outcome::Notice(text.to_owned()))
+        }
+        Command::AddBackend(..) if is_refused_backend(text) => refused(),
+        Command::AddBackend(..) => None,
+        Command::PublishBackend(_) | Command::UnpublishBackend(_) => match text {
+            "Backend published." | "Backend unpublished." => Some(Outcome::Done),
+            "No effect on a disabled backend." => refused(),
+            _ => None,
+        },
+        Command::DeleteBackend(_) => match text {
+            "Backend must be unpublished prior to its deletion."
+            | "Only a backend without server can be deleted."
+            | "Backend still has attached streams on it." => retry(),
+            "This proxy cannot be removed at runtime due to other configuration elements pointing to it."
+            | "Only TCP or HTTP proxies can be removed at runtime." => refused(),
+            _ => last_line_says(text, "Backend deleted."),
+        },
         Command::Ready(_)
         | Command::Drain(_)
         | Command::Maintenance(_)
@@ -140,6 +184,36 @@ fn outcome(command: &Command, text: &str) -> Option<Outcome> {
             }
             _ => None,
         },
+    }
+}
+
+/// What became of the change of a map. Whatever is gone was taken away by somebody else: it must be read again.
+fn map_change(change: &MapChange, text: &str) -> Option<Response> {
+    let changed = |outcome| Some(Response::Changed(outcome));
+    match (change, text) {
+        (MapChange::Prepare(_), _) if text != NO_SUCH_MAP => {
+            let version = text.strip_prefix("New version created: ")?;
+            version.parse().ok().map(Response::MapVersion)
+        }
+        (_, "") => changed(Outcome::Done),
+        (_, NO_SUCH_MAP)
+        | (MapChange::Set(..), "entry not found." | "key or pattern not found.")
+        | (MapChange::Delete(..), "Key not found." | "key or pattern not found.")
+        | (
+            MapChange::AddTo(..),
+            "Version number in the future, please use 'prepare map' before."
+            | "Version number out of range.",
+        )
+        | (MapChange::Commit(..), "Version number out of range.") => {
+            changed(Outcome::RetryLater(text.to_owned()))
+        }
+        // Such a word cannot stand in such a map: `regex '…' is invalid (error=…)`.
+        (MapChange::Add(..) | MapChange::AddTo(..), _)
+            if text.starts_with("regex '") && text.contains("' is invalid (error=") =>
+        {
+            changed(Outcome::Refused(text.to_owned()))
+        }
+        (_, _) => None,
     }
 }
 
@@ -165,6 +239,18 @@ fn is_refused_server(text: &str) -> bool {
         || is_missing_section(text)
         || text.ends_with("' option is not accepted for dynamic server.")
         || text.ends_with("' option is not accepted for dynamic server")
+}
+
+/// Whether `add backend` said why there can be no such backend.
+fn is_refused_backend(text: &str) -> bool {
+    [
+        "Cannot find default proxy '",
+        "Mode is required as '",
+        "Error during backend creation : ",
+        "Dynamic backends only support TCP or HTTP mode, ",
+    ]
+    .iter()
+    .any(|beginning| text.starts_with(beginning))
 }
 
 /// `'ca-file' : unable to load /x.`, and what else is said of a keyword's value.
@@ -234,7 +320,76 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
-    use crate::model::{Address, BackendName, Keyword, ServerName, ServerRef};
+    use crate::model::{
+        Address, BackendName, Keyword, MapContent, MapName, MapWord, ServerName, ServerRef,
+    };
+
+    #[test]
+    fn what_is_said_of_maps_is_known_word_by_word() {
+        let map = || MapName::new("virt@hosts").unwrap();
+        let word = || MapWord::new("x").unwrap();
+        let add = Request::ChangeMap(MapChange::Add(map(), word(), word()));
+        let add_to = Request::ChangeMap(MapChange::AddTo(1, map(), word(), word()));
+        let set = Request::ChangeMap(MapChange::Set(map(), word(), word()));
+        let delete = Request::ChangeMap(MapChange::Delete(map(), word()));
+        let prepare = Request::ChangeMap(MapChange::Prepare(map()));
+        let commit = Request::ChangeMap(MapChange::Commit(1, map()));
+        let done = || Response::Changed(Outcome::Done);
+        let later = |text: &str| Response::Changed(Outcome::RetryLater(text.to_owned()));
+        let bad = "regex '^v([' is invalid (error=missing terminating ] for character class, erroffset=4).";
+        let future = "Version number in the future, please use 'prepare map' before.";
+        let range = "Version number out of range.";
+        for (request, text, response) in [
+            (&add, "", done()),
+            (&add_to, "", done()),
+            (&set, "", done()),
+            (&delete, "", done()),
+            (&commit, "", done()),
+            (
+                &prepare,
+                "New version created: 12",
+                Response::MapVersion(12),
+            ),
+            (
+                &Request::Map(map()),
+                "",
+                Response::Map(MapContent::default()),
+            ),
+            (&Request::Map(map()), NO_SUCH_MAP, Response::NoSuchMap),
+            (&add, NO_SUCH_MAP, later(NO_SUCH_MAP)),
+            (&prepare, NO_SUCH_MAP, later(NO_SUCH_MAP)),
+            (
+                &add,
+                bad,
+                Response::Changed(Outcome::Refused(bad.to_owned())),
+            ),
+            (&add_to, future, later(future)),
+            (&commit, range, later(range)),
+            (&set, "entry not found.", later("entry not found.")),
+            (&delete, "Key not found.", later("Key not found.")),
+        ] {
+            let reply = if text.is_empty() {
+                String::new()
+            } else {
+                format!("{text}\n")
+            };
+            assert_eq!(read(request, reply.as_bytes()), Ok(response), "{text}");
+        }
+        for (request, text) in [
+            (&add, "Key not found."),
+            (&set, bad),
+            (&prepare, ""),
+            (&commit, "New version created: 1"),
+            (&Request::Map(map()), "What a lovely day."),
+            (&add, "What a lovely day."),
+        ] {
+            assert!(read(request, text.as_bytes()).is_err(), "{text}");
+        }
+        assert_eq!(
+            read(&add, b"Permission denied\n").unwrap_err(),
+            UnknownReply::Denied("add map")
+        );
+    }
 
     #[test]
     fn what_haproxy_adds_to_a_success_is_kept() {

@@ -10,6 +10,8 @@ pub enum Capability {
     DynamicServers,
     /// `init-state` of `add server`: down until its own checks passed.
     InitState,
+    /// `add backend`, `publish backend`, `del backend`.
+    DynamicBackends,
     /// `cookie` of `add server`.
     ServerCookie,
     /// `healthcheck` of `add server`: a check of its own, by a section of that name.
@@ -45,6 +47,7 @@ pub enum Defect {
 const CAPABILITIES: &[(Capability, Version)] = &[
     (Capability::DynamicServers, Version::new(2, 6, 0)),
     (Capability::InitState, Version::new(3, 2, 0)),
+    (Capability::DynamicBackends, Version::new(3, 4, 0)),
     (Capability::ServerCookie, Version::new(2, 8, 0)),
     (Capability::HealthcheckSections, Version::new(3, 4, 0)),
 ];
@@ -132,6 +135,8 @@ mod tests {
         assert!(!v32.can(Capability::HealthcheckSections));
         assert!(Version::new(3, 4, 7).can(Capability::HealthcheckSections));
         assert!(!v30.can(Capability::InitState) && v32.can(Capability::InitState));
+        assert!(!v32.can(Capability::DynamicBackends));
+        assert!(Version::new(3, 4, 7).can(Capability::DynamicBackends));
         assert!(
             v26.has(Defect::NoReuseByDynamicServers) && !v28.has(Defect::NoReuseByDynamicServers)
         );

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Address, BackendName, CookieValue, Protocol, ProxyHeader, SectionName, ServerKeywords,
-    ServerName, ServerRef,
+    Address, BackendName, CookieValue, MapChange, MapContent, MapName, ProfileName, Protocol,
+    ProxyHeader, SectionName, ServerKeywords, ServerName, ServerRef,
 };
 
 /// `major.minor.patch` of a HAProxy; what packagers append is left out.
@@ -252,6 +252,27 @@ impl StatRow {
     }
 }
 
+/// What `show stat` tells of the checks of one server, in HAProxy's words. The text can be the server's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// `status`: `UP`, `DOWN 1/2`, `MAINT`.
+    pub state: String,
+    /// `check_status`: `L7OK`, `L4CON`; empty without a check.
+    pub check_status: String,
+    /// `check_code`.
+    pub code: Option<u64>,
+    /// `last_chk`, shortened.
+    pub text: String,
+    /// `check_duration`, in milliseconds.
+    pub took: Option<u64>,
+    /// `lastchg`: seconds since it last went up or down.
+    pub since_change: Option<u64>,
+    /// `addr`.
+    pub address: String,
+    /// `scur`.
+    pub sessions: u64,
+}
+
 /// What `show stat` tells of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendStat {
@@ -259,6 +280,17 @@ pub struct BackendStat {
     pub servers: BTreeMap<ServerName, StatRow>,
     /// The backend itself has a row: it is not `disabled` in the configuration.
     pub is_running: bool,
+    /// That row says that it is not published: `use_backend` passes it over.
+    pub is_unpublished: bool,
+}
+
+/// What the rows of all backends tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendRows {
+    /// Those with a `cookie` line, by which clients stay with a server.
+    pub cookies: BTreeSet<BackendName>,
+    /// Those that are not published: `use_backend` passes them over.
+    pub unpublished: BTreeSet<BackendName>,
 }
 
 /// Something that is asked of HAProxy: a reading, or a change.
@@ -272,10 +304,18 @@ pub enum Request {
     ServersState(Option<BackendName>),
     /// `show stat <backend's id or name> 6 -1`. By the name of a backend HAProxy up to 3.2 may show a frontend's.
     Stat(BackendName, Option<u32>),
+    /// `show stat <backend's id or name> 4 -1`, for people: what checks said.
+    Verdicts(BackendName, Option<u32>),
     /// `show stat -1 2 -1`: of the backends, not of their servers.
-    Cookies,
+    BackendRows,
+    /// `dump stats-file`, from 3.0 on: the only place where a backend's `guid` is told.
+    Guids,
+    /// `show map <map>`
+    Map(MapName),
     /// A change.
     Change(Command),
+    /// A change of a map.
+    ChangeMap(MapChange),
 }
 
 /// A change of HAProxy's state. `haproxy::command` prints it; nothing else is ever written to the socket.
@@ -307,12 +347,20 @@ pub enum Command {
     DeleteServer(ServerRef),
     /// `shutdown sessions server <s>`: what is under way there is cut.
     ShutdownSessions(ServerRef),
+    /// `add backend <b> from <defaults> guid nomad:<b>`: by the guid it is known to be the sidecar's.
+    AddBackend(BackendName, ProfileName),
+    /// `publish backend <b>`: from now on `use_backend` finds it.
+    PublishBackend(BackendName),
+    /// `unpublish backend <b>`: what is under way there ends as it would.
+    UnpublishBackend(BackendName),
+    /// `del backend <b>`
+    DeleteBackend(BackendName),
 }
 
 impl Command {
-    /// The server that the command changes.
+    /// The server that the command changes; none when it changes the backend.
     #[must_use]
-    pub fn server(&self) -> &ServerRef {
+    pub fn server(&self) -> Option<&ServerRef> {
         match self {
             Self::SetAddress(server, _)
             | Self::Ready(server)
@@ -326,7 +374,35 @@ impl Command {
             | Self::SetMaxconn(server, _)
             | Self::AddServer(server, _, _)
             | Self::DeleteServer(server)
-            | Self::ShutdownSessions(server) => server,
+            | Self::ShutdownSessions(server) => Some(server),
+            Self::AddBackend(..)
+            | Self::PublishBackend(_)
+            | Self::UnpublishBackend(_)
+            | Self::DeleteBackend(_) => None,
+        }
+    }
+
+    /// The backend that the command changes, or that its server is in.
+    #[must_use]
+    pub fn backend(&self) -> &BackendName {
+        match self {
+            Self::SetAddress(server, _)
+            | Self::Ready(server)
+            | Self::Drain(server)
+            | Self::Maintenance(server)
+            | Self::HealthDown(server)
+            | Self::EnableHealth(server)
+            | Self::EnableAgent(server)
+            | Self::DisableAgent(server)
+            | Self::SetWeight(server, _)
+            | Self::SetMaxconn(server, _)
+            | Self::AddServer(server, _, _)
+            | Self::DeleteServer(server)
+            | Self::ShutdownSessions(server) => &server.backend,
+            Self::AddBackend(backend, _)
+            | Self::PublishBackend(backend)
+            | Self::UnpublishBackend(backend)
+            | Self::DeleteBackend(backend) => backend,
         }
     }
 }
@@ -391,13 +467,23 @@ pub enum Response {
     Backends(Vec<BackendName>),
     /// To [`Request::ServersState`]; rows of backends whose name is outside our grammar are left out.
     Servers(Vec<ServerRow>),
-    /// To [`Request::ServersState`] or [`Request::Stat`] of one backend: there is none of that name.
+    /// To [`Request::ServersState`], [`Request::Stat`] or [`Request::Verdicts`] of one backend: there is none of that name.
     NoSuchBackend,
     /// To [`Request::Stat`].
     Stat(BackendStat),
-    /// To [`Request::Cookies`]: the backends that have a `cookie` line, by which clients stay with a server.
-    Cookies(BTreeSet<BackendName>),
-    /// To [`Request::Change`].
+    /// To [`Request::BackendRows`].
+    BackendRows(BackendRows),
+    /// To [`Request::Guids`]: the backends that a sidecar made.
+    Guids(BTreeSet<BackendName>),
+    /// To [`Request::Verdicts`].
+    Verdicts(BTreeMap<ServerName, Verdict>),
+    /// To [`Request::Map`].
+    Map(MapContent),
+    /// To [`Request::Map`]: there is none of that name.
+    NoSuchMap,
+    /// To [`MapChange::Prepare`]: the version that was begun.
+    MapVersion(u32),
+    /// To [`Request::Change`], and to any other [`Request::ChangeMap`].
     Changed(Outcome),
 }
 

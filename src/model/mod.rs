@@ -7,18 +7,21 @@ mod backoff;
 mod capabilities;
 mod haproxy;
 mod keyword;
+mod map;
 mod name;
 mod nomad;
 
 pub use backoff::{Backoff, SplitMix64};
 pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
-    AdminState, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion, Keyword,
-    OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow, Version,
+    AdminState, BackendRows, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion,
+    Keyword, OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow,
+    Verdict, Version,
 };
 pub use keyword::{InvalidKeywords, Protocol, ProxyHeader, ServerKeywords};
+pub use map::{InvalidWord, MapChange, MapContent, MapEntry, MapKind, MapName, MapWord};
 pub use name::{
-    Address, BackendName, CookieValue, InvalidName, SectionName, ServerName, ServerProfileName,
-    ServerRef,
+    Address, BackendName, CookieValue, InvalidName, ProfileName, SectionName, ServerName,
+    ServerProfileName, ServerRef,
 };
 pub use nomad::{Allocation, AllocationId, NomadEvent, Registration, Scope, ServiceKey};

@@ -89,6 +89,10 @@ name! {
     BackendName
 }
 name! {
+    /// The name of a `defaults` section, from which backends are made.
+    ProfileName
+}
+name! {
     /// The name of a server inside its backend.
     ServerName
 }

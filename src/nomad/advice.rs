@@ -18,6 +18,27 @@ pub(super) fn on_failure(failed: &Failed<Error>, settings: &Settings, namespace:
     each.collect::<Vec<_>>().join("; ")
 }
 
+/// A job that Nomad does not evaluate.
+pub(super) fn on_no_evaluation(
+    failed: &Failed<Error>,
+    settings: &Settings,
+    namespace: &str,
+) -> String {
+    let each = failed.each().map(|(endpoint, error)| {
+        let what = format!("nomad at {endpoint}: {}", chain(error));
+        if let Error::Denied { status: 403, .. } = error {
+            let policy = format!("`namespace {namespace:?} {{ capabilities = [\"parse-job\"] }}`");
+            format!("{what}: the token needs the policy {policy}")
+        } else if let Error::ServerError { status: 400, body } = error {
+            // Nomad's words on the job.
+            format!("nomad at {endpoint}: {}", body.trim())
+        } else {
+            on_error(endpoint, error, settings, namespace)
+        }
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// A stream that cannot be had.
 pub(super) fn on_no_stream(
     failed: &Failed<StreamError>,

@@ -207,22 +207,31 @@ impl Error {
 
 /// The index of an answer whose head is believed.
 pub(super) fn believed_index(headers: &HeaderMap) -> Result<u64, Doubt> {
-    compressed(headers)?;
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    let kind = text(CONTENT_TYPE.as_str()).unwrap_or_default();
-    if !kind.starts_with("application/json") {
-        return Err(Doubt::ContentType(shortened(kind)));
-    }
+    json(headers)?;
+    let text = |name| text(headers, name);
     match text(INDEX_HEADER).and_then(|index| index.parse().ok()) {
         None => Err(Doubt::NoIndex),
         Some(0) => Err(Doubt::IndexZero),
         Some(_) if text(LEADER_HEADER) != Some("true") => Err(Doubt::NoLeader),
         Some(index) => Ok(index),
     }
+}
+
+/// Refuses what is no plain JSON.
+pub(super) fn json(headers: &HeaderMap) -> Result<(), Doubt> {
+    compressed(headers)?;
+    let kind = text(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
+    if kind.starts_with("application/json") {
+        Ok(())
+    } else {
+        Err(Doubt::ContentType(shortened(kind)))
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get(name)
+        .and_then(|value: &HeaderValue| value.to_str().ok())
 }
 
 /// Refuses what was compressed although nobody asked for that, as some proxies do.

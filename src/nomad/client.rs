@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::{
-    Request, StatusCode,
+    Method, Request, StatusCode,
     body::Bytes,
     header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT},
 };
@@ -51,6 +51,8 @@ struct Kept {
 struct Query<T> {
     kind: Kind,
     path: String,
+    /// What is sent; with it the answer is computed, and has no index.
+    body: Bytes,
     deadline: Duration,
     parse: fn(&[u8]) -> Result<T, serde_json::Error>,
 }
@@ -136,6 +138,17 @@ impl Client {
         let kinds = (Kind::Allocation, Kind::Allocation);
         self.get(Query::new(kinds, path, None, types::parse_allocation))
             .await
+    }
+
+    /// A job in HCL as Nomad evaluates it, in JSON. Nomad keeps nothing of it. Needs the capability `parse-job` in `namespace`.
+    pub async fn evaluate(&mut self, namespace: &str, hcl: &str) -> Result<Vec<u8>, Failed<Error>> {
+        let path = format!("/v1/jobs/parse?namespace={}", percent_encoded(namespace));
+        let body = serde_json::json!({"JobHCL": hcl, "Canonicalize": false});
+        let query = Query {
+            body: body.to_string().into(),
+            ..Query::new((Kind::Job, Kind::Job), path, None, |json| Ok(json.to_vec()))
+        };
+        Ok(self.get(query).await?.value)
     }
 
     /// Opens the event stream of `namespace` (or `*`) on a connection of its own: topic `Service`, all that is buffered.
@@ -261,14 +274,22 @@ impl Client {
     }
 
     async fn exchange<T>(&self, kept: &mut Kept, query: &Query<T>) -> Result<Answer<T>, Error> {
-        let request = self.request(&query.path, kept);
+        let mut request = self.request(&query.path, kept);
+        if !query.body.is_empty() {
+            *request.method_mut() = Method::POST;
+            *request.body_mut() = Full::new(query.body.clone());
+        }
         let exchange = async {
             let head = kept.connection.send(request).await;
             let head = head.map_err(Error::from_hyper)?;
             if head.status() != StatusCode::OK {
                 return Err(answer::refusal(head).await);
             }
-            let believed = answer::believed_index(head.headers());
+            let believed = if query.body.is_empty() {
+                answer::believed_index(head.headers())
+            } else {
+                answer::json(head.headers()).map(|()| 0)
+            };
             // The body is read in any case, so that the connection can be kept.
             let body = answer::whole(head.into_body(), &self.route, query.kind).await?;
             Ok((believed, body))
@@ -292,13 +313,13 @@ impl Client {
         })
     }
 
-    fn request(&self, path: &str, kept: &Kept) -> Request<Empty<Bytes>> {
+    fn request(&self, path: &str, kept: &Kept) -> Request<Full<Bytes>> {
         let mut uri = path.to_owned();
         if let Some(region) = &self.route.settings.region {
             uri.push_str("&region=");
             uri.push_str(&percent_encoded(region));
         }
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Full::default());
         *request.uri_mut() = uri
             .parse()
             .expect("every part of the path is percent-encoded");
@@ -338,6 +359,7 @@ impl<T> Query<T> {
         Self {
             kind,
             path,
+            body: Bytes::new(),
             deadline,
             parse,
         }

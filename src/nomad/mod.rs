@@ -9,6 +9,7 @@ mod advice;
 mod answer;
 pub mod client;
 mod endpoint;
+pub mod evaluate;
 pub mod route;
 pub mod settings;
 pub mod stream;

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
@@ -160,7 +160,7 @@ async fn dial_tls(
 
 /// One connection. It is closed when this and the body of its last answer are dropped.
 #[derive(Debug)]
-pub(super) struct Connection(SendRequest<Empty<Bytes>>);
+pub(super) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
     /// Prepares `io` for requests.
@@ -178,7 +178,7 @@ impl Connection {
     /// Sends a request and waits for the head of the answer.
     pub(super) async fn send(
         &mut self,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, hyper::Error> {
         self.0.ready().await?;
         self.0.send_request(request).await

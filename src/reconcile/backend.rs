@@ -1,20 +1,21 @@
 //! One backend in the core: what is wanted there, what was seen, what is remembered, and when to look next.
 
+mod answers;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use crate::model::{
-    BackendName, Backoff, Command, Outcome, Request, ServerName, ServerState, SplitMix64, Version,
-};
+use crate::model::{BackendName, Backoff, Command, Request, ServerName, ServerState, Version};
 
 use super::{
     Guard, Policy, Removals, Staying, Stays,
     desired::{DesiredServer, Identity, Rejection},
     hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
+    made::{Origin, Wish},
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
     slots,
     states::States,
@@ -22,8 +23,6 @@ use super::{
 
 /// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
 const MAX_STEPS: usize = 2_000;
-/// After so many tries, some six seconds, something that HAProxy puts off is shown.
-const LASTING: u32 = 6;
 /// After this time a server may be in another state than it was seen in.
 const OLD: Duration = Duration::from_millis(20);
 /// From so many servers on `add server` keeps HAProxy busy for long: one command at a time.
@@ -48,6 +47,12 @@ pub(super) struct Backend {
     pub(super) observed: Option<ObservedBackend>,
     /// Nobody has looked at it yet for the state file.
     pub(super) is_newly_observed: bool,
+    /// It was made by the sidecar.
+    pub(super) is_made: bool,
+    /// It is about to be deleted: nothing may lead here any more.
+    pub(super) is_ending: bool,
+    /// A server was in rotation then, whoever's.
+    takes_traffic: bool,
     /// When that was.
     observed_at: Duration,
     /// It was seen once more for what is to be taken out.
@@ -82,6 +87,10 @@ pub(super) struct Backend {
     pub(super) by_hand: BTreeMap<ByHand, Duration>,
     /// Tags without effect, and registrations that share an address.
     pub(super) notes: BTreeSet<Rejection>,
+    /// Servers that were made ready and have not been in rotation since, and when.
+    pub(super) unadmitted: BTreeMap<ServerName, Duration>,
+    /// Why the last batch failed.
+    pub(super) problem: Option<String>,
     /// Failed batches.
     pub(super) failures: Backoff,
     /// Refusals.
@@ -103,6 +112,9 @@ impl Backend {
             memory: Memory::default(),
             observed: None,
             is_newly_observed: false,
+            is_made: false,
+            is_ending: false,
+            takes_traffic: false,
             observed_at: Duration::ZERO,
             looked_again: false,
             fresh: false,
@@ -120,6 +132,8 @@ impl Backend {
             hindrances: BTreeSet::new(),
             by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
+            unadmitted: BTreeMap::new(),
+            problem: None,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
             waiting: BTreeSet::new(),
@@ -152,6 +166,8 @@ impl Backend {
         memory.tenants = std::mem::take(&mut self.memory.tenants);
         memory.holds = std::mem::take(&mut self.memory.holds);
         memory.strangers_stay = self.memory.strangers_stay;
+        memory.life = std::mem::take(&mut self.memory.life);
+        memory.life.forget_process();
         self.memory = memory;
         self.would.clear();
         self.failures.reset();
@@ -167,6 +183,11 @@ impl Backend {
         self.due = None;
         // What was sent last may never have been carried out, nor what was sent with it.
         self.memory.sent.clear();
+    }
+
+    /// Whose it was seen to be.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        self.observed.as_ref().map(|observed| observed.origin)
     }
 
     /// The kind of backend that it was seen to be.
@@ -228,6 +249,16 @@ impl Backend {
         staying
     }
 
+    /// Whether requests that are sent here are answered: then routes may lead here.
+    pub(super) fn takes_traffic(&self) -> bool {
+        self.takes_traffic
+    }
+
+    /// Whether a server of a registration is to be here, or is held.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.stale || self.wanted().next().is_some()
+    }
+
     /// How many servers this guard keeps.
     pub(super) fn guarded(&self, guard: Guard) -> usize {
         let holds = self.memory.holds.values();
@@ -235,7 +266,16 @@ impl Backend {
     }
 
     /// Takes in what registrations ask for now.
-    pub(super) fn desire(&mut self, mut desired: Vec<DesiredServer>, doubles: Vec<Rejection>) {
+    pub(super) fn desire(
+        &mut self,
+        mut desired: Vec<DesiredServer>,
+        doubles: Vec<Rejection>,
+        wish: Option<&Wish>,
+    ) {
+        // What lingers, or is held, may have to be made again as it was.
+        if wish.is_some() || !desired.is_empty() {
+            self.memory.life.profile = wish.map(|wish| wish.profile.clone());
+        }
         desired.sort_by_key(|server| server.address);
         let former = std::mem::replace(&mut self.desired, desired);
         let present: BTreeSet<_> = self.desired.iter().map(DesiredServer::identity).collect();
@@ -310,7 +350,15 @@ impl Backend {
     /// Takes in what was read.
     pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
         self.memory.observe(now, &observed);
+        self.settle_admissions(now, &observed);
         self.observed_at = read_at;
+        let is_found = match observed.origin {
+            Origin::Operator => true,
+            Origin::Missing => false,
+            Origin::Made { is_published } => is_published,
+        };
+        self.is_made = matches!(observed.origin, Origin::Made { .. });
+        self.takes_traffic = is_found && observed.servers.iter().any(ServerState::in_rotation);
         self.observed = Some(observed);
         self.is_newly_observed = true;
         self.fresh = true;
@@ -347,7 +395,8 @@ impl Backend {
     /// The readings that the next plan needs. After a change of the catalog everything is read that a plan could need.
     pub(super) fn readings(&self, name: &BackendName) -> Vec<Request> {
         let mut requests = vec![Request::ServersState(Some(name.clone()))];
-        if self.dirty || self.wants_stat {
+        let is_missing = self.origin() == Some(Origin::Missing) && !self.wants_stat;
+        if !is_missing && (self.dirty || self.wants_stat) {
             requests.push(Request::Stat(
                 name.clone(),
                 self.observed.as_ref().and_then(|observed| observed.id),
@@ -384,9 +433,14 @@ impl Backend {
         removals: Removals,
     ) -> Plan {
         self.settle_put_back(policy);
+        let is_wanted = self.wanted().next().is_some();
         let Some(observed) = &self.observed else {
             return Plan::default();
         };
+        // What was not read may want it.
+        let is_empty = !is_wanted && observed.servers.is_empty() && !self.memory.strangers_stay;
+        self.memory.life.see(now, observed.origin, is_empty);
+        self.is_ending = self.memory.life.is_ending(now, policy) && removals != Removals::Frozen;
         if self.kind(policy) == Kind::Slots {
             slots::settle_tenants(&self.desired, observed, policy, &mut self.memory.tenants);
         }
@@ -431,8 +485,14 @@ impl Backend {
         self.memory.changed_at = Some(now);
         self.changing_since.get_or_insert(now);
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
+        // It tells whether the backend is published.
+        let changes_backend = |step: &plan::Step| step.command.server().is_none();
+        self.wants_stat |= plan.steps.iter().any(changes_backend);
         for step in &plan.steps {
             self.memory.send(now, &step.command);
+            if let Command::Ready(server) = &step.command {
+                self.unadmitted.insert(server.server.clone(), now);
+            }
         }
         let mut requests: Vec<_> = plan
             .steps
@@ -450,47 +510,6 @@ impl Backend {
             .as_ref()
             .map_or(0, |observed| observed.servers.len());
         servers > BIG_BACKEND && version.has(crate::model::Defect::SlowInBigBackends)
-    }
-
-    /// Takes in what HAProxy said to command `number` of the batch. A server that it refuses is left alone for a while.
-    pub(super) fn answered(
-        &mut self,
-        now: Duration,
-        number: usize,
-        command: &Command,
-        outcome: &Outcome,
-        random: &mut SplitMix64,
-    ) {
-        let text = match outcome {
-            Outcome::Done | Outcome::Notice(_) => {
-                if let Some(why) = self.reasons.get(number) {
-                    *self.accepted.entry(*why).or_default() += 1;
-                }
-                return;
-            }
-            Outcome::Refused(_) if matches!(command, Command::SetWeight(..)) => {
-                self.memory.static_weights = true;
-                return;
-            }
-            Outcome::RetryLater(text) | Outcome::Refused(text) => text,
-        };
-        let server = &command.server().server;
-        self.memory.sent.remove(server);
-        let mut delay = self.refusals.next_delay(random);
-        if matches!(outcome, Outcome::Refused(_)) {
-            delay = delay.max(Duration::from_secs(5));
-        }
-        // Requests may still be on their last try there: that is nobody's concern before it lasts.
-        let is_ordinary = matches!(
-            (command, outcome),
-            (Command::DeleteServer(_), Outcome::RetryLater(_))
-        ) && self.refusals.tries() < LASTING;
-        let text = if is_ordinary { "" } else { text.as_str() };
-        // What follows from the first refusal, such as "No such server.", says less than it, and may pass sooner.
-        self.memory
-            .suspended
-            .entry(server.clone())
-            .or_insert_with(|| (now + delay, text.to_owned()));
     }
 
     /// The earliest time at which a suspended server may be tried again.
@@ -519,66 +538,4 @@ fn boundary(steps: &[plan::Step]) -> usize {
         .iter()
         .rposition(|step| step.command.server() != server)
         .map_or(MAX_STEPS, |at| at + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::ServerRef;
-
-    #[test]
-    fn a_deletion_that_has_to_wait_is_shown_when_it_lasts() {
-        let mut backend = Backend::new();
-        let server = ServerRef {
-            backend: BackendName::new("web").unwrap(),
-            server: ServerName::new("nomad-1").unwrap(),
-        };
-        let text = "Server still has connections attached to it, cannot remove it.";
-        let mut said = Vec::new();
-        for _ in 0..LASTING {
-            let (command, outcome) = (
-                Command::DeleteServer(server.clone()),
-                Outcome::RetryLater(text.to_owned()),
-            );
-            backend.memory.suspended.clear();
-            let random = &mut SplitMix64::new(0);
-            backend.answered(Duration::ZERO, 0, &command, &outcome, random);
-            said.push(backend.memory.suspended[&server.server].1.clone());
-        }
-        let last = said.pop().unwrap();
-        assert!(said.iter().all(String::is_empty));
-        assert_eq!(last, text);
-    }
-
-    #[test]
-    fn of_the_refusals_in_a_batch_the_first_one_counts() {
-        let mut backend = Backend::new();
-        let server = ServerRef {
-            backend: BackendName::new("web").unwrap(),
-            server: ServerName::new("nomad-1").unwrap(),
-        };
-        let why = "Backend must use a dynamic load balancing to support dynamic servers.";
-        for (command, outcome) in [
-            (
-                Command::DeleteServer(server.clone()),
-                Outcome::Refused(why.to_owned()),
-            ),
-            (
-                Command::Ready(server.clone()),
-                Outcome::RetryLater("No such server.".to_owned()),
-            ),
-        ] {
-            backend.answered(
-                Duration::ZERO,
-                0,
-                &command,
-                &outcome,
-                &mut SplitMix64::new(0),
-            );
-        }
-        assert_eq!(
-            backend.memory.suspended[&server.server],
-            (Duration::from_secs(5), why.to_owned())
-        );
-    }
 }

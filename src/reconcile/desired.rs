@@ -12,6 +12,8 @@ use crate::model::{Address, BackendName, Registration, ServerName, ServiceKey};
 
 use super::{
     Policy,
+    made::{self, Origin, Places, Wish},
+    routes::{Routing, claims},
     server_name::dynamic_name,
     tags::{self, FixedTags, LeavingTags, Tags},
 };
@@ -65,8 +67,12 @@ impl DesiredServer {
 pub struct Contribution {
     /// Servers by backend. A backend is there even when it has none: the service resolves to it.
     pub servers: BTreeMap<BackendName, Vec<DesiredServer>>,
+    /// How these backends are to be made where there are none.
+    pub wishes: BTreeMap<BackendName, Wish>,
     /// The one that all of its servers there are in by the service's name, not by a tag.
     pub by_name: Option<BackendName>,
+    /// By what the service is found; `None` when nothing of it is served.
+    pub routing: Option<Routing>,
     /// What is not served, or not as asked.
     pub rejections: BTreeSet<Rejection>,
 }
@@ -76,11 +82,12 @@ pub struct Contribution {
 pub fn contribution(
     service: &ServiceKey,
     registrations: &[Registration],
-    backends: &BTreeSet<BackendName>,
+    places: &Places,
     policy: &Policy,
 ) -> Contribution {
     let mut contribution = Contribution::default();
     let mut by_tag = BTreeSet::new();
+    let mut usable = Vec::new();
     for registration in registrations {
         let mut reject = |reason| {
             contribution.rejections.insert(Rejection {
@@ -104,13 +111,22 @@ pub fn contribution(
         {
             reject(Reason::Capped(refusal));
         }
-        match server(registration, &tags, backends, policy) {
-            Ok((backend, server)) => {
+        match server(registration, &tags, places, policy) {
+            Ok((backend, server, wish)) => {
+                if places.origin(&backend) == Origin::Operator && tags.profile.is_some() {
+                    reject(Reason::NoProfile(backend.clone()));
+                }
                 if tags.backend.is_none() {
                     contribution.by_name = Some(backend.clone());
                 } else {
                     by_tag.insert(backend.clone());
                 }
+                if let Some(wish) = wish {
+                    let newest = contribution.wishes.entry(backend.clone());
+                    let newest = newest.or_insert_with(|| wish.clone());
+                    *newest = wish.max(newest.clone());
+                }
+                usable.push((registration, tags, backend.clone()));
                 let servers = contribution.servers.entry(backend).or_default();
                 servers.push(server);
             }
@@ -120,9 +136,21 @@ pub fn contribution(
     contribution
         .by_name
         .take_if(|backend| by_tag.contains(backend));
+    let (rules, prefix) = (&policy.rules, &policy.tag_prefix);
+    contribution.routing =
+        claims::routing(service, &usable, rules, prefix, |registration, remark| {
+            let reason = match remark {
+                claims::Remark::Route(reason) => Reason::Route(reason),
+                claims::Remark::Refused(refusal) => Reason::RouteRefused(refusal),
+            };
+            contribution.rejections.insert(Rejection {
+                registration: registration.clone(),
+                reason,
+            });
+        });
     // By its name the service follows a backend even when nothing of it is registered any more.
     if contribution.servers.is_empty()
-        && let Ok(backend) = resolve(service, None, backends, policy)
+        && let Ok(backend) = resolve(service, None, places, false, policy)
     {
         contribution.servers.insert(backend, Vec::new());
     }
@@ -132,18 +160,26 @@ pub fn contribution(
 fn server(
     registration: &Registration,
     tags: &Tags,
-    backends: &BTreeSet<BackendName>,
+    places: &Places,
     policy: &Policy,
-) -> Result<(BackendName, DesiredServer), Reason> {
+) -> Result<(BackendName, DesiredServer, Option<Wish>), Reason> {
     let address = address(registration)?;
-    let backend = resolve(
-        &registration.service,
-        tags.backend.as_ref(),
-        backends,
-        policy,
-    )?;
-    let fixed = with_profile(&tags.fixed, &registration.service, policy)?;
-    let heaviest = policy.rules.max_weight(&registration.service);
+    let service = &registration.service;
+    let profile = made::profile(service, tags, places, policy);
+    let may_make = !matches!(profile, Ok(None));
+    let backend = resolve(service, tags.backend.as_ref(), places, may_make, policy)?;
+    let profile = match profile {
+        // An operator's backend needs none.
+        Err(_) if places.origin(&backend) == Origin::Operator => None,
+        profile => profile?,
+    };
+    let wish = profile.map(|profile| Wish {
+        is_stable: !tags.canary,
+        create_index: registration.create_index,
+        profile,
+    });
+    let fixed = with_profile(&tags.fixed, service, policy)?;
+    let heaviest = policy.rules.max_weight(service);
     let server = DesiredServer {
         registration: registration.id.clone(),
         service: registration.service.clone(),
@@ -156,7 +192,7 @@ fn server(
         leaving: tags.leaving,
         create_index: registration.create_index,
     };
-    Ok((backend, server))
+    Ok((backend, server, wish))
 }
 
 /// The tags with the keywords that the server profile stands for that they name.
@@ -203,17 +239,19 @@ pub fn address(registration: &Registration) -> Result<Address, Reason> {
 }
 
 /// The backend of a service: the tag, else the service's name, else that with `-` as `_`, or in another namespace than
-/// the sidecar's own `<namespace>.<service>`; if the rules allow it.
+/// the sidecar's own `<namespace>.<service>`; if the rules allow it. Where there is none, one that can be made: never by
+/// another name than the service's, and one that was made is nobody's by half of its name.
 fn resolve(
     service: &ServiceKey,
     tag: Option<&BackendName>,
-    backends: &BTreeSet<BackendName>,
+    places: &Places,
+    may_make: bool,
     policy: &Policy,
 ) -> Result<BackendName, Reason> {
     if let Some(backend) = tag {
         let allowed = policy.rules.backend(service, backend);
         allowed.map_err(Reason::Refused)?;
-        return if backends.contains(backend) {
+        return if may_make || places.backends.contains(backend) {
             Ok(backend.clone())
         } else {
             Err(Reason::NoSuchBackend(vec![backend.to_string()]))
@@ -228,12 +266,17 @@ fn resolve(
     } else {
         vec![format!("{}.{}", service.namespace, service.name)]
     };
-    BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
+    let first =
+        BackendName::new(&candidates[0]).map_err(|error| Reason::Name(error.to_string()))?;
     let known = candidates
         .iter()
         .filter_map(|name| BackendName::new(name).ok())
-        .find(|name| backends.contains(name));
-    let known = known.ok_or_else(|| {
+        .find(|name| match places.origin(name) {
+            Origin::Operator => true,
+            Origin::Made { .. } => *name == first,
+            Origin::Missing => false,
+        });
+    let known = known.or_else(|| may_make.then_some(first)).ok_or_else(|| {
         let mut names = candidates;
         names.dedup();
         Reason::NoSuchBackend(names)
@@ -291,297 +334,4 @@ pub fn one_per_address<'a>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::server_name::is_dynamic_name, *};
-    use crate::model::{ServerKeywords, ServerProfileName};
-
-    fn policy() -> Policy {
-        Policy::default()
-    }
-
-    fn registration(
-        namespace: &str,
-        service: &str,
-        address: &str,
-        port: i64,
-        tags: &[&str],
-    ) -> Registration {
-        Registration {
-            id: "_nomad-task-1a2b3c4d-group-web-web-http".into(),
-            service: ServiceKey::new(namespace, service),
-            alloc_id: "1a2b3c4d-0000-0000-0000-000000000000".into(),
-            job_id: "web".into(),
-            tags: [&["haproxy.enable=true"], tags]
-                .concat()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-            address: address.to_owned(),
-            port,
-            create_index: 10,
-            modify_index: 10,
-        }
-    }
-
-    fn one(registration: &Registration, backends: &[&str]) -> Contribution {
-        let backends = backends
-            .iter()
-            .map(|name| BackendName::new(name).unwrap())
-            .collect();
-        contribution(
-            &registration.service,
-            std::slice::from_ref(registration),
-            &backends,
-            &policy(),
-        )
-    }
-
-    fn reason(registration: &Registration, backends: &[&str]) -> String {
-        let contribution = one(registration, backends);
-        assert!(
-            contribution.servers.values().all(Vec::is_empty),
-            "{contribution:?}"
-        );
-        contribution.rejections.first().unwrap().reason.to_string()
-    }
-
-    fn backend_of(registration: &Registration, backends: &[&str]) -> String {
-        let servers = one(registration, backends).servers;
-        servers
-            .iter()
-            .find(|(_, servers)| !servers.is_empty())
-            .unwrap()
-            .0
-            .to_string()
-    }
-
-    #[test]
-    fn the_backend_is_the_tag_then_the_name_then_the_name_with_underscores() {
-        let tagged = registration(
-            "default",
-            "my-web",
-            "10.0.0.1",
-            80,
-            &["haproxy.backend.name=other"],
-        );
-        let plain = registration("default", "my-web", "10.0.0.1", 80, &[]);
-        assert_eq!(backend_of(&tagged, &["my-web", "other"]), "other");
-        assert_eq!(backend_of(&plain, &["my-web", "my_web"]), "my-web");
-        assert_eq!(backend_of(&plain, &["my_web"]), "my_web");
-        assert_eq!(
-            reason(&plain, &["web"]),
-            "HAProxy has no backend named my-web or my_web: add one to haproxy.cfg, or name another with the tag \
-             backend.name"
-        );
-    }
-
-    #[test]
-    fn another_namespace_gets_its_own_backend_and_no_other() {
-        let backends = ["web", "team.web"];
-        assert_eq!(
-            backend_of(&registration("team", "web", "10.0.0.1", 80, &[]), &backends),
-            "team.web"
-        );
-        assert_eq!(
-            reason(
-                &registration("team", "web", "10.0.0.1", 80, &["haproxy.backend.name=web"]),
-                &backends
-            ),
-            "the namespace team may not use the backend web: without a policy file only the sidecar's own namespace may use \
-             any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
-        );
-        assert_eq!(
-            reason(
-                &registration("default", "team.web", "10.0.0.1", 80, &[]),
-                &backends
-            ),
-            "its service's name cannot name a backend: it has a dot in it"
-        );
-    }
-
-    #[test]
-    fn a_registration_that_nothing_can_connect_to_is_rejected_with_the_reason() {
-        for (address, port, expected) in [
-            (
-                "",
-                80,
-                "it has no address: give the service a port label, or an address",
-            ),
-            (
-                "10.0.0.1",
-                0,
-                "its port is 0: give the service a port label",
-            ),
-            (
-                "10.0.0.1",
-                65536,
-                "its port is 65536: give the service a port label",
-            ),
-            (
-                "db.example",
-                80,
-                "its address \"db.example\" is not an IP address, and HAProxy resolves no names at runtime",
-            ),
-            (
-                "10.0.0.1 port 1;shutdown frontend fe",
-                80,
-                "its address \"10.0.0.1 port 1;shutdown frontend fe\" is not an IP address, and HAProxy resolves no \
-                 names at runtime",
-            ),
-        ] {
-            assert_eq!(
-                reason(
-                    &registration("default", "web", address, port, &[]),
-                    &["web"]
-                ),
-                expected
-            );
-        }
-    }
-
-    #[test]
-    fn a_service_without_the_tag_is_left_alone() {
-        let mut plain = registration("default", "web", "10.0.0.1", 80, &[]);
-        plain.tags.clear();
-        assert_eq!(
-            one(&plain, &["web"])
-                .servers
-                .values()
-                .map(Vec::len)
-                .sum::<usize>(),
-            0
-        );
-        assert!(one(&plain, &["web"]).rejections.is_empty());
-    }
-
-    /// What a server is called with these tags, under a policy with the server profile `tls`.
-    fn name(tags: &[&str]) -> String {
-        let registration = registration("default", "web", "10.0.0.1", 80, tags);
-        let keywords = ServerKeywords::new("ssl verify none").unwrap();
-        let policy = Policy {
-            server_profiles: [(ServerProfileName::new("tls").unwrap(), keywords)].into(),
-            ..Policy::default()
-        };
-        let web = BackendName::new("web").unwrap();
-        let registrations = std::slice::from_ref(&registration);
-        let found = contribution(&registration.service, registrations, &[web].into(), &policy);
-        let server = found.servers.into_values().flatten().next();
-        server
-            .unwrap_or_else(|| panic!("{:?}", found.rejections))
-            .name
-            .to_string()
-    }
-
-    #[test]
-    fn names_stay_for_ever_because_another_name_is_another_server() {
-        let every_older_tag = [
-            "haproxy.backup",
-            "haproxy.check.disabled",
-            "haproxy.check.port=8081",
-            "haproxy.check.interval=1500ms",
-            "haproxy.check.fastinter=500ms",
-            "haproxy.check.downinter=600ms",
-            "haproxy.check.rise=3",
-            "haproxy.check.fall=4",
-        ];
-        let the_rest = [
-            "haproxy.check.profile=api",
-            "haproxy.maxqueue=5",
-            "haproxy.slowstart=10s",
-            "haproxy.cookie=auto",
-            "haproxy.send-proxy=v2",
-            "haproxy.proto=h2",
-            "haproxy.agent.port=9000",
-            "haproxy.agent.interval=1s",
-            "haproxy.tls.profile=tls",
-        ];
-        for (tags, hash) in [
-            (&[][..], "4d5f3c23"),
-            (&every_older_tag[..], "e8609428"),
-            (&the_rest[..], "241c4c60"),
-        ] {
-            assert_eq!(name(tags), format!("nomad-1a2b3c4d-{hash}"), "{tags:?}");
-        }
-    }
-
-    #[test]
-    fn the_name_holds_what_cannot_be_changed_and_nothing_else() {
-        let plain = name(&[]);
-        assert!(
-            is_dynamic_name(&ServerName::new(&plain).unwrap()),
-            "{plain}"
-        );
-        for changed_in_place in [
-            "haproxy.weight=7",
-            "haproxy.maxconn=9",
-            "haproxy.cookie=off",
-        ] {
-            assert_eq!(name(&[changed_in_place]), plain);
-        }
-        for fixed in [
-            "haproxy.backup",
-            "haproxy.check.port=81",
-            "haproxy.maxqueue=0",
-            "haproxy.cookie=a",
-            "haproxy.send-proxy=v1",
-            "haproxy.tls.profile=tls",
-        ] {
-            assert_ne!(name(&[fixed]), plain, "{fixed}");
-        }
-    }
-
-    #[test]
-    fn a_server_profile_is_the_operators_and_nobody_elses() {
-        let with =
-            |namespace, profile: &str| registration(namespace, "web", "10.0.0.1", 80, &[profile]);
-        assert_eq!(
-            reason(&with("default", "haproxy.tls.profile=tls"), &["web"]),
-            "tag tls.profile: there is no server profile tls: declare it with --server-profile 'tls=ssl verify required \
-             ca-file …'"
-        );
-        assert_eq!(
-            reason(&with("team", "haproxy.tls.profile=tls"), &["team.web"]),
-            "the namespace team may not use the server profile \"tls\": without a policy file only the sidecar's own namespace \
-             may use any backend and server profile, others the backend <namespace>.<service>, and nobody a regular expression"
-        );
-        assert!(
-            reason(
-                &with("default", "haproxy.tls.profile=/etc/key.pem"),
-                &["web"]
-            )
-            .contains("the name has the character '/'")
-        );
-    }
-
-    #[test]
-    fn names_that_others_chose_are_not_ours() {
-        for name in [
-            "nomad1",
-            "nomad-web",
-            "nomad-1a2b3c4d",
-            "nomad-1a2b3c4d-XXXXXXXX",
-            "x-nomad-1a2b3c4d-00112233",
-        ] {
-            assert!(!is_dynamic_name(&ServerName::new(name).unwrap()), "{name}");
-        }
-    }
-
-    #[test]
-    fn two_registrations_with_one_address_are_served_once_for_the_younger() {
-        let mut servers = Vec::new();
-        for (id, index) in [("old", 5), ("new", 9), ("older", 3)] {
-            let mut registration = registration("default", "web", "10.0.0.1", 80, &[]);
-            registration.id = id.into();
-            registration.create_index = index;
-            servers.extend(one(&registration, &["web"]).servers.into_values().flatten());
-        }
-        let (kept, dropped) = one_per_address(servers.iter());
-        assert_eq!(
-            kept.iter()
-                .map(|server| &*server.registration)
-                .collect::<Vec<_>>(),
-            ["new"]
-        );
-        assert_eq!(dropped.len(), 2);
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use super::{
     desired::{DesiredServer, Reason},
     fixed_tags::{Cookie, FixedTags},
     hands::{Hand, Unread, hand},
+    made::Origin,
     plan::{
         ADMISSION_POLL, ADMISSION_WATCH, Admission, Kind, Obstacle, Plan, Situation, Why, admit,
         is_owned, watch_admissions,
@@ -36,6 +37,9 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
         wanted.insert(&server.name, server);
     }
     let mut replacements = Replacements::new(&wanted, &owned);
+    // In one that is only about to be made, that was measured not to happen.
+    let may_crash = situation.version.has(Defect::CrashInDisabledBackend)
+        && situation.observed.origin != Origin::Missing;
     for (name, server) in &wanted {
         let present = owned.get(name).copied();
         note_tags(server, situation, plan);
@@ -49,12 +53,10 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
                     Obstacle::NoDynamicServers(situation.version),
                 );
             }
-            None if situation.version.has(Defect::CrashInDisabledBackend)
-                && situation.observed.stat.is_none() =>
-            {
+            None if may_crash && situation.observed.stat.is_none() => {
                 plan.wants_stat = true;
             }
-            None if situation.version.has(Defect::CrashInDisabledBackend)
+            None if may_crash
                 && !situation
                     .observed
                     .stat

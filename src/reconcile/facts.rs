@@ -14,6 +14,7 @@ use super::{
     hands::{ByHand, Hand, HandsCount},
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
+    routes::{RouteFact, RoutesCount},
 };
 
 /// Something that happened.
@@ -50,6 +51,8 @@ pub enum Fact {
         /// What of it was not told before.
         new: Vec<Command>,
     },
+    /// Something about routes.
+    Routes(RouteFact),
     /// HAProxy did something and had a remark.
     Noticed(BackendName, String),
     /// A batch did not come through; the backend is tried again after the delay.
@@ -219,6 +222,8 @@ pub struct Overview {
     pub rejected: usize,
     /// Servers that stay in rotation although their registration is gone.
     pub held: usize,
+    /// Backends that were made at runtime.
+    pub made: Made,
     /// Backends with slots that the state file does not bring back.
     pub unrestorable: usize,
     /// Those of them that a guard keeps, by which one.
@@ -235,6 +240,12 @@ pub struct Overview {
     pub by_hand: HandsCount,
     /// Servers that stay as they are by an operator's hand, or in rotation by a hold.
     pub staying: Vec<Staying>,
+    /// Routes to followed backends.
+    pub routes: RoutesCount,
+    /// They were not applied yet.
+    pub routes_unsettled: bool,
+    /// What in HAProxy is in the way of routes, in words.
+    pub route_obstacles: Vec<String>,
     /// In observing mode: what would be sent now.
     pub would: Would,
     /// Followed backends, each by itself.
@@ -278,6 +289,17 @@ pub enum Stays {
     ByHand(Hand),
     /// It has no registration any more, and is held; by a guard, or for want of others.
     Held(Option<Guard>),
+}
+
+/// Backends that were made at runtime, by how they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Published, and wanted.
+    pub published: usize,
+    /// Not published yet.
+    pub unpublished: usize,
+    /// Wanted by nobody: to be removed after a while.
+    pub lingering: usize,
 }
 
 /// What is not sent, because the sidecar only observes.

@@ -16,12 +16,14 @@ use crate::model::{
     StatRow, Version,
 };
 
+pub use super::obstacle::Obstacle;
+
 use super::{
     Policy, Removals,
     desired::{DesiredServer, Identity, Reason, Rejection},
-    dynamic,
     hands::{ByHand, Hand, Weight},
     hold::Hold,
+    made::{self, Life, Origin},
     removal::PLACEHOLDER,
     server_name::{is_dynamic_name, is_same_allocation},
     slots,
@@ -37,6 +39,8 @@ pub struct ObservedBackend {
     pub servers: Vec<ServerState>,
     /// The rows of `show stat`, when they were asked for.
     pub stat: Option<BackendStat>,
+    /// Whose it is.
+    pub origin: Origin,
 }
 
 impl ObservedBackend {
@@ -129,6 +133,8 @@ pub struct Memory {
     pub static_weights: bool,
     /// When the last change was sent.
     pub changed_at: Option<Duration>,
+    /// If the backend may have to be made.
+    pub life: Life,
 }
 
 /// Who was admitted to a slot.
@@ -204,7 +210,9 @@ impl Memory {
 
     /// Remembers what is being sent.
     pub(super) fn send(&mut self, now: Duration, command: &Command) {
-        let name = &command.server().server;
+        let Some(ServerRef { server: name, .. }) = command.server() else {
+            return;
+        };
         match command {
             Command::SetAddress(_, address) => {
                 // What was seen of it was its former owner.
@@ -224,7 +232,11 @@ impl Memory {
             | Command::DisableAgent(_)
             | Command::SetMaxconn(..)
             | Command::AddServer(..)
-            | Command::DeleteServer(_) => {}
+            | Command::DeleteServer(_)
+            | Command::AddBackend(..)
+            | Command::PublishBackend(_)
+            | Command::UnpublishBackend(_)
+            | Command::DeleteBackend(_) => {}
         }
         if let Command::Maintenance(_) = command {
             // On its way in again it can be in drain without a passed check.
@@ -271,6 +283,12 @@ pub enum Why {
     Registered,
     /// The server was on its way in when something interrupted that.
     Resumed,
+    /// The registration's backend is not in HAProxy.
+    NoBackend,
+    /// A server of the backend is UP for the first time.
+    FirstUp,
+    /// Nothing was registered for the backend for as long as it lingers.
+    Lingered,
     /// It was in rotation when HAProxy was restarted or reloaded.
     PutBack,
     /// The registration came back while its server was drained.
@@ -298,6 +316,9 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Self::Registered => "registered in Nomad, not in HAProxy",
             Self::Resumed => "on its way in, continued",
+            Self::NoBackend => "its backend is not in HAProxy",
+            Self::FirstUp => "its first server is UP",
+            Self::Lingered => "nothing was registered for it for --backend-linger",
             Self::PutBack => "was in rotation before HAProxy restarted",
             Self::Returned => "its registration came back",
             Self::Deregistered => "no longer registered in Nomad",
@@ -328,69 +349,6 @@ pub struct Hindrance {
     pub registration: Arc<str>,
     /// What is in the way.
     pub obstacle: Obstacle,
-}
-
-/// What is in the way of a registration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Obstacle {
-    /// Every slot of the template is taken.
-    NoFreeSlot,
-    /// So many slots are free but for sessions of those who had them.
-    SlotsNotQuiet(usize),
-    /// Its replacement, by changed tags, does not come UP, and so many others wait for that.
-    ReplacementDown(ServerName, usize),
-    /// The backend is `disabled` in the configuration.
-    DisabledBackend,
-    /// Below 2.6 there are no dynamic servers, and the backend has no slots.
-    NoDynamicServers(Version),
-    /// HAProxy refused; tried again later.
-    Refused(ServerName, String),
-}
-
-impl Obstacle {
-    /// The word for it in metrics.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::NoFreeSlot => "no_free_slot",
-            Self::SlotsNotQuiet(_) => "slots_not_quiet",
-            Self::ReplacementDown(..) => "replacement_down",
-            Self::DisabledBackend => "disabled_backend",
-            Self::NoDynamicServers(_) => "no_dynamic_servers",
-            Self::Refused(..) => "refused_by_haproxy",
-        }
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DisabledBackend => {
-                f.write_str("the backend is disabled: take `disabled` out of it in haproxy.cfg")
-            }
-            Self::NoFreeSlot => {
-                f.write_str("no free slot: raise the number in the backend's server-template line")
-            }
-            Self::SlotsNotQuiet(slots) => write!(
-                f,
-                "no free slot: {slots} slots still have sessions of instances that are gone, which are closed one after \
-                 the other; raise the number in the backend's server-template line"
-            ),
-            Self::ReplacementDown(server, waiting) => write!(
-                f,
-                "server {server}, with its changed tags, does not pass its check; the former one goes on serving, and \
-                 {waiting} other instances keep their former tags until then"
-            ),
-            Self::NoDynamicServers(version) => write!(
-                f,
-                "HAProxy {version} cannot add servers: declare slots with `server-template nomad 1-32 slot.invalid:1 \
-                 disabled init-addr last,127.0.0.1`"
-            ),
-            Self::Refused(server, text) => {
-                write!(f, "HAProxy refused a change of {server}: {text}")
-            }
-        }
-    }
 }
 
 /// The next step for one backend.
@@ -550,7 +508,7 @@ pub fn plan(desired: &[&DesiredServer], situation: &Situation<'_>) -> Plan {
     let mut plan = Plan::default();
     match kind(&situation.observed.servers, situation.policy) {
         Kind::Slots => slots::plan(desired, situation, &mut plan),
-        Kind::Dynamic => dynamic::plan(desired, situation, &mut plan),
+        Kind::Dynamic => made::plan(desired, situation, &mut plan),
     }
     plan
 }

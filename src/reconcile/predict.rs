@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    AdminState, BackendStat, CheckState, Command, Keyword, OperState, ServerState, StatRow,
+    AdminState, BackendStat, CheckState, Command, Keyword, OperState, ServerRef, ServerState,
+    StatRow,
 };
 
 use super::{
     desired::DesiredServer,
+    made::Origin,
     plan::{Memory, ObservedBackend, Situation, Step, plan},
 };
 
@@ -65,12 +67,16 @@ pub fn all_quiet(observed: &ObservedBackend) -> BackendStat {
     BackendStat {
         servers: names.map(|name| (name, StatRow::default())).collect(),
         is_running: true,
+        is_unpublished: false,
     }
 }
 
 /// Carries `command` out on `observed`, as HAProxy does.
 pub fn apply(observed: &mut ObservedBackend, command: &Command) {
-    let name = &command.server().server;
+    apply_to_backend(observed, command);
+    let Some(ServerRef { server: name, .. }) = command.server() else {
+        return;
+    };
     let position = observed
         .servers
         .iter()
@@ -151,6 +157,36 @@ pub fn apply(observed: &mut ObservedBackend, command: &Command) {
                 row.maxconn = (*maxconn > 0).then_some((*maxconn).into());
             }
         }
-        Command::AddServer(..) | Command::ShutdownSessions(_) => {}
+        Command::AddServer(..)
+        | Command::ShutdownSessions(_)
+        | Command::AddBackend(..)
+        | Command::PublishBackend(_)
+        | Command::UnpublishBackend(_)
+        | Command::DeleteBackend(_) => {}
+    }
+}
+
+fn apply_to_backend(observed: &mut ObservedBackend, command: &Command) {
+    match command {
+        Command::AddBackend(..) | Command::UnpublishBackend(_) => {
+            observed.origin = Origin::Made {
+                is_published: false,
+            };
+        }
+        Command::PublishBackend(_) => observed.origin = Origin::Made { is_published: true },
+        Command::DeleteBackend(_) => observed.origin = Origin::Missing,
+        Command::SetAddress(..)
+        | Command::Ready(_)
+        | Command::Drain(_)
+        | Command::Maintenance(_)
+        | Command::HealthDown(_)
+        | Command::EnableHealth(_)
+        | Command::EnableAgent(_)
+        | Command::DisableAgent(_)
+        | Command::SetWeight(..)
+        | Command::SetMaxconn(..)
+        | Command::AddServer(..)
+        | Command::DeleteServer(_)
+        | Command::ShutdownSessions(_) => {}
     }
 }

@@ -4,9 +4,10 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Refusal,
+    routes::RouteReason,
     tags::{self, TagProblem},
 };
-use crate::model::{Address, BackendName, ServerProfileName, ServiceKey, Version};
+use crate::model::{Address, BackendName, ProfileName, ServerProfileName, ServiceKey, Version};
 
 /// A registration that is not served, or not as its tags ask.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +39,16 @@ pub enum Reason {
     SameAddress(Address, Arc<str>),
     /// Nomad says that its allocation has ended: its client status.
     AllocationEnded(Arc<str>),
+    /// Its backend may not be made from this `defaults` section, but from these.
+    UnknownProfile(ProfileName, Vec<ProfileName>),
+    /// Served, but its backend was made from the first of these sections, and the second takes effect later.
+    ProfileLater(ProfileName, ProfileName),
+    /// Served, but its backend is an operator's.
+    NoProfile(BackendName),
+    /// Something about its routes: it is served, but perhaps not found.
+    Route(RouteReason),
+    /// The operator's rules do not allow a route of it.
+    RouteRefused(Refusal),
     /// Served, but a tag has no effect.
     Note(TagProblem),
     /// Its tags name a server profile that the operator did not declare; those that there are.
@@ -65,11 +76,22 @@ impl Reason {
             Self::Note(_)
                 | Self::NotWithSlots(_)
                 | Self::SameAddress(..)
+                | Self::ProfileLater(..)
+                | Self::NoProfile(_)
                 | Self::Claimant(..)
                 | Self::Capped(_)
                 | Self::NotBefore(..)
                 | Self::NoCookieLine
+                | Self::Route(_)
+                | Self::RouteRefused(_)
         )
+    }
+
+    /// Whether the service is not found by a route that it asks for.
+    #[must_use]
+    pub fn costs_a_route(&self) -> bool {
+        matches!(self, Self::RouteRefused(_))
+            || matches!(self, Self::Route(reason) if !reason.is_note())
     }
 }
 
@@ -80,15 +102,18 @@ impl Reason {
         match self {
             Self::NoAddress | Self::NotAnIpAddress(_) | Self::NoPort(_) => "no_address",
             Self::Tags(_) | Self::Note(_) | Self::NoSuchServerProfile(..) => "bad_tag",
+            Self::UnknownProfile(..) => "no_such_profile",
+            Self::ProfileLater(..) | Self::NoProfile(_) => "profile_without_effect",
             Self::NoSuchBackend(_) => "no_such_backend",
             Self::Name(_) => "bad_name",
-            Self::Refused(_) | Self::Capped(_) => "refused_by_policy",
+            Self::Refused(_) | Self::Capped(_) | Self::RouteRefused(_) => "refused_by_policy",
             Self::ClaimedBackend(..) | Self::Claimant(..) => "claimed_twice",
             Self::SameAddress(..) => "same_address",
             Self::AllocationEnded(_) => "allocation_ended",
             Self::NotWithSlots(_) => "not_with_slots",
             Self::NotBefore(..) => "not_with_version",
             Self::NoCookieLine => "no_cookie_line",
+            Self::Route(_) => "route",
         }
     }
 }
@@ -116,7 +141,7 @@ impl fmt::Display for Reason {
                 names.join(" or ")
             ),
             Self::Name(why) => write!(f, "its service's name cannot name a backend: {why}"),
-            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Refused(refusal) | Self::RouteRefused(refusal) => refusal.fmt(f),
             Self::SameAddress(address, other) => {
                 write!(
                     f,
@@ -129,6 +154,24 @@ impl fmt::Display for Reason {
                 "its allocation has ended (ClientStatus {}), and it is not UP: if the registration stays, delete it with `nomad \
                  service delete`",
                 tags::shown(status)
+            ),
+            Self::UnknownProfile(profile, profiles) => {
+                let profiles: Vec<_> = profiles.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "its backend cannot be made from the section `defaults {profile}`, which --backend-profiles does not name: it \
+                     names {}",
+                    profiles.join(", ")
+                )
+            }
+            Self::ProfileLater(from, to) => write!(
+                f,
+                "its backend was made from the section `defaults {from}` and stays so: {to} takes effect when it is made anew, \
+                 which is after a restart of HAProxy, or after nothing was registered for --backend-linger"
+            ),
+            Self::NoProfile(backend) => write!(
+                f,
+                "tag backend.profile has no effect: the backend {backend} is in haproxy.cfg, and its own lines decide"
             ),
             Self::NoSuchServerProfile(profile, known) if known.is_empty() => write!(
                 f,
@@ -164,6 +207,7 @@ impl fmt::Display for Reason {
                 "tag cookie has no effect: the backend has no `cookie` line in haproxy.cfg, such as `cookie SRV insert \
                  indirect nocache`",
             ),
+            Self::Route(reason) => reason.fmt(f),
             Self::Note(problem) => problem.fmt(f),
             Self::NotWithSlots(tag) => write!(
                 f,

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub use super::fixed_tags::{Cookie, FixedTags};
-use crate::model::BackendName;
+use super::routes::RouteTags;
+use crate::model::{BackendName, ProfileName};
 
 /// What the tags of one registration ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub struct Tags {
     pub enable: Option<bool>,
     /// `backend.name`
     pub backend: Option<BackendName>,
+    /// `backend=custom`: it has to be there, and is not made.
+    pub is_custom: bool,
+    /// `backend.profile`: the `defaults` section that it is made from.
+    pub profile: Option<ProfileName>,
     /// `weight`, 0 to 256.
     pub weight: Option<u16>,
     /// `maxconn`; 0 is no limit.
@@ -26,6 +31,8 @@ pub struct Tags {
     pub fixed: FixedTags,
     /// How its server leaves.
     pub leaving: LeavingTags,
+    /// By what its service is found.
+    pub routes: RouteTags,
     /// What was read but is not acted on, in words.
     pub notes: Vec<TagProblem>,
 }
@@ -58,20 +65,51 @@ impl fmt::Display for TagProblem {
     }
 }
 
+/// Keys that are acted on: those of [`Tags`], of [`FixedTags`] and of [`RouteTags`].
+const KEYS: &[&str] = &[
+    "enable",
+    "backend.name",
+    "backend",
+    "backend.profile",
+    "weight",
+    "maxconn",
+    "check.type",
+    "canary",
+    "hold",
+    "min-ready",
+    "drain.timeout",
+    "drain.sessions",
+    "backup",
+    "check.disabled",
+    "check.port",
+    "check.interval",
+    "check.fastinter",
+    "check.downinter",
+    "check.rise",
+    "check.fall",
+    "check.profile",
+    "maxqueue",
+    "slowstart",
+    "cookie",
+    "send-proxy",
+    "proto",
+    "agent.port",
+    "agent.interval",
+    "tls.profile",
+    "domain",
+    "path",
+    "sni",
+    "port",
+    "domain.type",
+    "route.keep",
+];
+
+/// Keys that are the backend's to decide about, whatever a tag says.
+const THE_BACKENDS: &[&str] = &["check.path", "check.method", "check.host"];
+
 /// Keys that later parts of the product act on. They are validated by [`Grammar`] and reported.
 const NOT_YET: &[(&str, Grammar)] = &[
-    ("backend", Grammar::OneOf(&["dynamic", "custom"])),
-    ("backend.profile", Grammar::Name),
     ("group", Grammar::Name),
-    ("domain", Grammar::Text),
-    (
-        "domain.type",
-        Grammar::OneOf(&["exact", "prefix", "suffix", "regex"]),
-    ),
-    ("path", Grammar::Text),
-    ("sni", Grammar::Text),
-    ("port", Grammar::Number(1, 65535)),
-    ("route.keep", Grammar::Bool),
     ("canary.weight", Grammar::Number(0, 100)),
     ("canary.header", Grammar::Text),
     ("canary.cookie", Grammar::Text),
@@ -88,7 +126,6 @@ const NOT_YET: &[(&str, Grammar)] = &[
 ];
 
 enum Grammar {
-    Bool,
     Name,
     Text,
     Number(u32, u32),
@@ -98,7 +135,6 @@ enum Grammar {
 impl Grammar {
     fn check(&self, value: &str) -> Result<(), String> {
         match self {
-            Self::Bool => boolean(value).map(drop),
             Self::Name => BackendName::new(value)
                 .map(drop)
                 .map_err(|error| error.to_string()),
@@ -117,6 +153,20 @@ impl Grammar {
     }
 }
 
+/// Every key that is known.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    let not_yet = NOT_YET.iter().map(|(key, _)| *key);
+    let acted_on = KEYS.iter().chain(THE_BACKENDS).copied();
+    acted_on.chain(not_yet)
+}
+
+/// The key and the value of a tag that begins with `prefix` and a dot. A key alone is `true`.
+#[must_use]
+pub fn split<'a>(prefix: &str, tag: &'a str) -> Option<(&'a str, &'a str)> {
+    let rest = tag.strip_prefix(prefix)?.strip_prefix('.')?;
+    Some(rest.split_once('=').unwrap_or((rest, "true")))
+}
+
 /// Reads the tags that begin with `prefix` and a dot. The error lists every tag that makes the registration unusable.
 pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
     let mut read = Tags::default();
@@ -125,17 +175,21 @@ pub fn read(prefix: &str, tags: &[String]) -> Result<Tags, Vec<TagProblem>> {
     let check_profile = format!("{prefix}.check.profile=");
     let has_check_profile = tags.iter().any(|tag| tag.starts_with(&check_profile));
     for tag in tags {
-        let Some(rest) = tag
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.strip_prefix('.'))
-        else {
+        let Some((key, value)) = split(prefix, tag) else {
             continue;
         };
-        let (key, value) = rest.split_once('=').unwrap_or((rest, "true"));
         let problem = |problem: String| TagProblem {
             tag: shown(tag),
             problem,
         };
+        match read.routes.set(key, value) {
+            Some(Ok(())) => continue,
+            Some(Err(why)) => {
+                read.notes.push(problem(why));
+                continue;
+            }
+            None => {}
+        }
         match NOT_YET.iter().find(|(known, _)| *known == key) {
             Some((_, grammar)) => read.notes.push(problem(match grammar.check(value) {
                 Ok(()) => "not supported yet, it has no effect".to_owned(),
@@ -171,6 +225,16 @@ impl Tags {
             "backend.name" => {
                 self.backend = Some(BackendName::new(value).map_err(|error| error.to_string())?);
             }
+            "backend" => {
+                self.is_custom = match value {
+                    "custom" => true,
+                    "dynamic" => false,
+                    _ => return Err("expected dynamic or custom".to_owned()),
+                }
+            }
+            "backend.profile" => {
+                self.profile = Some(ProfileName::new(value).map_err(|error| error.to_string())?);
+            }
             "weight" => self.weight = Some(small(value, 0, 256)?),
             "maxconn" => self.maxconn = Some(number(value, 0, 1_000_000)?),
             "check.type" => match value {
@@ -200,7 +264,7 @@ impl Tags {
 
 /// Whether it says what a check is to ask for. HAProxy cannot be told that of one server.
 fn is_check_request(key: &str) -> bool {
-    matches!(key, "check.path" | "check.method" | "check.host")
+    THE_BACKENDS.contains(&key)
 }
 
 fn no_effect(key: &str) -> String {
@@ -265,7 +329,8 @@ pub(super) fn milliseconds(value: &str) -> Result<u32, String> {
 }
 
 /// A tag as it may be shown in logs: escaped, at most 60 characters.
-pub(super) fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
     format!("{short:?}{dots}")
@@ -374,20 +439,42 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_noted_not_ignored() {
         let tags = read_all(&[
-            "haproxy.domain=a.example",
+            "haproxy.group=internal",
             "haproxy.wieght=3",
             "haproxy.locality=far",
+            "haproxy.route.keep=no",
         ])
         .unwrap();
         let notes: Vec<_> = tags.notes.iter().map(ToString::to_string).collect();
         assert_eq!(
             notes,
             [
-                "tag \"haproxy.domain=a.example\": not supported yet, it has no effect",
+                "tag \"haproxy.group=internal\": not supported yet, it has no effect",
                 "tag \"haproxy.wieght=3\": unknown, it has no effect",
                 "tag \"haproxy.locality=far\": expected one of off, prefer, require; besides, it is not supported yet",
+                "tag \"haproxy.route.keep=no\": expected true or false",
             ]
         );
+    }
+
+    #[test]
+    fn every_key_is_known_once_and_none_is_missing() {
+        let sources = [
+            include_str!("tags.rs"),
+            include_str!("fixed_tags.rs"),
+            include_str!("routes/tags.rs"),
+        ];
+        let sets = sources.map(|source| {
+            let set = source.split("fn set(").nth(1).unwrap();
+            set.split("\n    }\n").next().unwrap()
+        });
+        let acted_on = sets.iter().flat_map(|set| set.lines()).filter_map(|line| {
+            let (key, _) = line.strip_prefix("            \"")?.split_once("\" =>")?;
+            Some(key)
+        });
+        assert_eq!(acted_on.collect::<Vec<_>>(), KEYS);
+        let distinct: std::collections::BTreeSet<_> = keys().collect();
+        assert_eq!(distinct.len(), keys().count());
     }
 
     #[test]

@@ -9,9 +9,12 @@ use super::{
     backend::Backend,
     desired::{DesiredServer, Identity},
     facts::{Arrival, Tally},
-    plan::Kind,
+    plan::{Kind, ObservedBackend},
     removal::PLACEHOLDER,
 };
+
+/// HAProxy counts in whole seconds, and may have been busy.
+const INEXACT: Duration = Duration::from_secs(2);
 
 impl Backend {
     /// Remembers since when those are waited for that an event has just brought.
@@ -47,6 +50,26 @@ impl Backend {
         coming.retain(|identity, _| wanted.contains(identity));
         self.coming = coming;
         arrivals
+    }
+
+    /// Forgets which servers have been in rotation since they were made ready. One that was so between two looks has changed
+    /// later than that.
+    pub(super) fn settle_admissions(&mut self, now: Duration, observed: &ObservedBackend) {
+        if self.unadmitted.is_empty() {
+            return;
+        }
+        let mut waiting = BTreeSet::new();
+        for state in observed.servers.iter().filter(|state| !state.in_rotation()) {
+            let since = state
+                .name
+                .as_ref()
+                .and_then(|name| self.unadmitted.get(name));
+            let lasts = Duration::from_secs(u64::try_from(state.since_change).unwrap_or(0));
+            if since.is_some_and(|since| now.saturating_sub(*since) <= lasts + INEXACT) {
+                waiting.extend(state.name.clone());
+            }
+        }
+        self.unadmitted.retain(|name, _| waiting.contains(name));
     }
 
     /// How much of what is wanted is in rotation, and how full its slots are.

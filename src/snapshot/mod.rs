@@ -166,7 +166,8 @@ fn verified<'a>(magic: &str, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
     let (head, body) = (&bytes[..end], &bytes[end + 1..]);
     let head = std::str::from_utf8(head).map_err(|_| no_snapshot())?;
     let rest = head.strip_prefix(magic).ok_or_else(no_snapshot)?;
-    let words: Vec<_> = rest.trim_start().split(' ').collect();
+    let rest = rest.strip_prefix(' ').ok_or_else(no_snapshot)?;
+    let words: Vec<_> = rest.split(' ').collect();
     let version = words.first().and_then(|word| word.parse::<u32>().ok());
     match version {
         None => return Err(no_snapshot()),

@@ -253,6 +253,18 @@ fn another_version_and_too_many_bytes_are_refused_as_such() {
     );
 }
 
+#[test]
+fn no_other_blank_stands_for_the_first() {
+    let mut bytes = encode(&snapshot());
+    let blank = bytes.iter().position(|byte| *byte == b' ').unwrap();
+    bytes[blank] = 11;
+    let refusal = refused(&bytes);
+    assert!(
+        refusal.contains("it does not begin like a snapshot"),
+        "{refusal}"
+    );
+}
+
 type Change = fn(&mut Source);
 
 #[test]

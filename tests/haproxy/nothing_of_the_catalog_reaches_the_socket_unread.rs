@@ -151,7 +151,9 @@ fn is_of_our_grammar(line: &str, known: &[SocketAddr]) -> bool {
         }
         _ => false,
     };
-    let backend = |word: &str| BOTH.contains(&word);
+    // One that is not there is asked for, and for its `defaults` section, which is not there either.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+    let backend = |word: &str| !word.is_empty() && word.bytes().all(is_name);
     let number = |word: &str| word.parse::<u32>().is_ok();
     let words: Vec<_> = line.split(' ').collect();
     match words[..] {
@@ -161,7 +163,11 @@ fn is_of_our_grammar(line: &str, known: &[SocketAddr]) -> bool {
         | ["show", "cli", "level"]
         | ["show", "info" | "backend"]
         | ["show", "stat", "-1", "2", "-1"]
+        | ["dump", "stats-file"]
         | ["show", "servers", "state"] => true,
+        ["add", "backend", name, "from", "nomad", "guid", guid] => {
+            backend(name) && guid.strip_prefix("nomad:") == Some(name)
+        }
         ["show", "servers", "state", name] => backend(name),
         ["show", "stat", name, "6", "-1"] => backend(name) || number(name),
         ["set", "server", name, "state", "ready" | "drain" | "maint"]

@@ -38,6 +38,15 @@ fn plan_prints_the_commands_with_their_reasons_and_exits_with_2_or_0() {
         assert_eq!(world.tap.changes(), [""; 0]);
         assert_eq!(BOTH.map(|backend| world.servers(backend)), servers);
 
+        // By server it is a line for each.
+        let (code, by_server) = read(&world.with_settings(&[], sidecar::plan));
+        let added = format!("  + nomad1 at {slot} ");
+        assert!(code == 2 && by_server.contains(&added), "{by_server}");
+        assert!(
+            by_server.contains("\n2 to add, 0 to change, 0 to remove: "),
+            "{by_server}"
+        );
+
         // What a sidecar does is what was printed, in this order.
         let planned = commands(&text);
         let mut sidecar = world.sidecar();
@@ -120,7 +129,9 @@ fn an_observer_writes_nothing_and_logs_what_it_would_have_sent() {
 }
 
 fn plan(world: &World) -> Output {
-    world.with_settings(&[], sidecar::plan)
+    world.with_settings(&[], |all| {
+        sidecar::command_with(all, &["plan", "--commands"])
+    })
 }
 
 fn read(output: &Output) -> (i32, String) {

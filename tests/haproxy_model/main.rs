@@ -6,6 +6,7 @@
 mod haproxy;
 #[path = "../sim/haproxy_model/mod.rs"]
 mod haproxy_model;
+mod maps;
 mod pair;
 #[path = "../support/toy.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -90,6 +91,84 @@ fn reading_agrees() {
             "bogus",
         ],
     );
+}
+
+#[test]
+fn backends_that_are_made_at_runtime_agree() {
+    agree_line_by_line(
+        &still_config(),
+        &[
+            "add backend made from nomad guid nomad:made",
+            "add backend made from nomad guid nomad:made",
+            "add backend dyn from nomad guid nomad:dyn",
+            "add backend nomad from nomad guid nomad:nomad",
+            "add backend other from nope guid nomad:other",
+            "add backend other from nomad guid nomad:other",
+            "add server made/d1 127.0.0.1:3",
+            "set server made/d1 state ready",
+            "publish backend made",
+            "publish backend made",
+            "publish backend nope",
+            "del backend made",
+            "unpublish backend made",
+            "del backend made",
+            "set server made/d1 state maint",
+            "unpublish backend nope",
+            "del backend other",
+            "del backend other",
+            "add backend third from nomad guid nomad:third",
+            "add server third/d1 127.0.0.1:3",
+            "del backend nope",
+        ],
+    );
+}
+
+#[test]
+fn whose_a_backend_is_and_whether_it_is_published_agrees() {
+    for bin in binaries() {
+        let mut pair = Pair::start(&bin, &still_config());
+        let told = |text: &str| {
+            let column = |header: &str, name: &str| {
+                let mut columns = header.trim_start_matches("# ").split(',');
+                columns.position(|column| column == name)
+            };
+            let header = text.lines().next().unwrap_or_default();
+            let status = column(header, "status");
+            let rows = text.lines().skip(1);
+            let rows = rows.filter(|row| row.split(',').nth(1) == Some("BACKEND"));
+            rows.map(|row| {
+                let cells: Vec<_> = row.split(',').collect();
+                let is_unpublished = status.is_some_and(|at| cells[at].ends_with(" (UNPUB)"));
+                (cells[0].to_owned(), is_unpublished)
+            })
+            .collect::<Vec<_>>()
+        };
+        let guids = |text: &str| -> Vec<String> {
+            let (_, backends) = text.split_once("#be guid,").unwrap_or_default();
+            let rows = backends.split("\n\n").next().unwrap_or_default().lines();
+            let rows = rows
+                .skip(1)
+                .map(|row| row.split(',').next().unwrap_or_default());
+            rows.map(str::to_owned).collect()
+        };
+        for line in [
+            "add backend made from nomad guid nomad:made",
+            "add backend other from nomad guid other",
+            "publish backend made",
+            "unpublish backend made",
+            "del backend made",
+        ] {
+            pair.agree_on(&[line]);
+            let dump = "show stat -1 2 -1";
+            let real = pair.prompt.send(&[dump]).remove(0);
+            let model = pair.model.execute(pair.time, dump);
+            assert_eq!(told(&real), told(&model), "{}: {line}", bin.version);
+            let dump = "dump stats-file";
+            let real = pair.prompt.send(&[dump]).remove(0);
+            let model = pair.model.execute(pair.time, dump);
+            assert_eq!(guids(&real), guids(&model), "{}: {line}", bin.version);
+        }
+    }
 }
 
 #[test]

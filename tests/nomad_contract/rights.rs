@@ -31,7 +31,7 @@ pub(crate) async fn keep(nomad: &Nomad) {
     nobody_else_may_read(nomad, &nothing).await;
     a_token_reads_what_its_policy_says(nomad).await;
     an_identity_reads_every_single_namespace_without_a_policy(nomad).await;
-    an_identity_is_held_without_a_policy(nomad).await;
+    Box::pin(an_identity_is_held_without_a_policy(nomad)).await;
     a_stream_takes_a_policy(nomad, &nothing).await;
 }
 

@@ -20,12 +20,12 @@ pub(crate) const OTHERS_GO_ON: &str = "(13) one backend cannot hurt another";
 
 /// A word of a line: a name, a number, an address.
 fn is_word(word: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-/[]".contains(c);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-/[]@".contains(c);
     !word.is_empty() && word.chars().all(is_allowed)
 }
 
 /// What a sidecar may ever say, word by word; `*` is one word, and `…` any number of them.
-const FORMS: [&str; 12] = [
+const FORMS: [&str; 23] = [
     "show …",
     "set server * addr * port *",
     "set server * state ready",
@@ -38,6 +38,17 @@ const FORMS: [&str; 12] = [
     "add server * * …",
     "del server *",
     "shutdown sessions server *",
+    "dump stats-file",
+    "add backend * from * guid *",
+    "publish backend *",
+    "unpublish backend *",
+    "del backend *",
+    "add map * * *",
+    "add map * * * *",
+    "set map * * *",
+    "del map * *",
+    "prepare map *",
+    "commit map * *",
 ];
 
 /// Whether it is one line of a known form, of harmless words.
@@ -76,7 +87,7 @@ impl World {
         self.judge_arrival(line);
         match &line.request {
             Some(Request::Change(command)) => {
-                let backend = command.server().backend.as_str();
+                let backend = command.backend().as_str();
                 let since = self.book.not_understood.get(backend);
                 if since.is_some_and(|since| line.wanted_at > *since) {
                     let how = format!("{:?}, and what became of another is not known", line.text);
@@ -87,7 +98,16 @@ impl World {
             Some(Request::ServersState(Some(backend))) => {
                 self.book.not_understood.remove(backend.as_str());
             }
-            Some(Request::Info | Request::Backends | Request::Stat(..) | Request::Cookies)
+            Some(
+                Request::Info
+                | Request::Backends
+                | Request::Stat(..)
+                | Request::BackendRows
+                | Request::Guids
+                | Request::Verdicts(..)
+                | Request::Map(_)
+                | Request::ChangeMap(_),
+            )
             | None => {}
         }
     }
@@ -116,7 +136,7 @@ impl World {
     /// What became of a change is not known, until its backend is read.
     pub(crate) fn note_failure(&mut self, request: &Request) {
         if let Request::Change(command) = request {
-            let backend = command.server().backend.to_string();
+            let backend = command.backend().to_string();
             self.book.not_understood.insert(backend, self.now);
         }
     }
@@ -127,6 +147,8 @@ fn a_line_of_bad_words_is_told_from_a_good_one() {
     for good in [
         "show servers state web\n",
         "show stat -1 2 -1\n",
+        "dump stats-file\n",
+        "add backend web from nomad guid nomad:web\n",
         "set server web/nomad1 addr 10.0.0.1 port 80\n",
         "add server shop/nomad-0-0 [::1]:80 check inter 2000ms\n",
     ] {

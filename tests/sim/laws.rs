@@ -258,7 +258,11 @@ impl World {
                 | Request::Backends
                 | Request::ServersState(_)
                 | Request::Stat(..)
-                | Request::Cookies => None,
+                | Request::Map(_)
+                | Request::ChangeMap(_)
+                | Request::Verdicts(..)
+                | Request::BackendRows
+                | Request::Guids => None,
             })
             .collect();
         if commands.is_empty() {
@@ -268,10 +272,12 @@ impl World {
         let readied: BTreeSet<&ServerRef> = commands
             .iter()
             .filter(|command| matches!(command, Command::Ready(_)))
-            .map(|command| command.server())
+            .filter_map(|command| command.server())
             .collect();
         for &command in &commands {
-            let server = command.server();
+            let Some(server) = command.server() else {
+                continue;
+            };
             let (backend, name) = (server.backend.as_str(), server.server.as_str());
             let Some(view) = servers
                 .iter()
@@ -305,7 +311,11 @@ impl World {
                 | Command::DisableAgent(_)
                 | Command::SetWeight(..)
                 | Command::SetMaxconn(..)
-                | Command::AddServer(..) => false,
+                | Command::AddServer(..)
+                | Command::AddBackend(..)
+                | Command::PublishBackend(_)
+                | Command::UnpublishBackend(_)
+                | Command::DeleteBackend(_) => false,
             };
             let doubled = servers.iter().any(|other| {
                 other.backend == backend
@@ -316,7 +326,7 @@ impl World {
             // Of two instances with one address the other is served now: where clients have cookies, in another slot.
             let moves = commands.iter().any(|other| {
                 matches!(other, Command::SetAddress(_, address)
-                    if other.server() != server && address.to_string() == view.address.to_string())
+                    if other.server() != Some(server) && address.to_string() == view.address.to_string())
             });
             if takes_out && !owners.is_empty() && !doubled && !moves {
                 let how = format!("{command:?} at {} takes out {owners:?}", view.address);

@@ -18,6 +18,7 @@ use haproxy_nomad_sidecar::{
     reconcile::{
         Policy,
         desired::{DesiredServer, contribution},
+        made::Places,
     },
 };
 
@@ -67,7 +68,7 @@ impl Tenant {
 
 #[derive(Clone)]
 pub(crate) struct Ledger {
-    backends: BTreeSet<BackendName>,
+    places: Places,
     policy: Policy,
     claims: BTreeMap<(ServiceKey, Arc<str>), Vec<Claim>>,
 }
@@ -75,14 +76,14 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(backends: BTreeSet<BackendName>, policy: Policy) -> Self {
         Self {
-            backends,
+            places: backends.into(),
             policy,
             claims: BTreeMap::new(),
         }
     }
 
     pub(crate) fn backends(&self) -> BTreeSet<BackendName> {
-        self.backends.clone()
+        self.places.backends.clone()
     }
 
     /// The server that a registration asks for, as the core resolves it.
@@ -91,8 +92,7 @@ impl Ledger {
         registration: &Registration,
     ) -> Option<(BackendName, DesiredServer)> {
         let one = std::slice::from_ref(registration);
-        let servers =
-            contribution(&registration.service, one, &self.backends, &self.policy).servers;
+        let servers = contribution(&registration.service, one, &self.places, &self.policy).servers;
         let mut servers = servers.into_iter().flat_map(|(backend, servers)| {
             servers
                 .into_iter()

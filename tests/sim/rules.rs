@@ -305,7 +305,11 @@ impl World {
             | Command::SetWeight(..)
             | Command::SetMaxconn(..)
             | Command::AddServer(..)
-            | Command::DeleteServer(_) => None,
+            | Command::DeleteServer(_)
+            | Command::AddBackend(..)
+            | Command::PublishBackend(_)
+            | Command::UnpublishBackend(_)
+            | Command::DeleteBackend(_) => None,
         };
         if let Some(how) = how {
             self.violated(NOTHING_IS_CUT, &how);
@@ -354,7 +358,11 @@ impl World {
             | Command::SetMaxconn(..)
             | Command::AddServer(..)
             | Command::DeleteServer(_)
-            | Command::ShutdownSessions(_) => None,
+            | Command::ShutdownSessions(_)
+            | Command::AddBackend(..)
+            | Command::PublishBackend(_)
+            | Command::UnpublishBackend(_)
+            | Command::DeleteBackend(_) => None,
         };
         if let Some(how) = how {
             self.violated(QUIET_SLOTS, &how);

@@ -166,7 +166,10 @@ impl World {
 
     /// Carries out a change, as it is or not, and judges it.
     pub(crate) fn carry_out_change(&mut self, pid: u32, command: &Command, line: &Sent) -> String {
-        let server = command.server();
+        let Some(server) = command.server() else {
+            let process = self.processes.get_mut(&pid).unwrap();
+            return process.execute(self.now, line.text.trim_end());
+        };
         let (backend, name) = (server.backend.as_str(), server.server.as_str());
         let now = self.now;
         let is_current = Some(pid) == self.current_pid;

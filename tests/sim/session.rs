@@ -62,7 +62,10 @@ pub(crate) struct Sent {
 
 impl Sent {
     pub(crate) fn is_change(&self) -> bool {
-        matches!(self.request, Some(Request::Change(_)))
+        matches!(
+            self.request,
+            Some(Request::Change(_) | Request::ChangeMap(_))
+        )
     }
 }
 
@@ -276,7 +279,7 @@ impl World {
     /// Whether what HAProxy says to this comes otherwise than it said it.
     fn is_garbled(&mut self, request: &Request) -> bool {
         if let Request::Change(command) = request
-            && self.faults.refusing.as_deref() == Some(command.server().backend.as_str())
+            && self.faults.refusing.as_deref() == Some(command.backend().as_str())
         {
             return true;
         }
@@ -351,7 +354,7 @@ impl World {
         {
             self.violated(
                 FROM_WHAT_IT_REPORTS,
-                &format!("{} is not there", command.server()),
+                &format!("what {command:?} is for is not there"),
             );
         }
     }
@@ -371,12 +374,16 @@ fn garbled(reply: &str, how: usize) -> Vec<u8> {
 /// Changes of one server that follow each other leave in one piece.
 fn next_run(requests: &[Request], wanted_at: Duration) -> Vec<Sent> {
     let server = |request: &Request| match request {
-        Request::Change(command) => Some(command.server().clone()),
+        Request::Change(command) => command.server().cloned(),
         Request::Info
         | Request::Backends
         | Request::ServersState(_)
         | Request::Stat(..)
-        | Request::Cookies => None,
+        | Request::Map(_)
+        | Request::ChangeMap(_)
+        | Request::Verdicts(..)
+        | Request::BackendRows
+        | Request::Guids => None,
     };
     let first = requests.first().map(server);
     let mut run = Vec::new();

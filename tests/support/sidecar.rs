@@ -48,7 +48,12 @@ fn command(settings: &[(&str, &str)]) -> Command {
 
 /// Runs `plan` to its end.
 pub(crate) fn plan(settings: &[(&str, &str)]) -> Output {
-    let output = command(settings).arg("plan").output();
+    command_with(settings, &["plan"])
+}
+
+/// Runs a command to its end.
+pub(crate) fn command_with(settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let output = command(settings).args(arguments).output();
     output.expect("the program was built with the test")
 }
 
@@ -152,15 +157,30 @@ impl Sidecar {
             .count()
     }
 
-    /// The status code and body of a path of the admin listener.
-    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+    /// Where its admin listener listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
         let line = self.logged(&["the admin listener answers"]);
-        let addr: SocketAddr = line
-            .split_once("addr=")
+        line.split_once("addr=")
             .and_then(|(_, addr)| addr.trim().parse().ok())
-            .unwrap_or_else(|| panic!("there is no address in {line}"));
-        let mut stream = TcpStream::connect(addr).expect("it listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: sidecar\r\n\r\n").expect("it reads");
+            .unwrap_or_else(|| panic!("there is no address in {line}"))
+    }
+
+    /// The status code and body of a path of the admin listener, in lines.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.get_as(path, "text/plain")
+    }
+
+    /// What a path has as JSON.
+    pub(crate) fn json(&self, path: &str) -> serde_json::Value {
+        let (status, body) = self.get_as(path, "application/json");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+
+    fn get_as(&self, path: &str, kind: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin()).expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: sidecar\r\nAccept: {kind}\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");

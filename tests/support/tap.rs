@@ -35,7 +35,7 @@ struct Shared {
 /// Whether HAProxy is another one after this line.
 pub(crate) fn is_changing(line: &str) -> bool {
     line != "prompt"
-        && !["show ", "set timeout cli ", "set severity-output "]
+        && !["show ", "dump ", "set timeout cli ", "set severity-output "]
             .iter()
             .any(|harmless| line.starts_with(harmless))
 }

@@ -6,10 +6,10 @@ use tracing::{debug, info, warn};
 
 use super::Rounded;
 use crate::{
-    admin::BackendCount,
+    admin::{BackendCount, ServersOwned},
     model::{BackendName, Command, ServiceKey},
     reconcile::{
-        Found, Guard, Hand, HoldBegun, Overview, Restoring, Staying, Stays, Tally,
+        Found, Guard, Hand, HoldBegun, Overview, Owned, Restoring, Staying, Stays, Tally,
         desired::Rejection,
         plan::{Step, Why},
     },
@@ -170,6 +170,25 @@ pub(super) fn counts(tallies: &[Tally]) -> BTreeMap<String, BackendCount> {
     counted
         .map(|tally| (tally.backend.to_string(), count(tally)))
         .collect()
+}
+
+impl From<Owned> for ServersOwned {
+    fn from(owned: Owned) -> Self {
+        let Owned {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        } = owned;
+        Self {
+            in_rotation,
+            down,
+            draining,
+            maintenance,
+            free,
+        }
+    }
 }
 
 /// Servers that are not as their registrations, or the want of one, would have them, in lines; `at` on the core's clock.

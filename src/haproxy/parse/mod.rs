@@ -6,8 +6,10 @@
 
 mod backend;
 mod info;
+mod map;
 mod servers_state;
 mod stat;
+mod verdicts;
 
 use memchr::memchr;
 use nom::{
@@ -17,10 +19,12 @@ use nom::{
     sequence::terminated,
 };
 
-pub use backend::backends;
+pub use backend::{backends, guids};
 pub use info::info;
+pub use map::map;
 pub use servers_state::servers_state;
-pub use stat::{cookies, stat};
+pub use stat::{backend_rows, stat};
+pub use verdicts::verdicts;
 
 /// Why an answer cannot be read. Lines count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,10 +5,7 @@
 //! other proxies may come and are told apart by their name. Up to 3.2 a frontend may share a backend's name; if it comes
 //! first in the configuration, it is the one that is shown, and the answer has no rows although the backend has servers.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use nom::{
     IResult, Parser,
@@ -20,7 +17,7 @@ use nom::{
 };
 
 use super::{ParseError, column, columns, line, name, shown, value};
-use crate::model::{BackendName, BackendStat, ServerName, StatRow};
+use crate::model::{BackendName, BackendRows, BackendStat, ServerName, StatRow};
 
 const COLUMNS: [&str; 7] = [
     "pxname", "svname", "qcur", "scur", "slim", "stot", "srv_icur",
@@ -33,10 +30,12 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
     let [proxy, server, queued, sessions, limit, total, idle] = columns(&rows.header, COLUMNS)?;
     let private_idle = column(&rows.header, "priv_idle_cur");
     let rise = column(&rows.header, "check_rise");
+    let status = column(&rows.header, "status");
 
     let mut servers = BTreeMap::new();
     let mut others = false;
     let mut is_running = false;
+    let mut is_unpublished = false;
     while let Some(cells) = rows.next()? {
         let number = rows.number;
         if *cells[proxy] != *backend.as_str().as_bytes() {
@@ -45,6 +44,7 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
         }
         if *cells[server] == *b"BACKEND" {
             is_running = true;
+            is_unpublished = status.is_some_and(|place| cells[place].ends_with(UNPUBLISHED));
             continue;
         }
         let Some(name) = name(&cells[server]).and_then(|text| ServerName::new(text).ok()) else {
@@ -74,34 +74,47 @@ pub fn stat(answer: &[u8], backend: &BackendName) -> Result<Option<BackendStat>,
     let stat = BackendStat {
         servers,
         is_running,
+        is_unpublished,
     };
     Ok((!others || is_running || !stat.servers.is_empty()).then_some(stat))
 }
 
-/// The backends in which clients stay with a server by a cookie: column `cookie` of a backend's own row has its name.
-pub fn cookies(answer: &[u8]) -> Result<BTreeSet<BackendName>, ParseError> {
+/// What the own rows of all backends tell: column `cookie` has the name of the cookie by which clients stay with a server.
+pub fn backend_rows(answer: &[u8]) -> Result<BackendRows, ParseError> {
     let mut rows = Rows::of(answer)?;
     let [proxy, server, cookie] = columns(&rows.header, ["pxname", "svname", "cookie"])?;
-    let mut backends = BTreeSet::new();
+    let status = column(&rows.header, "status");
+    let mut backends = BackendRows::default();
     while let Some(cells) = rows.next()? {
-        if *cells[server] == *b"BACKEND" && !cells[cookie].is_empty() {
-            let name = name(&cells[proxy]).and_then(|text| BackendName::new(text).ok());
-            backends.extend(name);
+        if *cells[server] != *b"BACKEND" {
+            continue;
+        }
+        let Some(name) = name(&cells[proxy]).and_then(|text| BackendName::new(text).ok()) else {
+            continue;
+        };
+        if status.is_some_and(|place| cells[place].ends_with(UNPUBLISHED)) {
+            backends.unpublished.insert(name.clone());
+        }
+        if !cells[cookie].is_empty() {
+            backends.cookies.insert(name);
         }
     }
     Ok(backends)
 }
 
+/// How `status` ends when `use_backend` passes the backend over.
+const UNPUBLISHED: &[u8] = b" (UNPUB)";
+
 /// The rows of an answer, each as long as its header.
-struct Rows<'a> {
-    header: Vec<&'a [u8]>,
+pub(super) struct Rows<'a> {
+    pub(super) header: Vec<&'a [u8]>,
     rest: &'a [u8],
     /// The line that was read last.
-    number: usize,
+    pub(super) number: usize,
 }
 
 impl<'a> Rows<'a> {
-    fn of(answer: &'a [u8]) -> Result<Self, ParseError> {
+    pub(super) fn of(answer: &'a [u8]) -> Result<Self, ParseError> {
         let (rest, header) = line(answer).map_err(|_| ParseError::CutOff(1))?;
         let Some(header) = header.strip_prefix(b"# ") else {
             return Err(ParseError::Beginning(shown(answer)));
@@ -113,7 +126,7 @@ impl<'a> Rows<'a> {
         })
     }
 
-    fn next(&mut self) -> Result<Option<Vec<Cow<'a, [u8]>>>, ParseError> {
+    pub(super) fn next(&mut self) -> Result<Option<Vec<Cow<'a, [u8]>>>, ParseError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -240,12 +253,24 @@ mod tests {
     }
 
     #[test]
-    fn backends_with_a_cookie_are_told_from_those_without() {
-        let answer =
-            "# pxname,svname,scur,cookie,\na,BACKEND,0,SRV,\nb,BACKEND,0,,\na,nomad1,0,s1,\n";
-        assert_eq!(cookies(answer.as_bytes()), Ok([backend("a")].into()));
+    fn a_backend_that_is_not_published_says_so() {
+        for (status, expected) in [("DOWN (UNPUB)", true), ("UP", false)] {
+            let answer = format!(
+                "# pxname,svname,qcur,scur,slim,stot,status,srv_icur,\nweb,BACKEND,0,0,1,0,{status},,\n"
+            );
+            let stat = stat(answer.as_bytes(), &backend("web")).unwrap().unwrap();
+            assert_eq!(stat.is_unpublished, expected);
+        }
+    }
+
+    #[test]
+    fn backends_with_a_cookie_and_those_that_are_not_published_are_told() {
+        let answer = "# pxname,svname,scur,status,cookie,\na,BACKEND,0,UP,SRV,\nb,BACKEND,0,DOWN (UNPUB),,\na,nomad1,0,UP,s1,\n";
+        let rows = backend_rows(answer.as_bytes()).unwrap();
+        assert_eq!(rows.cookies, [backend("a")].into());
+        assert_eq!(rows.unpublished, [backend("b")].into());
         assert_eq!(
-            cookies(b"# pxname,svname,\n").unwrap_err().to_string(),
+            backend_rows(b"# pxname,svname,\n").unwrap_err().to_string(),
             "cookie is missing"
         );
     }
@@ -285,8 +310,8 @@ mod tests {
         fn no_bytes_make_it_panic(answer: Vec<u8>, at in 0..ANSWER.len(), inserted: Vec<u8>) {
             let web = backend("web");
             let _ = stat(&answer, &web);
-            let _ = cookies(&answer);
-            let _ = cookies(&ANSWER.as_bytes()[..at]);
+            let _ = backend_rows(&answer);
+            let _ = backend_rows(&ANSWER.as_bytes()[..at]);
             let _ = stat(&ANSWER.as_bytes()[..at], &web);
             let _ = stat(&[&ANSWER.as_bytes()[..at], &inserted, &ANSWER.as_bytes()[at..]].concat(), &web);
         }

@@ -178,7 +178,7 @@ impl Pipeline {
                 Some(job) if !sent.is_poll => &job.batch.requests[job.responses.len()],
                 _ => &Request::Info,
             };
-            let has_quotes = matches!(request, Request::Stat(..) | Request::Cookies);
+            let has_quotes = matches!(request, Request::Stat(..) | Request::BackendRows);
             let Some(end) = find_prompt(
                 &self.input,
                 &mut self.scanned,
@@ -255,7 +255,8 @@ fn next_run(requests: &[Request], window: usize) -> Vec<String> {
 fn is_same_server(one: &Request, other: &Request) -> bool {
     matches!(
         (one, other),
-        (Request::Change(one), Request::Change(other)) if one.server() == other.server()
+        (Request::Change(one), Request::Change(other))
+            if one.server().is_some() && one.server() == other.server()
     )
 }
 

@@ -31,7 +31,7 @@ fn act(world: &mut World, command: &Command) {
     apply(&mut world.observed, command);
     world.look();
     // It has served.
-    let name = command.server().server.clone();
+    let name = command.server().unwrap().server.clone();
     world.stat(&[(name.as_str(), 1)]);
 }
 

@@ -52,7 +52,7 @@ pub(super) fn instance(number: u8, tags: &[&str]) -> DesiredServer {
     let found = contribution(
         &service,
         &[registration],
-        &[web()].into(),
+        &std::collections::BTreeSet::from([web()]).into(),
         &Policy::default(),
     );
     found.servers.into_values().flatten().next().unwrap()
@@ -87,7 +87,7 @@ pub(super) fn template(slots: u8) -> ObservedBackend {
     ObservedBackend {
         id: Some(3),
         servers,
-        stat: None,
+        ..ObservedBackend::default()
     }
 }
 
@@ -167,7 +167,7 @@ impl World {
 
 fn words(steps: &[Step]) -> Vec<String> {
     let word = |step: &Step| {
-        let server = &step.command.server().server;
+        let server = step.command.server().map_or("", |to| to.server.as_str());
         match &step.command {
             Command::SetAddress(_, address) => format!("{server} addr {address}"),
             Command::Ready(_) => format!("{server} ready"),
@@ -182,6 +182,10 @@ fn words(steps: &[Step]) -> Vec<String> {
             Command::AddServer(_, address, _) => format!("{server} add {address}"),
             Command::DeleteServer(_) => format!("{server} del"),
             Command::ShutdownSessions(_) => format!("{server} shutdown"),
+            Command::AddBackend(_, profile) => format!("make from {profile}"),
+            Command::PublishBackend(_) => "publish".to_owned(),
+            Command::UnpublishBackend(_) => "unpublish".to_owned(),
+            Command::DeleteBackend(_) => "remove".to_owned(),
         }
     };
     steps.iter().map(word).collect()
@@ -449,7 +453,7 @@ fn an_operators_maintenance_of_a_server_without_check_is_told_by_its_sessions() 
         ObservedBackend {
             id: Some(3),
             servers: vec![state(id, "10.0.0.1:80", 1, 1, 0)],
-            stat: None,
+            ..ObservedBackend::default()
         },
         V34,
     );
@@ -472,7 +476,7 @@ fn servers_of_others_are_not_touched() {
         ObservedBackend {
             id: Some(3),
             servers: foreign.clone(),
-            stat: None,
+            ..ObservedBackend::default()
         },
         V34,
     );
@@ -547,7 +551,7 @@ fn a_changed_tag_brings_the_successor_in_before_the_elder_drains() {
     assert!(
         plan.steps
             .iter()
-            .all(|step| step.command.server().server == changed[0].name),
+            .all(|step| step.command.server().unwrap().server == changed[0].name),
         "{:?}",
         words(&plan.steps)
     );

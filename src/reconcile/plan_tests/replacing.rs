@@ -32,7 +32,7 @@ fn changed_tags_replace_a_tenth_of_the_servers_at_a_time() {
         !matches!(step.command, Command::Drain(_))
             || changed
                 .iter()
-                .any(|server| server.name == step.command.server().server)
+                .any(|server| server.name == step.command.server().unwrap().server)
     }));
 
     // They are there and not UP yet: nothing else happens, and after a while it is said why.
@@ -78,7 +78,7 @@ fn changed_tags_replace_a_tenth_of_the_servers_at_a_time() {
         .steps
         .iter()
         .filter(|step| matches!(step.command, Command::Drain(_)) && step.why == Why::Deregistered)
-        .map(|step| step.command.server().server.clone())
+        .map(|step| step.command.server().unwrap().server.clone())
         .collect();
     assert_eq!((added(&next), drained.len()), (1, 1));
     assert!(former.iter().any(|server| server.name == drained[0]));
@@ -117,7 +117,7 @@ fn another_registration_at_an_address_is_admitted_anew_and_the_former_server_dra
     // In drain it is the same, and not a return.
     apply(
         &mut world.observed,
-        &Command::Drain(steps[0].command.server().clone()),
+        &Command::Drain(steps[0].command.server().unwrap().clone()),
     );
     world.look();
     assert_eq!(

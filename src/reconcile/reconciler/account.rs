@@ -13,8 +13,12 @@ use crate::reconcile::{
     Guard,
     desired::{Rejection, possible_services},
     facts::{Fact, Found, Overview},
+    made::Origin,
     plan::{self, Kind, ObservedBackend},
 };
+
+/// So many obstacles of routes are told of in words.
+const SHOWN_OBSTACLES: usize = 10;
 
 impl Reconciler {
     /// What else is there: servers named like ours that no service resolves to, and everybody else's.
@@ -53,6 +57,12 @@ impl Reconciler {
                 to_prove.extend(possible_services(name, &self.policy));
             }
         }
+        // Backends that a sidecar made are nobody else's either.
+        if !self.restored.unheard {
+            let made = process.places.iter().flat_map(|places| places.made.keys());
+            let left = made.filter(|name| !self.members.contains_key(*name));
+            to_prove.extend(left.flat_map(|name| possible_services(name, &self.policy)));
+        }
         for name in self.members.keys() {
             match rows
                 .get(name)
@@ -80,6 +90,7 @@ impl Reconciler {
         let tells_first = !self.first_sync_told && !unheard;
         if (!process.in_sync || tells_first)
             && self.backends.values().all(|backend| backend.settled)
+            && self.routes.settled
         {
             if !mem::replace(&mut process.in_sync, true) {
                 let took = now.saturating_sub(process.connected_at);
@@ -183,13 +194,18 @@ impl Reconciler {
             haproxy_read: self
                 .process
                 .as_ref()
-                .is_some_and(|process| process.backends.is_some() || process.early.is_some()),
+                .is_some_and(|process| process.places.is_some() || process.early.is_some()),
             in_sync: self.process.as_ref().is_some_and(|process| process.in_sync),
             admitting: (self.admitting.as_ref()).map(|admitting| admitting.backends.clone()),
             backends: self.members.len(),
             unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),
+            routes: self.routes.count,
+            routes_unsettled: !self.routes.settled,
+            route_obstacles: (self.routes.obstacles.iter().take(SHOWN_OBSTACLES))
+                .map(ToString::to_string)
+                .collect(),
             ..Overview::default()
         };
         for (name, backend) in &self.backends {
@@ -199,6 +215,15 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            if let Some(Origin::Made { is_published }) = backend.origin() {
+                let made = &mut overview.made;
+                let of_its_kind = match (&backend.memory.life.empty_since, is_published) {
+                    (Some(_), _) => &mut made.lingering,
+                    (None, true) => &mut made.published,
+                    (None, false) => &mut made.unpublished,
+                };
+                *of_its_kind += 1;
+            }
             for left in backend.by_hand.keys() {
                 overview.by_hand.add(left.hand);
             }
@@ -241,6 +266,7 @@ impl Reconciler {
                 }
             }
         }
+        overview.would.commands += overview.routes.would;
         for contribution in self.contributions.values() {
             overview.services += usize::from(
                 contribution
@@ -248,6 +274,10 @@ impl Reconciler {
                     .values()
                     .any(|servers| !servers.is_empty()),
             );
+            let rejections = contribution.rejections.iter();
+            overview.routes.refused += rejections
+                .filter(|each| each.reason.costs_a_route())
+                .count();
             let served = |rejection: &&Rejection| !rejection.reason.is_note();
             for rejection in contribution.rejections.iter().filter(served) {
                 overview.rejected += 1;

@@ -8,8 +8,11 @@ use std::{
 };
 
 use super::{
-    super::desired::{Contribution, DesiredServer, Reason, Rejection},
-    Reconciler,
+    super::{
+        desired::{Contribution, DesiredServer, Reason, Rejection},
+        facts::Fact,
+    },
+    Output, Reconciler,
 };
 use crate::model::{BackendName, ServiceKey};
 
@@ -148,6 +151,10 @@ impl Claims {
             });
         };
         if claim.holder != *service {
+            contribution.wishes.remove(backend);
+            contribution
+                .routing
+                .take_if(|routing| routing.backend == *backend);
             for server in mem::take(servers) {
                 let reason = Reason::ClaimedBackend(backend.clone(), claim.holder.clone());
                 reject(&server, reason);
@@ -171,6 +178,27 @@ impl Reconciler {
         let changed = self.claims.settle(now, service, contribution);
         self.claims.apply(service, contribution);
         changed
+    }
+
+    /// Says what is rejected now and was not, and the other way round.
+    pub(super) fn tell_rejections(
+        &mut self,
+        service: &ServiceKey,
+        old: &Contribution,
+        new: &Contribution,
+    ) {
+        for rejection in old.rejections.difference(&new.rejections) {
+            self.outputs.push_back(Output::Tell(Fact::Unrejected(
+                service.clone(),
+                rejection.clone(),
+            )));
+        }
+        for rejection in new.rejections.difference(&old.rejections) {
+            self.outputs.push_back(Output::Tell(Fact::Rejected(
+                service.clone(),
+                rejection.clone(),
+            )));
+        }
     }
 
     /// Gives on what is free.

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{BackendName, Batch, BatchId, Request, ServiceKey, Version};
+use crate::model::{BackendName, Batch, BatchId, Capability, Request, ServiceKey, Version};
 
 use super::{Failure, Hands, MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
     desired::{Contribution, DesiredServer, Rejection, one_per_address, possible_services},
     facts::Fact,
+    made::Origin,
     plan::{Hindrance, Obstacle, Plan, Situation, Step},
     predict,
     server_name::is_same_allocation,
@@ -52,9 +53,13 @@ impl Reconciler {
         if !process.reading_everything && process.read_everything_at <= now {
             process.reading_everything = true;
             let mut requests = vec![Request::Backends, Request::ServersState(None)];
+            let can_make = process.info.version.can(Capability::DynamicBackends);
             // `cookie` lines stay as they are for the life of a process.
-            if process.backends.is_none() {
-                requests.push(Request::Cookies);
+            if can_make || process.places.is_none() {
+                requests.push(Request::BackendRows);
+            }
+            if can_make {
+                requests.push(Request::Guids);
             }
             self.run(Purpose::Everything, requests, false);
         }
@@ -65,6 +70,7 @@ impl Reconciler {
         self.backends
             .values_mut()
             .for_each(|backend| backend.wake(now));
+        self.step_routes(now);
         let mut due: Vec<_> = self
             .backends
             .iter()
@@ -79,6 +85,7 @@ impl Reconciler {
             }
             self.step(now, &name);
         }
+        self.step_routes(now);
         self.check_sync(now);
     }
 
@@ -111,10 +118,9 @@ impl Reconciler {
             None => backend.plan(now, name, version, &self.policy, removals),
         };
         let stat_missing = plan.wants_stat
-            && backend
-                .observed
-                .as_ref()
-                .is_some_and(|observed| observed.stat.is_none());
+            && backend.observed.as_ref().is_some_and(|observed| {
+                observed.stat.is_none() && observed.origin != Origin::Missing
+            });
         if stat_missing || backend.must_look_again(now, &plan) {
             // Half of a plan tells nothing.
             backend.busy = true;
@@ -148,7 +154,10 @@ impl Reconciler {
             backend.paused_until = Some(now + again_in);
             let problem = format!(
                 "HAProxy acknowledges changes that it does not show, such as of {}",
-                plan.steps[0].command.server()
+                plan.steps[0]
+                    .command
+                    .server()
+                    .map_or_else(|| name.to_string(), ToString::to_string)
             );
             self.outputs.push_back(Output::Tell(Fact::Failed {
                 backend: Some(name.clone()),
@@ -183,9 +192,17 @@ impl Reconciler {
         backend.memory.strangers_stay =
             awaits_proof || !self.unproven.is_empty() || self.restored.unheard;
         backend.memory.cookies = process.cookies.contains(name);
+        let life = &mut backend.memory.life;
+        life.is_routed =
+            life.is_ending(now, &self.policy) && self.routes.leads_to(name, &self.policy.maps);
+        // They go first.
+        self.routes.dirty |= life.is_routed;
         if std::mem::take(&mut backend.stale) {
             let (desired, doubles) = desired_in(&self.contributions, &self.members, name);
-            backend.desire(desired.into_iter().cloned().collect(), doubles);
+            let services = self.members.get(name).into_iter().flatten();
+            let contributed = services.filter_map(|service| self.contributions.get(service));
+            let wish = contributed.filter_map(|one| one.wishes.get(name)).max();
+            backend.desire(desired.into_iter().cloned().collect(), doubles, wish);
         }
         let contributions = &self.contributions;
         let claimed_elsewhere = |held: &DesiredServer| {
@@ -256,8 +273,10 @@ impl Reconciler {
         let mut hindrances = plan.hindrances.clone();
         if !plan.steps.is_empty() {
             // What was refused is just being tried again: it is no longer in the way only when that came through.
-            let refused =
-                |hindrance: &&Hindrance| matches!(hindrance.obstacle, Obstacle::Refused(..));
+            let refused = |hindrance: &&Hindrance| {
+                let obstacle = &hindrance.obstacle;
+                matches!(obstacle, Obstacle::Refused(..)) || obstacle.is_of_backend()
+            };
             hindrances.extend(backend.hindrances.iter().filter(refused).cloned());
         }
         for hindrance in backend.hindrances.difference(&hindrances) {
@@ -363,6 +382,12 @@ impl Reconciler {
                 by_event,
             }));
         }
+        let origin = backend.origin().unwrap_or_default();
+        let is_wanted = backend.wanted().next().is_some();
+        if !is_wanted && backend.memory.life.is_gone(now, origin, &self.policy) {
+            self.backends.remove(name);
+            self.members.remove(name);
+        }
     }
 
     /// A batch did not come through: its backend is tried again later, or everything is read again.
@@ -388,6 +413,7 @@ impl Reconciler {
                 }
                 (None, delay)
             }
+            Purpose::Routes => return self.routes_failed(now, problem),
             Purpose::Backend(name) => {
                 let Some(backend) = self.backends.get_mut(&name) else {
                     return;
@@ -395,6 +421,7 @@ impl Reconciler {
                 backend.disconnect();
                 let delay = backend.failures.next_delay(&mut self.random);
                 backend.paused_until = Some(now + delay);
+                backend.problem = Some(problem.clone());
                 (Some(name), delay)
             }
         };

@@ -5,11 +5,14 @@
 
 mod account;
 mod admission;
+mod answers;
 mod claims;
 mod drive;
 mod guarding;
+mod picture;
 mod recall;
 mod restore;
+mod routing;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -22,13 +25,14 @@ use std::{
 };
 
 use crate::model::{
-    Allocation, AllocationId, BackendName, Backoff, Batch, BatchId, Outcome, ProcessInfo,
-    Registration, Request, Response, Scope, ServiceKey, SplitMix64,
+    Allocation, AllocationId, BackendName, BackendRows, Backoff, Batch, BatchId, Capability,
+    ProcessInfo, Registration, Request, Response, Scope, ServiceKey, SplitMix64,
 };
 
 pub use recall::{Hands, LeftServer};
 pub use restore::{HeldServer, Remembered};
 
+pub use picture::Sketch;
 use recall::Recalled;
 use restore::Restored;
 
@@ -38,7 +42,9 @@ use super::{
     desired::{Contribution, contribution},
     facts::Fact,
     guards::{Guards, Question},
+    made::{Origin, Places},
     plan::ObservedBackend,
+    routes::machine::Routes,
     state_file::{Keeper, StateFile},
 };
 
@@ -118,6 +124,7 @@ pub enum Mode {
 /// What a batch is for.
 enum Purpose {
     Everything,
+    Routes,
     Backend(BackendName),
 }
 
@@ -133,8 +140,8 @@ struct UnderWay {
 struct Process {
     info: ProcessInfo,
     connected_at: Duration,
-    /// Its proxies, once read.
-    backends: Option<BTreeSet<BackendName>>,
+    /// Its backends, once read.
+    places: Option<Places>,
     /// Those of them in which clients stay with a server by a cookie.
     cookies: BTreeSet<BackendName>,
     /// Everything was read once with the catalog known: backends may go their own ways.
@@ -152,8 +159,10 @@ struct Process {
 /// What a reading of everything found.
 struct Everything {
     proxies: BTreeSet<BackendName>,
-    /// The backends with a cookie, when that was asked.
-    cookies: Option<BTreeSet<BackendName>>,
+    /// Those of them that a sidecar made.
+    made: BTreeSet<BackendName>,
+    /// Their own rows, when they were asked for.
+    rows: Option<BackendRows>,
     servers: BTreeMap<BackendName, ObservedBackend>,
     count: usize,
 }
@@ -183,6 +192,7 @@ pub struct Reconciler {
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
+    routes: Routes,
     process: Option<Process>,
     last_process: Option<(ProcessInfo, Duration)>,
     under_way: BTreeMap<BatchId, UnderWay>,
@@ -218,6 +228,7 @@ impl Reconciler {
             claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
+            routes: Routes::new(),
             process: None,
             last_process: None,
             under_way: BTreeMap::new(),
@@ -277,6 +288,7 @@ impl Reconciler {
             times.extend(self.claims.due(self.policy.hold));
             if self.under_way.len() < MAX_UNDER_WAY {
                 times.extend(self.backends.values().filter_map(Backend::next_timeout));
+                times.extend(self.routes.paused_until);
             }
         }
         times.into_iter().min()
@@ -337,11 +349,8 @@ impl Reconciler {
 
     /// Makes anew what one service contributes, and marks the backends that this concerns.
     fn contribute(&mut self, now: Duration, service: &ServiceKey, by_event: bool) {
-        let Some(backends) = self
-            .process
-            .as_ref()
-            .and_then(|process| process.backends.as_ref())
-        else {
+        let places = self.process.as_ref();
+        let Some(places) = places.and_then(|process| process.places.as_ref()) else {
             return;
         };
         let registrations = self
@@ -351,24 +360,13 @@ impl Reconciler {
         let mut new = contribution(
             service,
             registrations.map_or(&[], Vec::as_slice),
-            backends,
+            places,
             &self.policy,
         );
         self.guards.reject_dead(&mut new);
         let rivals = self.claim(now, service, &mut new);
         let old = self.contributions.remove(service).unwrap_or_default();
-        for rejection in old.rejections.difference(&new.rejections) {
-            self.outputs.push_back(Output::Tell(Fact::Unrejected(
-                service.clone(),
-                rejection.clone(),
-            )));
-        }
-        for rejection in new.rejections.difference(&old.rejections) {
-            self.outputs.push_back(Output::Tell(Fact::Rejected(
-                service.clone(),
-                rejection.clone(),
-            )));
-        }
+        self.tell_rejections(service, &old, &new);
         let concerned: BTreeSet<_> = old
             .servers
             .keys()
@@ -378,7 +376,9 @@ impl Reconciler {
         for name in concerned {
             let members = self.members.entry(name.clone()).or_default();
             let is_new = members.insert(service.clone());
-            if is_new || old.servers.get(&name) != new.servers.get(&name) {
+            let is_changed = old.servers.get(&name) != new.servers.get(&name)
+                || old.wishes.get(&name) != new.wishes.get(&name);
+            if is_new || is_changed {
                 let passed_over = old.servers.get(&name);
                 let backend = self.backends.entry(name).or_insert_with(Backend::new);
                 backend.pass_over(passed_over.into_iter().flatten());
@@ -389,6 +389,7 @@ impl Reconciler {
                 backend.changing_since.get_or_insert(now);
             }
         }
+        self.routes.contribute(service, new.routing.as_ref());
         if new != Contribution::default() {
             self.contributions.insert(service.clone(), new);
         }
@@ -419,7 +420,7 @@ impl Reconciler {
         self.process = Some(Process {
             info,
             connected_at: now,
-            backends: None,
+            places: None,
             cookies: BTreeSet::new(),
             swept: false,
             reading_everything: false,
@@ -439,6 +440,7 @@ impl Reconciler {
         for backend in self.backends.values_mut() {
             backend.disconnect();
         }
+        self.routes.disconnect();
     }
 
     fn answered(&mut self, now: Duration, id: BatchId, responses: Vec<Response>) {
@@ -447,6 +449,7 @@ impl Reconciler {
         };
         match purpose {
             Purpose::Everything => self.read_everything(now, responses),
+            Purpose::Routes => self.routes_answered(now, &requests, responses),
             Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
         }
     }
@@ -454,14 +457,16 @@ impl Reconciler {
     fn read_everything(&mut self, now: Duration, responses: Vec<Response>) {
         let mut everything = Everything {
             proxies: BTreeSet::new(),
-            cookies: None,
+            made: BTreeSet::new(),
+            rows: None,
             servers: BTreeMap::new(),
             count: 0,
         };
         for response in responses {
             match response {
                 Response::Backends(names) => everything.proxies.extend(names),
-                Response::Cookies(backends) => everything.cookies = Some(backends),
+                Response::BackendRows(rows) => everything.rows = Some(rows),
+                Response::Guids(made) => everything.made = made,
                 Response::Servers(servers) => {
                     everything.count = servers.len();
                     // Servers of a backend come together: it is looked up once.
@@ -478,6 +483,10 @@ impl Reconciler {
                 Response::Info(_)
                 | Response::NoSuchBackend
                 | Response::Stat(_)
+                | Response::Map(_)
+                | Response::NoSuchMap
+                | Response::MapVersion(_)
+                | Response::Verdicts(_)
                 | Response::Changed(_) => {}
             }
         }
@@ -502,7 +511,8 @@ impl Reconciler {
     fn sweep(&mut self, read_at: Duration, now: Duration, everything: Everything) {
         let Everything {
             proxies,
-            cookies,
+            made,
+            rows: own_rows,
             servers: mut rows,
             count: _,
         } = everything;
@@ -514,15 +524,28 @@ impl Reconciler {
             // The sync begins now: before, one of the two sides was not there.
             self.sync_check_at = Some(now + SYNC_DEADLINE);
         }
-        let resolve_again = process.backends.as_ref() != Some(&proxies);
+        let unpublished = own_rows.as_ref().map(|rows| &rows.unpublished);
+        let is_published =
+            |name: &BackendName| unpublished.is_some_and(|them| !them.contains(name));
+        let places = Places {
+            // One that was removed while everything was read is in one of the two only.
+            made: (made.intersection(&proxies))
+                .map(|name| (name.clone(), is_published(name)))
+                .collect(),
+            backends: proxies,
+            can_make: process.info.version.can(Capability::DynamicBackends),
+        };
+        let resolve_again = process.places.as_ref().is_none_or(|before| {
+            before.backends != places.backends || !before.made.keys().eq(places.made.keys())
+        });
         if now.saturating_sub(process.connected_at) > PUT_BACK_WITHIN {
             self.backends
                 .values_mut()
                 .for_each(|backend| backend.memory.put_back.clear());
         }
-        process.backends = Some(proxies);
-        if let Some(cookies) = cookies {
-            process.cookies = cookies;
+        process.places = Some(places);
+        if let Some(rows) = own_rows {
+            process.cookies = rows.cookies;
         }
         if resolve_again {
             // Also those that left the catalog while HAProxy was away.
@@ -534,74 +557,17 @@ impl Reconciler {
         }
         self.restore_holds(now);
         self.account_for(&rows);
+        let places = self.process.as_ref();
+        let places = places.and_then(|process| process.places.as_ref());
         for (name, backend) in &mut self.backends {
             if !backend.busy && (first || !backend.dirty) {
-                let rows = rows.remove(name).unwrap_or_default();
-                self.recalled.remind(name, backend, &rows);
-                backend.observe(read_at, now, rows);
-            }
-        }
-        self.doubt(now);
-    }
-
-    fn backend_answered(
-        &mut self,
-        now: Duration,
-        name: &BackendName,
-        requests: &[Request],
-        responses: Vec<Response>,
-    ) {
-        let Some(backend) = self.backends.get_mut(name) else {
-            return;
-        };
-        backend.busy = false;
-        backend.failures.reset();
-        let mut observed: Option<ObservedBackend> = None;
-        let mut vanished = false;
-        for (number, (request, response)) in requests.iter().zip(responses).enumerate() {
-            match (request, response) {
-                (Request::Change(command), Response::Changed(outcome)) => {
-                    if let Outcome::Notice(text) = &outcome {
-                        self.outputs
-                            .push_back(Output::Tell(Fact::Noticed(name.clone(), text.clone())));
-                    }
-                    backend.answered(now, number, command, &outcome, &mut self.random);
-                }
-                (_, Response::Servers(rows)) => {
-                    let observed = observed.insert(ObservedBackend::default());
-                    for row in rows {
-                        observed.push(row);
-                    }
-                }
-                (_, Response::Stat(stat)) => {
-                    if let Some(observed) = &mut observed {
-                        observed.stat = Some(stat);
-                    }
-                }
-                (Request::ServersState(_), Response::NoSuchBackend) => vanished = true,
-                (
-                    _,
-                    Response::Info(_)
-                    | Response::Backends(_)
-                    | Response::Cookies(_)
-                    | Response::Changed(_)
-                    | Response::NoSuchBackend,
-                ) => {}
-            }
-        }
-        match observed {
-            Some(observed) if !vanished => {
+                let mut observed = rows.remove(name).unwrap_or_default();
+                observed.origin = places.map_or(Origin::Operator, |places| places.origin(name));
                 self.recalled.remind(name, backend, &observed);
-                backend.observe(now, now, observed);
-            }
-            Some(_) | None => {
-                // It was deleted: which backends there are is read again, and with it who resolves where.
-                backend.observe(now, now, ObservedBackend::default());
-                backend.fresh = false;
-                if let Some(process) = &mut self.process {
-                    process.read_everything_at = now;
-                }
+                backend.observe(read_at, now, observed);
             }
         }
+        self.routes.dirty = true;
+        self.doubt(now);
     }
 }

@@ -136,7 +136,7 @@ impl Reconciler {
     /// Holds what was held, where HAProxy has a backend for it.
     pub(super) fn restore_holds(&mut self, now: Duration) {
         let process = self.process.as_ref();
-        let Some(backends) = process.and_then(|process| process.backends.as_ref()) else {
+        let Some(places) = process.and_then(|process| process.places.as_ref()) else {
             return;
         };
         for held in mem::take(&mut self.restored.holds) {
@@ -149,7 +149,7 @@ impl Reconciler {
             let is_allowed = service
                 .as_ref()
                 .is_none_or(|service| self.policy.rules.backend(service, &name).is_ok());
-            if !backends.contains(&name) || !is_allowed {
+            if !(places.can_make || places.backends.contains(&name)) || !is_allowed {
                 continue;
             }
             let Ok(fixed) = with_profile(&server.fixed, &server.service, &self.policy) else {
@@ -171,6 +171,9 @@ impl Reconciler {
                 recalled: false,
                 server,
             };
+            if backend.memory.life.profile.is_none() && places.can_make {
+                backend.memory.life.profile = self.policy.backend_profiles.first().cloned();
+            }
             backend.memory.holds.insert(hold.server.identity(), hold);
         }
     }

@@ -34,8 +34,23 @@ impl Model {
                 .on_server(rest, |model, backend, server, _| {
                     model.shutdown_sessions(backend, server)
                 }),
+            ["dump", "stats-file"] if self.line >= Line(3, 0) => self.dump_stats_file(),
+            ["add", "backend", rest @ ..] if self.can_make_backends() => self.add_backend(rest),
+            ["publish", "backend", name] if self.can_make_backends() => {
+                self.publish_backend(name, true)
+            }
+            ["unpublish", "backend", name] if self.can_make_backends() => {
+                self.publish_backend(name, false)
+            }
+            ["del", "backend", name] if self.can_make_backends() => self.del_backend(name),
             ["add", "server", rest @ ..] => self.add_server(rest),
             ["del", "server", rest @ ..] => self.del_server(rest),
+            ["show", "map", name] => self.show_map(name),
+            ["add", "map", rest @ ..] => self.add_map(rest),
+            ["set", "map", rest @ ..] => self.set_map(rest),
+            ["del", "map", rest @ ..] => self.del_map(rest),
+            ["prepare", "map", name] => self.prepare_map(name),
+            ["commit", "map", rest @ ..] => self.commit_map(rest),
             [] => panic!("an empty line is answered differently by each version"),
             [word, ..] => self.unknown_command(word),
         };

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use super::made::{Made, SECTION};
+
 /// All backends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {
@@ -20,6 +22,8 @@ pub(crate) struct Backend {
     pub(crate) httpchk: bool,
     /// `cookie …`: clients are sent back to the server that they had.
     pub(crate) is_sticky: bool,
+    /// It is not of the file, but was made at runtime.
+    pub(crate) made: Option<Made>,
     /// The `server` and `server-template` lines.
     pub(crate) servers: Vec<ServerLine>,
 }
@@ -116,6 +120,7 @@ impl Backend {
             is_static: false,
             httpchk: true,
             is_sticky: false,
+            made: None,
             servers: Vec::new(),
         }
     }
@@ -184,7 +189,8 @@ impl Config {
     /// The `backend` sections for a real HAProxy. What the model has of a `server-template` line reads the same when it
     /// is written as `server` lines.
     pub(crate) fn text(&self) -> String {
-        self.backends.iter().map(Backend::text).collect()
+        let backends = self.backends.iter().map(Backend::text);
+        backends.chain([SECTION.to_owned()]).collect()
     }
 }
 

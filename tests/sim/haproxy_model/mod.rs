@@ -3,13 +3,15 @@
 //! One [`Model`] is one process. It answers with the very words of its version and moves its servers through
 //! maintenance, drain, health checks and late address changes as that version does; `tests/haproxy_model.rs` holds
 //! it against the real ones. It gives requests to its servers, says which would be given some, and keeps a list of those
-//! that were before their check had passed. It does not do queues, framing (prompts, sessions: the caller's), maps, TLS, agents, tracking, DNS.
+//! that were before their check had passed. It does not do queues, framing (prompts, sessions: the caller's), TLS, agents, tracking, DNS.
 //! A command that it does not know is a panic, so that a simulation cannot rest on a guess.
 //!
 //! Source: the management guide ("Unix Socket commands") and runs of 2.6.12, 2.8.25, 3.0.11, 3.2.26, 3.4.7.
 
 mod commands;
 mod config;
+mod made;
+mod maps;
 mod server;
 mod show;
 mod state_file;
@@ -17,7 +19,7 @@ mod state_file;
 mod tests;
 mod traffic;
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, time::Duration};
 
 pub(crate) use config::{Backend, Check, Config, ServerLine};
 pub(crate) use server::Rotation;
@@ -120,6 +122,8 @@ pub(crate) struct Model {
     address_lag: Duration,
     /// In the order of the configuration, each with its servers in the order of `show servers state`.
     backends: Vec<(Backend, Vec<Server>)>,
+    /// By name.
+    maps: BTreeMap<String, maps::Map>,
     leaks: Vec<Leak>,
     cuts: Vec<Cut>,
     /// Nothing changes by itself before that; none if that has to be looked for.
@@ -157,6 +161,7 @@ impl Model {
                 Duration::from_millis(1)
             },
             backends: Vec::new(),
+            maps: BTreeMap::new(),
             leaks: Vec::new(),
             cuts: Vec::new(),
             quiet_until: None,
@@ -173,8 +178,12 @@ impl Model {
         let mut old = self.clone();
         old.stopping = true;
         old.quiet_until = None;
+        let maps = self.maps.iter();
         *self = Self {
             address_lag: self.address_lag,
+            maps: maps
+                .map(|(name, map)| (name.clone(), map.of_the_next_process()))
+                .collect(),
             ..Self::new(
                 &self.version,
                 self.config.clone(),

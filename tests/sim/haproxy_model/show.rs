@@ -13,7 +13,7 @@ const SERVERS_STATE_HEADER: &str = "# be_id be_name srv_id srv_name srv_addr srv
     srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 
 /// `be_id` of the first backend, in a file without frontends.
-const FIRST_ID: usize = 2;
+pub(super) const FIRST_ID: usize = 2;
 
 /// `Start_time_sec` of a process that starts at zero of the simulated clock.
 const EPOCH_SECS: u64 = 1_700_000_000;
@@ -46,7 +46,7 @@ impl Model {
             }
             found = true;
             for server in servers {
-                servers_state_row(index + FIRST_ID, config, server, self.now, &mut text);
+                servers_state_row(config.iid(index), config, server, self.now, &mut text);
             }
         }
         if found {
@@ -62,7 +62,7 @@ impl Model {
                 .iter()
                 .enumerate()
                 .find(|(index, (config, _))| {
-                    config.name == backend || (index + FIRST_ID).to_string() == backend
+                    config.name == backend || config.iid(*index).to_string() == backend
                 })
         else {
             return "No such proxy.\n".to_owned();
@@ -70,7 +70,7 @@ impl Model {
         let mut text = self.line.stat_header().to_owned();
         for server in servers {
             self.stat_layout.row(&mut text, |column, text| {
-                stat_cell(column, index + FIRST_ID, config, server, self.now, text);
+                stat_cell(column, config.iid(index), config, server, self.now, text);
             });
         }
         self.backend_row(config, &mut text);
@@ -91,6 +91,7 @@ impl Model {
             "pxname" => *text += &backend.name,
             "svname" => *text += "BACKEND",
             "cookie" if backend.is_sticky => *text += "id",
+            "status" if backend.is_unpublished() => *text += "DOWN (UNPUB)",
             _ => {}
         });
     }

@@ -67,7 +67,8 @@ impl Model {
         self.connections += 1;
         let line = self.line;
         let mut backends = self.backends.iter_mut();
-        let (_, servers) = backends.find(|(config, _)| config.name == wish.backend)?;
+        let (_, servers) =
+            backends.find(|(config, _)| config.name == wish.backend && !config.is_unpublished())?;
         let by_cookie = wish.cookie.and_then(|cookie| {
             servers.iter().position(|server| {
                 server.cookie.as_deref() == Some(cookie) && server.serves_its_cookie()

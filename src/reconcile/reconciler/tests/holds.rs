@@ -165,6 +165,7 @@ fn a_canary_does_not_replace_what_is_stable_until_it_is_promoted() {
     assert!(world.changes().iter().all(|command| {
         command
             .server()
+            .unwrap()
             .server
             .as_str()
             .starts_with("nomad-00000001-")

@@ -6,13 +6,18 @@ mod charge;
 mod claims;
 mod guards;
 mod holds;
+mod made;
+mod picture;
 mod recalled;
 mod restarts;
 mod restored;
+mod routes;
 
 use super::*;
 use crate::{
-    model::{Command, Outcome, ServerRow, ServerState, Version},
+    model::{
+        BackendRows, BackendStat, Command, Outcome, ProfileName, ServerRow, ServerState, Version,
+    },
     reconcile::{desired::Reason, facts::Overview, predict},
 };
 
@@ -24,6 +29,7 @@ const HELD: Duration = Duration::from_secs(31);
 struct World {
     core: Reconciler,
     haproxy: BTreeMap<BackendName, ObservedBackend>,
+    maps: routes::MapsOfHaproxy,
     info: ProcessInfo,
     now: Duration,
     facts: Vec<Fact>,
@@ -35,6 +41,10 @@ struct World {
     refuse: Option<Outcome>,
     /// New servers stay down.
     checks_fail: bool,
+    /// The `defaults` sections.
+    profiles: BTreeSet<ProfileName>,
+    /// What HAProxy says of a backend that it makes.
+    remark: Option<String>,
 }
 
 impl World {
@@ -55,6 +65,7 @@ impl World {
         Self {
             core: Reconciler::new(Policy::default(), Mode::Act, 1),
             haproxy: haproxy.collect(),
+            maps: routes::MapsOfHaproxy::default(),
             info,
             now,
             facts,
@@ -65,6 +76,8 @@ impl World {
             asked: Vec::new(),
             refuse: None,
             checks_fail: false,
+            profiles: crate::reconcile::default_profiles().into_iter().collect(),
+            remark: None,
         }
     }
 
@@ -127,16 +140,49 @@ impl World {
                 Some(observed) => Response::Servers(rows(name, observed)),
                 None => Response::NoSuchBackend,
             },
-            Request::Cookies => Response::Cookies(BTreeSet::new()),
-            Request::Stat(name, _) => Response::Stat(predict::all_quiet(&self.haproxy[name])),
+            Request::BackendRows => Response::BackendRows(BackendRows {
+                unpublished: self.made(|is_published| !is_published),
+                ..BackendRows::default()
+            }),
+            Request::Guids => Response::Guids(self.made(|_| true)),
+            Request::Stat(name, _) => match self.haproxy.get(name) {
+                Some(observed) => Response::Stat(BackendStat {
+                    is_unpublished: self.made(|is_published| !is_published).contains(name),
+                    ..predict::all_quiet(observed)
+                }),
+                None => Response::NoSuchBackend,
+            },
+            Request::Verdicts(..) => Response::Verdicts(BTreeMap::new()),
+            Request::Map(map) => self.maps.show(map),
+            Request::ChangeMap(change) => self.maps.change(change),
             Request::Change(command) => {
                 if let Some(outcome) = &self.refuse {
                     return Response::Changed(outcome.clone());
                 }
-                let backend = self.haproxy.get_mut(&command.server().backend).unwrap();
+                if let Command::AddBackend(name, profile) = command {
+                    if !self.profiles.contains(profile) {
+                        let text = format!("Cannot find default proxy '{profile}'.");
+                        return Response::Changed(Outcome::Refused(text));
+                    }
+                    self.haproxy.entry(name.clone()).or_default();
+                }
+                let Some(backend) = self.haproxy.get_mut(command.backend()) else {
+                    let text = "No such backend.".to_owned();
+                    return Response::Changed(Outcome::RetryLater(text));
+                };
                 predict::apply(backend, command);
+                match (command, &self.remark) {
+                    (Command::AddBackend(..), Some(text)) => {
+                        return Response::Changed(Outcome::Notice(text.clone()));
+                    }
+                    (Command::DeleteBackend(name), _) => {
+                        self.haproxy.remove(name);
+                        return Response::Changed(Outcome::Done);
+                    }
+                    (_, _) => {}
+                }
                 let brought_in = matches!(command, Command::EnableHealth(_) | Command::Ready(_));
-                let name = Some(&command.server().server);
+                let name = command.server().map(|server| &server.server);
                 for server in &mut backend.servers {
                     if self.checks_fail && brought_in && server.name.as_ref() == name {
                         server.oper = crate::model::OperState::Stopped;
@@ -283,8 +329,15 @@ fn an_event_reads_and_changes_one_backend_only() {
     for request in &world.sent {
         let backend = match request {
             Request::ServersState(Some(name)) | Request::Stat(name, _) => name,
-            Request::Change(command) => &command.server().backend,
-            Request::Info | Request::Backends | Request::Cookies | Request::ServersState(None) => {
+            Request::Change(command) => command.backend(),
+            Request::Info
+            | Request::Backends
+            | Request::BackendRows
+            | Request::Guids
+            | Request::Map(_)
+            | Request::ChangeMap(_)
+            | Request::Verdicts(..)
+            | Request::ServersState(None) => {
                 panic!("{request:?}")
             }
         };
@@ -447,7 +500,9 @@ fn a_change_that_haproxy_acknowledges_but_does_not_show_is_not_repeated_without_
 
 #[test]
 fn a_backend_that_appears_later_is_used_and_one_that_is_missing_is_named() {
-    let mut world = World::started(&[]);
+    let mut world = World::new(&[]);
+    world.info.version = Version::new(3, 2, 26);
+    world.input(Input::Connected(world.info.clone()));
     world.input(synced(catalog(&[("web", 1..2)])));
     let rejected = |fact: &Fact| matches!(fact, Fact::Rejected(_, each) if matches!(each.reason, Reason::NoSuchBackend(_)));
     assert!(world.facts.iter().any(rejected));

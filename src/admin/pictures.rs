@@ -1,0 +1,221 @@
+//! The picture between those who ask for it and the core that draws it: it is drawn only when somebody asks, at most four times
+//! a second, and its bytes are shared by all who ask. Slow readers keep a few old ones alive, and no more.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use hyper::body::Bytes;
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use crate::picture::Change;
+
+/// A picture is good for so long.
+const GOOD_FOR: Duration = Duration::from_millis(250);
+/// For the core to draw one, or to hear of HAProxy. It does not come round while it starts afresh.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So many are kept for slow readers. Who asks then gets the last one, however old it is.
+const MOST_ALIVE: usize = 3;
+/// Questions to HAProxy that wait.
+const MOST_QUESTIONS: usize = 8;
+
+/// A picture that was drawn.
+#[derive(Debug)]
+pub struct Shot {
+    /// When.
+    pub at: Instant,
+    /// The document without its changes and its last brace.
+    pub document: Vec<u8>,
+    /// The changes, the oldest first.
+    pub changes: Vec<Change>,
+}
+
+/// A shot's bytes, which keep it.
+struct Shared(Arc<Shot>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.document
+    }
+}
+
+impl Shot {
+    /// The whole document, with so many of the last changes.
+    pub(super) fn pieces(
+        self: &Arc<Self>,
+        changes: usize,
+    ) -> Result<[Bytes; 2], serde_json::Error> {
+        let first = self.changes.len().saturating_sub(changes);
+        let mut rest = b",\"changes\":".to_vec();
+        serde_json::to_writer(&mut rest, &self.changes[first..])?;
+        rest.push(b'}');
+        Ok([Bytes::from_owner(Shared(Arc::clone(self))), rest.into()])
+    }
+}
+
+/// What HAProxy says of a backend's checks.
+#[derive(Debug)]
+pub struct Question {
+    /// Of which one.
+    pub backend: String,
+    /// Takes [`Checks`](crate::picture::Checks) as JSON; dropped when there is no answer.
+    pub answer: oneshot::Sender<Vec<u8>>,
+}
+
+/// Where both sides meet. It outlives the core.
+#[derive(Debug)]
+pub struct Pictures {
+    wanted: Notify,
+    latest: watch::Sender<Option<Arc<Shot>>>,
+    alive: Mutex<Vec<Weak<Shot>>>,
+    questions: mpsc::Sender<Question>,
+    asked: AsyncMutex<mpsc::Receiver<Question>>,
+}
+
+impl Default for Pictures {
+    fn default() -> Self {
+        let (questions, asked) = mpsc::channel(MOST_QUESTIONS);
+        Self {
+            wanted: Notify::new(),
+            latest: watch::Sender::new(None),
+            alive: Mutex::default(),
+            questions,
+            asked: AsyncMutex::new(asked),
+        }
+    }
+}
+
+impl Pictures {
+    // === Those who ask ===
+
+    /// A picture that is good; nothing when the core does not draw.
+    pub(super) async fn get(&self) -> Option<Arc<Shot>> {
+        let mut seen = self.latest.subscribe();
+        let latest = seen.borrow_and_update().clone();
+        if let Some(latest) = latest
+            && (latest.at.elapsed() < GOOD_FOR || self.count_alive() >= MOST_ALIVE)
+        {
+            return Some(latest);
+        }
+        self.wanted.notify_one();
+        timeout(PATIENCE, seen.changed()).await.ok()?.ok()?;
+        seen.borrow().clone()
+    }
+
+    /// What HAProxy says of a backend's checks, as JSON.
+    pub(super) async fn checks(&self, backend: &str) -> Option<Vec<u8>> {
+        let (answer, answered) = oneshot::channel();
+        let backend = backend.to_owned();
+        self.questions.try_send(Question { backend, answer }).ok()?;
+        timeout(PATIENCE, answered).await.ok()?.ok()
+    }
+
+    fn count_alive(&self) -> usize {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.retain(|shot| shot.strong_count() > 0);
+        alive.len()
+    }
+
+    // === The core ===
+
+    /// Waits until somebody wants a picture. Cancel-safe.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Waits for a question to HAProxy. Cancel-safe.
+    pub async fn asked(&self) -> Question {
+        let question = self.asked.lock().await.recv().await;
+        match question {
+            Some(question) => question,
+            // This one keeps a sender.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Shows a picture to all who wait.
+    pub fn show(&self, shot: Shot) {
+        let shot = Arc::new(shot);
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.retain(|shot| shot.strong_count() > 0);
+        alive.push(Arc::downgrade(&shot));
+        drop(alive);
+        self.latest.send_replace(Some(shot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "the listener's clock is real")]
+    fn shot(text: &str) -> Shot {
+        let change = |number| Change {
+            number,
+            ..Change::default()
+        };
+        Shot {
+            at: Instant::now(),
+            document: text.as_bytes().to_vec(),
+            changes: (1..=3).map(change).collect(),
+        }
+    }
+
+    fn text(shot: &Arc<Shot>, changes: usize) -> String {
+        let pieces = shot.pieces(changes).unwrap();
+        String::from_utf8(pieces.concat()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_share_one_picture() {
+        let pictures = Arc::new(Pictures::default());
+        let ask = || {
+            let pictures = Arc::clone(&pictures);
+            tokio::spawn(async move { pictures.get().await })
+        };
+        let asking: Vec<_> = (0..50).map(|_| ask()).collect();
+        pictures.wanted().await;
+        tokio::task::yield_now().await;
+        pictures.show(shot("{\"version\":1"));
+        for each in asking {
+            let shot = each.await.unwrap().unwrap();
+            assert!(text(&shot, 1).starts_with("{\"version\":1,\"changes\":[{\"number\":3,"));
+            assert_eq!(text(&shot, 0), "{\"version\":1,\"changes\":[]}");
+        }
+        // It is good for a moment: nobody has to draw.
+        assert!(pictures.get().await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_readers_keep_three_pictures_and_no_more() {
+        let pictures = Pictures::default();
+        let mut slow = Vec::new();
+        for number in 0..3 {
+            let mut old = shot(&format!("{{\"n\":{number}"));
+            old.at -= Duration::from_secs(5);
+            pictures.show(old);
+            slow.push(pictures.latest.borrow().clone().unwrap().pieces(0).unwrap());
+        }
+        let shown = pictures.get().await.unwrap();
+        assert_eq!(text(&shown, 0), "{\"n\":2,\"changes\":[]}");
+        drop((slow, shown));
+        // Only the last one is left: a new one is wanted, and nobody draws it.
+        assert!(pictures.get().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_core_that_does_not_answer_is_not_waited_for_for_ever() {
+        let pictures = Pictures::default();
+        assert!(pictures.get().await.is_none());
+        assert!(pictures.checks("web").await.is_none());
+        for _ in 0..MOST_QUESTIONS {
+            drop(pictures.checks("web").await);
+        }
+        assert!(pictures.checks("web").await.is_none());
+        assert_eq!(pictures.asked().await.backend, "web");
+    }
+}

@@ -1,0 +1,257 @@
+//! What was changed in HAProxy, why, and what became of it: the last thousand changes, for the picture, and with `--audit-log`
+//! each one as a line of a file.
+
+mod file;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use tokio::sync::mpsc;
+
+pub(super) use file::write;
+
+use crate::{
+    haproxy::command::print,
+    model::{self, Batch, BatchId, Request, Response},
+    picture::{Change, Outcome},
+    reconcile::plan::Step,
+};
+
+/// So many are remembered.
+const REMEMBERED: usize = 1_000;
+/// So many lines wait for the file; more are lost, and counted.
+const QUEUE: usize = 10_000;
+
+/// The changes. They outlive the core.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Audit(Arc<Mutex<Ring>>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    changes: VecDeque<Change>,
+    next: u64,
+    /// Those that are told already, and whose batch comes next.
+    told: Vec<u64>,
+    under_way: BTreeMap<BatchId, Vec<u64>>,
+    index: Option<u64>,
+    file: Option<mpsc::Sender<Change>>,
+}
+
+impl Audit {
+    fn with<T>(&self, work: impl FnOnce(&mut Ring) -> T) -> T {
+        // Whoever panicked here left a list of texts.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on changes go to this file, too.
+    pub(super) fn open(&self) -> mpsc::Receiver<Change> {
+        let (file, lines) = mpsc::channel(QUEUE);
+        self.with(|ring| ring.file = Some(file));
+        lines
+    }
+
+    /// No longer.
+    pub(super) fn close(&self) {
+        self.with(|ring| ring.file = None);
+    }
+
+    /// The catalog is known up to this index.
+    pub(super) fn heard(&self, index: u64) {
+        self.with(|ring| ring.index = Some(index));
+    }
+
+    /// A new core begins: what the former one had under way is nobody's.
+    pub(super) fn begin(&self) {
+        self.with(|ring| {
+            let numbers = ring.under_way.values().flatten().copied();
+            let lost: Vec<_> = std::mem::take(&mut ring.told)
+                .into_iter()
+                .chain(numbers)
+                .collect();
+            ring.under_way.clear();
+            for number in lost {
+                ring.end(number, Outcome::Unknown, None);
+            }
+        });
+    }
+
+    /// This is being sent, with the next batch.
+    pub(super) fn sent(&self, step: &Step, at: SystemTime) {
+        let server = step.command.server();
+        let command = print(&Request::Change(step.command.clone()));
+        self.with(|ring| {
+            ring.next += 1;
+            let change = Change {
+                number: ring.next,
+                at: humantime::format_rfc3339_millis(at).to_string().into(),
+                why: step.why.to_string().into(),
+                index: ring.index,
+                backend: step.command.backend().as_str().into(),
+                // None when it is about the backend itself.
+                server: server.map_or("", |server| server.server.as_str()).into(),
+                command: command.trim_end().into(),
+                outcome: Outcome::Sent,
+                reply: None,
+            };
+            ring.changes.push_back(change);
+            ring.told.push(ring.next);
+            if ring.changes.len() > REMEMBERED {
+                ring.changes.pop_front();
+            }
+        });
+    }
+
+    /// The batch that has what was told.
+    pub(super) fn batch(&self, batch: &Batch) {
+        self.with(|ring| {
+            if !ring.told.is_empty() && batch.requests.iter().any(is_change) {
+                let told = std::mem::take(&mut ring.told);
+                ring.under_way.insert(batch.id, told);
+            }
+        });
+    }
+
+    /// What HAProxy said to it; nothing to those that it did not get to.
+    pub(super) fn answered(&self, id: BatchId, requests: &[Request], responses: &[Response]) {
+        self.with(|ring| {
+            let Some(numbers) = ring.under_way.remove(&id) else {
+                return;
+            };
+            let changes = requests
+                .iter()
+                .enumerate()
+                .filter(|(_, one)| is_change(one));
+            for (number, (place, _)) in numbers.into_iter().zip(changes) {
+                let (outcome, reply) = match responses.get(place) {
+                    Some(Response::Changed(outcome)) => match outcome {
+                        model::Outcome::Done => (Outcome::Done, None),
+                        model::Outcome::Notice(text) => (Outcome::Done, Some(text)),
+                        model::Outcome::RetryLater(text) => (Outcome::Later, Some(text)),
+                        model::Outcome::Refused(text) => (Outcome::Refused, Some(text)),
+                    },
+                    Some(_) | None => (Outcome::Unknown, None),
+                };
+                ring.end(number, outcome, reply);
+            }
+        });
+    }
+
+    /// The last ones, the oldest first.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        self.with(|ring| ring.changes.iter().cloned().collect())
+    }
+}
+
+fn is_change(request: &Request) -> bool {
+    matches!(request, Request::Change(_))
+}
+
+impl Ring {
+    fn end(&mut self, number: u64, outcome: Outcome, reply: Option<&String>) {
+        // They are numbered without a gap.
+        let Some(first) = self.changes.front().map(|change| change.number) else {
+            return;
+        };
+        let place = number
+            .checked_sub(first)
+            .and_then(|place| usize::try_from(place).ok());
+        let Some(change) = place.and_then(|place| self.changes.get_mut(place)) else {
+            return;
+        };
+        change.outcome = outcome;
+        change.reply = reply.map(|text| text.as_str().into());
+        if let Some(file) = &self.file {
+            // One that is full is the writer's to tell: the numbers have a gap.
+            drop(file.try_send(change.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{BackendName, Command, ServerName, ServerRef},
+        reconcile::plan::Why,
+    };
+
+    fn step(number: usize) -> Step {
+        let server = ServerRef {
+            backend: BackendName::new("web").unwrap(),
+            server: ServerName::new(&format!("nomad{number}")).unwrap(),
+        };
+        Step {
+            command: Command::Ready(server),
+            why: Why::Registered,
+        }
+    }
+
+    fn batch(id: u64, steps: &[Step]) -> Batch {
+        let changes = steps
+            .iter()
+            .map(|step| Request::Change(step.command.clone()));
+        Batch {
+            id: BatchId(id),
+            requests: changes.chain([Request::Info]).collect(),
+            lock_step: false,
+        }
+    }
+
+    #[test]
+    fn each_change_has_its_cause_its_words_and_what_became_of_it() {
+        let audit = Audit::default();
+        let mut lines = audit.open();
+        audit.heard(17);
+        let steps: Vec<_> = (1..=3).map(step).collect();
+        for step in &steps {
+            audit.sent(step, SystemTime::UNIX_EPOCH);
+        }
+        let batch = batch(0, &steps);
+        audit.batch(&batch);
+        assert_eq!(audit.changes()[0].outcome, Outcome::Sent);
+        assert!(lines.try_recv().is_err());
+        let refused = model::Outcome::Refused("No.".to_owned());
+        let responses = [model::Outcome::Done, refused].map(Response::Changed);
+        audit.answered(batch.id, &batch.requests, &responses);
+
+        let changes = audit.changes();
+        let outcomes: Vec<_> = changes.iter().map(|one| one.outcome).collect();
+        assert_eq!(
+            outcomes,
+            [Outcome::Done, Outcome::Refused, Outcome::Unknown]
+        );
+        assert_eq!(
+            serde_json::to_string(&changes[1]).unwrap(),
+            "{\"number\":2,\"at\":\"1970-01-01T00:00:00.000Z\",\"why\":\"registered in Nomad, not in HAProxy\",\"index\":17,\
+             \"backend\":\"web\",\"server\":\"nomad2\",\"command\":\"set server web/nomad2 state ready\",\
+             \"outcome\":\"refused\",\"reply\":\"No.\"}"
+        );
+        for change in changes {
+            assert_eq!(lines.try_recv(), Ok(change));
+        }
+    }
+
+    #[test]
+    fn the_last_thousand_are_remembered_and_a_lost_core_is_no_riddle() {
+        let audit = Audit::default();
+        let steps: Vec<_> = (0..1_500).map(step).collect();
+        for step in &steps {
+            audit.sent(step, SystemTime::UNIX_EPOCH);
+        }
+        let batch = batch(7, &steps);
+        audit.batch(&batch);
+        let changes = audit.changes();
+        assert_eq!((changes.len(), changes[0].number), (1_000, 501));
+        audit.begin();
+        assert!(
+            audit
+                .changes()
+                .iter()
+                .all(|one| one.outcome == Outcome::Unknown)
+        );
+        audit.answered(batch.id, &batch.requests, &[]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Both sides, read by a command itself: for when no sidecar answers, and for what the one that runs does not follow.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    config::Config,
+    daemon::{freeze::Freeze, nomad_settings, policy, report::Chain},
+    haproxy::session::Connection,
+    model::{Batch, BatchId, Registration, Request, Response, ServiceKey},
+    nomad::{client::Client, watch::read_once},
+    picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble},
+    reconcile::{Input, Mode, Output, Reconciler},
+};
+
+/// For Nomad as a whole. A command is not worth waiting longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many services are read to find an allocation or an address.
+const MOST_READ: usize = 500;
+
+/// How everything stands, as far as both sides tell, and HAProxy's words on the checks of each backend.
+pub(super) struct BothSides {
+    pub(super) picture: Picture,
+    pub(super) connection: Option<Connection>,
+    pub(super) core: Reconciler,
+}
+
+impl BothSides {
+    pub(super) async fn read(config: &Config) -> Self {
+        let mut core = Reconciler::new(policy(config), Mode::Observe, 0);
+        if let Some(is_frozen) = Freeze::new(config).changed() {
+            core.handle(Duration::ZERO, Input::Freeze(is_frozen));
+        }
+        let settings = nomad_settings(config);
+        let services = match timeout(PATIENCE, read_once(&settings)).await {
+            Ok(Ok(services)) => Ok(services),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("Nomad did not answer within {PATIENCE:?}")),
+        };
+        let opened = Connection::open(&config.haproxy).await;
+        let (mut connection, problem) = match opened {
+            Ok((connection, info)) => {
+                core.handle(Duration::ZERO, Input::Connected(info));
+                (Some(connection), None)
+            }
+            Err(error) => (None, Some(Chain(&error).to_string())),
+        };
+        let trouble = services.as_ref().err().cloned();
+        if let Ok(services) = services {
+            let unproven = BTreeSet::new();
+            core.handle(Duration::ZERO, Input::Synced { services, unproven });
+        }
+        let mut lost = None;
+        while let (Some(output), None) = (core.poll(), &lost) {
+            let (Output::Run(batch), Some(connection)) = (output, &mut connection) else {
+                continue;
+            };
+            let (responses, error) = connection.run_batch(&batch).await;
+            match error {
+                None => core.handle(Duration::ZERO, Input::Answered(batch.id, responses)),
+                Some(error) => lost = Some(Chain(&error).to_string()),
+            }
+        }
+        let mut picture = core.picture(Duration::ZERO);
+        env!("CARGO_PKG_VERSION").clone_into(&mut picture.sidecar.version);
+        picture.taken_at = crate::daemon::report::wall_clock();
+        picture.sidecar.charge = Charge::Nobody;
+        picture.haproxy.problem = problem.or(lost);
+        picture.nomad.address = config.nomad.endpoints.to_string();
+        let namespaces = config.nomad.namespaces.iter();
+        picture.nomad.namespaces = namespaces
+            .map(|name| Namespace {
+                name: name.clone(),
+                followed: "none".to_owned(),
+                current_ms: trouble.is_none().then_some(0),
+                trouble: trouble.clone().map(|text| Trouble {
+                    text,
+                    ..Trouble::default()
+                }),
+                ..Namespace::default()
+            })
+            .collect();
+        Self {
+            picture,
+            connection,
+            core,
+        }
+    }
+
+    /// HAProxy's words on the checks of a backend.
+    pub(super) async fn checks(&mut self, backend: &str) -> Option<Checks> {
+        let request: Request = self.core.ask_for_verdicts(backend)?;
+        let batch = Batch {
+            id: BatchId(u64::MAX),
+            requests: [request].into(),
+            lock_step: false,
+        };
+        let (responses, _) = self.connection.as_mut()?.run_batch(&batch).await;
+        let Response::Verdicts(verdicts) = responses.into_iter().next()? else {
+            return None;
+        };
+        Some(super::checks(verdicts))
+    }
+}
+
+/// What Nomad has of `what` that the picture lacks: a service, or those with such an allocation, address or registration.
+pub(super) async fn elsewhere(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
+    match timeout(PATIENCE, search(config, what)).await {
+        Ok(found) => found,
+        Err(_) => (
+            Vec::new(),
+            Some(format!("Nomad did not answer within {PATIENCE:?}")),
+        ),
+    }
+}
+
+async fn search(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
+    let mut client = Client::new(Arc::new(nomad_settings(config)));
+    let (mut listed, mut problem) = (Vec::new(), None);
+    // Whoever may see all namespaces learns that it is in another one.
+    let all = std::iter::once("*").chain(config.nomad.namespaces.iter().map(String::as_str));
+    for namespace in all {
+        match client.list(namespace, None).await {
+            Ok(answer) => {
+                problem = None;
+                listed.extend(answer.value.into_iter().map(|service| service.key));
+                if namespace == "*" {
+                    break;
+                }
+            }
+            Err(failed) => problem = Some(failed.to_string()),
+        }
+    }
+    let is_named = |key: &ServiceKey| *key.name == *what || key.to_string() == what;
+    let named: Vec<_> = listed.iter().filter(|key| is_named(key)).cloned().collect();
+    let is_by_name = !named.is_empty();
+    let to_read = if is_by_name { named } else { listed };
+    let mut found = Vec::new();
+    for key in to_read.into_iter().take(MOST_READ) {
+        let Ok(answer) = client.read(&key, None).await else {
+            continue;
+        };
+        let fits = |one: &&Registration| is_by_name || is_it(one, what);
+        let registrations: Vec<_> = answer.value.iter().filter(fits).map(draw).collect();
+        if !registrations.is_empty() {
+            found.push(Service {
+                namespace: (&key.namespace).into(),
+                name: (&key.name).into(),
+                registrations,
+            });
+        }
+    }
+    (found, problem)
+}
+
+fn is_it(registration: &Registration, what: &str) -> bool {
+    let drawn = draw(registration);
+    (what.len() >= 4 && drawn.allocation.starts_with(what))
+        || drawn.address == what
+        || *drawn.id == *what
+}
+
+fn draw(registration: &Registration) -> picture::Registration {
+    picture::Registration {
+        id: (&registration.id).into(),
+        allocation: (&registration.alloc_id).into(),
+        job: (&registration.job_id).into(),
+        address: picture::address(&registration.address, registration.port),
+        tags: registration.tags.clone(),
+        create_index: registration.create_index,
+        modify_index: registration.modify_index,
+        ..picture::Registration::default()
+    }
+}

@@ -1,0 +1,193 @@
+//! A job in JSON: as `nomad job run -output` prints it, with or without `Job` around it, and as `/v1/jobs/parse` answers.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Unreadable,
+    job::{Delay, Group, Job, List, Service, Task, Text},
+};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OuterWire {
+    #[serde(default)]
+    job: Option<JobWire>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct JobWire {
+    #[serde(rename = "ID", default)]
+    id: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    task_groups: Option<Vec<GroupWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GroupWire {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    shutdown_delay: Value,
+    #[serde(default)]
+    services: Option<Vec<ServiceWire>>,
+    #[serde(default)]
+    tasks: Option<Vec<TaskWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskWire {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    shutdown_delay: Value,
+    #[serde(default)]
+    lifecycle: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    services: Option<Vec<ServiceWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceWire {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    provider: Option<String>,
+    #[serde(default)]
+    port_label: Option<String>,
+    #[serde(default)]
+    address: Option<String>,
+    #[serde(default)]
+    tags: Option<Vec<String>>,
+    #[serde(default)]
+    canary_tags: Option<Vec<String>>,
+}
+
+/// Reads a job.
+///
+/// # Errors
+///
+/// When `json` is no JSON, or no job.
+pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
+    let refuse = |error: serde_json::Error| Unreadable::Json(error.to_string());
+    let outer: OuterWire = serde_json::from_slice(json).map_err(refuse)?;
+    let job = match outer.job {
+        Some(job) => job,
+        None => serde_json::from_slice(json).map_err(refuse)?,
+    };
+    let groups = job.task_groups.ok_or(Unreadable::NoJob)?;
+    Ok(Job {
+        name: job.id.or(job.name).unwrap_or_default(),
+        namespace: text(job.namespace),
+        groups: groups.into_iter().map(group).collect(),
+        unread: Vec::new(),
+    })
+}
+
+fn group(wire: GroupWire) -> Group {
+    let tasks = wire.tasks.unwrap_or_default().into_iter().map(|task| Task {
+        name: task.name.unwrap_or_default(),
+        shutdown_delay: delay(&task.shutdown_delay),
+        has_lifecycle: task.lifecycle.is_some(),
+        services: services(task.services),
+    });
+    Group {
+        name: wire.name.unwrap_or_default(),
+        shutdown_delay: delay(&wire.shutdown_delay),
+        services: services(wire.services),
+        tasks: tasks.collect(),
+    }
+}
+
+fn services(wire: Option<Vec<ServiceWire>>) -> Vec<Service> {
+    let services = wire.unwrap_or_default().into_iter();
+    let services = services.map(|service| Service {
+        line: None,
+        name: text(service.name),
+        provider: text(service.provider),
+        port: text(service.port_label),
+        address: text(service.address),
+        tags: list(service.tags),
+        canary_tags: list(service.canary_tags),
+    });
+    services.collect()
+}
+
+/// Nomad writes what is not there as `null` or as an empty text.
+fn text(text: Option<String>) -> Option<Text> {
+    let text = text.filter(|text| !text.is_empty());
+    text.map(|text| Text::new(text, None))
+}
+
+fn list(texts: Option<Vec<String>>) -> List {
+    let texts = texts.unwrap_or_default().into_iter();
+    List::of(texts.map(|text| Text::new(text, None)).collect(), None)
+}
+
+/// Nanoseconds; Nomad takes a text, too.
+fn delay(value: &Value) -> Delay {
+    match value {
+        Value::Null => Delay::default(),
+        Value::Number(number) => match number.as_i64() {
+            Some(nanoseconds) => Delay::Known(Duration::from_nanos(
+                u64::try_from(nanoseconds).unwrap_or_default(),
+            )),
+            None => Delay::Unknown,
+        },
+        Value::String(text) => Delay::parse(text),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Delay::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_read_with_and_without_what_nomad_puts_around_it() {
+        let inner = r#"{"ID": "web", "TaskGroups": [{"Name": "app", "ShutdownDelay": 8000000000,
+            "Services": [{"Name": "web", "PortLabel": "http", "Tags": ["haproxy.enable=true"], "CanaryTags": null}],
+            "Tasks": [{"Name": "server", "ShutdownDelay": "1m30s", "Services": null, "Lifecycle": null}]}]}"#;
+        let job = read(inner.as_bytes()).unwrap();
+        assert_eq!(
+            job,
+            read(format!("{{\"Job\": {inner}}}").as_bytes()).unwrap()
+        );
+        let group = &job.groups[0];
+        assert_eq!(
+            group.runs_on_for(None),
+            Delay::Known(Duration::from_secs(98))
+        );
+        assert_eq!(
+            group.services[0].tags.texts()[0].whole(),
+            Some("haproxy.enable=true")
+        );
+        assert!(group.services[0].canary_tags.is_empty() && group.services[0].provider.is_none());
+    }
+
+    #[test]
+    fn what_is_no_job_is_named() {
+        let refusal = |json: &str| read(json.as_bytes()).unwrap_err().to_string();
+        assert_eq!(
+            refusal("{}"),
+            "there is no job in it: give a job file in HCL, or what `nomad job run -output` prints"
+        );
+        assert!(refusal("{\"TaskGroups\": [1]}").starts_with("it is no job in JSON: invalid type"));
+        // As deep as it may be.
+        let deep = "[".repeat(1_000_000);
+        let read = format!("{{\"Job\": {{\"TaskGroups\": [{{\"ShutdownDelay\": {deep}");
+        assert!(refusal(&read).contains("recursion limit exceeded"));
+        let passed_over = format!("{{\"Meta\": {deep}");
+        assert!(refusal(&passed_over).contains("EOF while parsing"));
+    }
+}

@@ -1,0 +1,179 @@
+//! What the picture does not have: something that is not followed, or not there, or that nobody could read.
+
+use super::{Evidence, Explained, safe, story, trouble_of};
+use crate::picture::{Namespace, Service};
+
+pub(super) fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
+    let elsewhere = evidence.elsewhere.iter();
+    let mut explained: Vec<_> = elsewhere
+        .map(|service| of_service(service, evidence))
+        .collect();
+    if explained.is_empty() {
+        explained.push(nowhere(what, evidence));
+    }
+    explained
+}
+
+/// Whether the namespace is one of those that are followed.
+fn is_followed(namespace: &str, evidence: &Evidence) -> bool {
+    let followed = &evidence.picture.nomad.namespaces;
+    followed
+        .iter()
+        .any(|one| one.name == namespace || one.name == "*")
+}
+
+fn followed(evidence: &Evidence) -> String {
+    let names = evidence.picture.nomad.namespaces.iter();
+    names
+        .map(|one| safe(&one.name))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn trouble(evidence: &Evidence, namespace: Option<&str>) -> Option<String> {
+    let of_it = |one: &&Namespace| namespace.is_none_or(|name| one.name == name || one.name == "*");
+    let mut namespaces = evidence.picture.nomad.namespaces.iter().filter(of_it);
+    namespaces.find_map(trouble_of)
+}
+
+fn of_service(service: &Service, evidence: &Evidence) -> Explained {
+    let (namespace, name) = (safe(&service.namespace), safe(&service.name));
+    let tag = format!("{}.enable=true", evidence.picture.sidecar.tag_prefix);
+    let mut chain = vec![(
+        "nomad",
+        format!(
+            "service {namespace}/{name} has {} registrations",
+            service.registrations.len()
+        ),
+    )];
+    for registration in &service.registrations {
+        let tags = registration
+            .tags
+            .iter()
+            .map(|tag| format!("{:?}", safe(tag)));
+        chain.push((
+            "tags",
+            format!(
+                "{}: {}",
+                safe(&registration.id),
+                tags.collect::<Vec<_>>().join(" ")
+            ),
+        ));
+    }
+    let (verdict, next) = if !is_followed(&service.namespace, evidence) {
+        (
+            format!(
+                "its namespace {namespace} is not followed, only {}: add it to --namespaces",
+                followed(evidence)
+            ),
+            "nothing, until the sidecar is started with another --namespaces",
+        )
+    } else if !service
+        .registrations
+        .iter()
+        .any(|one| one.tags.contains(&tag))
+    {
+        (
+            format!(
+                "it has no tag {tag:?}, so it is not followed: add it to the service in the job"
+            ),
+            "it is followed as soon as it is registered with that tag",
+        )
+    } else if let Some(trouble) = trouble(evidence, Some(&service.namespace)) {
+        (
+            format!("Nomad cannot be read by the sidecar: {trouble}"),
+            "it is read again and again",
+        )
+    } else {
+        (
+            "the sidecar has not read it yet".to_owned(),
+            "ask again in a moment",
+        )
+    };
+    chain.push((
+        "charge",
+        story::charge(&evidence.picture, evidence.alone.as_deref()),
+    ));
+    chain.push(("next", next.to_owned()));
+    Explained {
+        subject: name,
+        gets_traffic: false,
+        verdict: format!("does not get traffic: {verdict}"),
+        chain,
+    }
+}
+
+fn nowhere(what: &str, evidence: &Evidence) -> Explained {
+    let mut chain = vec![("nomad", story::catalog(&evidence.picture, None))];
+    let picture = &evidence.picture;
+    let why = if let Some(trouble) = trouble(evidence, None) {
+        format!("Nomad cannot be read: {trouble}")
+    } else if !picture.nomad.known {
+        let unasked = evidence.unasked.as_deref().unwrap_or("not read yet");
+        format!("Nomad cannot be read: {}", safe(unasked))
+    } else {
+        let mut text = format!(
+            "there is no such service, allocation, address, registration or server in {}",
+            followed(evidence)
+        );
+        if let Some(like) = like(what, evidence) {
+            text = format!("{text}; did you mean {like}?");
+        }
+        text
+    };
+    if let (Some(unasked), true) = (&evidence.unasked, picture.nomad.known) {
+        chain.push((
+            "unread",
+            format!(
+                "what the sidecar does not follow could not be looked at: {}",
+                safe(unasked)
+            ),
+        ));
+    }
+    chain.push((
+        "charge",
+        story::charge(&evidence.picture, evidence.alone.as_deref()),
+    ));
+    Explained {
+        subject: safe(what),
+        gets_traffic: false,
+        verdict: format!("does not get traffic: {why}"),
+        chain,
+    }
+}
+
+/// A service whose name differs by little.
+fn like(what: &str, evidence: &Evidence) -> Option<String> {
+    let what = what.rsplit('/').next().unwrap_or(what);
+    let names = evidence
+        .picture
+        .services
+        .iter()
+        .map(|service| &*service.name);
+    let backends = evidence
+        .picture
+        .backends
+        .iter()
+        .map(|backend| &*backend.name);
+    let near = names
+        .chain(backends)
+        .map(|name| (distance(what, name), name));
+    let best = near.filter(|(distance, _)| *distance <= 2).min()?;
+    Some(safe(best.1))
+}
+
+/// How many letters have to be put in, left out or changed, if not too many.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(100).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(100).enumerate() {
+        let mut above = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = above + usize::from(x != *y);
+            above = row[j + 1];
+            row[j + 1] = change.min(above + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

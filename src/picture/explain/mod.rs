@@ -1,0 +1,124 @@
+//! Why something gets traffic, or does not: the whole chain from Nomad to HAProxy, for one service, allocation, address,
+//! registration or server. A function of the picture and of what the command has read besides.
+//!
+//! The first line is the verdict. Every text from elsewhere is kept to one line, without anything that a terminal obeys.
+
+mod absent;
+mod find;
+mod story;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::{collections::BTreeMap, fmt};
+
+use super::{Change, Check, Checks, Namespace, Picture, Service};
+
+pub use find::{Subject, find};
+pub(super) use story::charge;
+
+/// What is known.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// How everything stands.
+    pub picture: Picture,
+    /// Why no daemon was asked, when both sides were read by the command itself.
+    pub alone: Option<String>,
+    /// HAProxy's words on checks, by backend.
+    pub checks: BTreeMap<String, Checks>,
+    /// What the command has read from Nomad itself: services that the picture lacks.
+    pub elsewhere: Vec<Service>,
+    /// Why it could not.
+    pub unasked: Option<String>,
+}
+
+impl Evidence {
+    pub(super) fn check(&self, backend: &str, server: &str) -> Option<&Check> {
+        self.checks.get(backend)?.get(server)
+    }
+
+    /// The last changes of a server, the oldest first.
+    fn changes(&self, backend: &str, server: &str) -> Vec<&Change> {
+        const SHOWN: usize = 6;
+        let all = self.picture.changes.iter();
+        let of_it = all.filter(|one| &*one.backend == backend && &*one.server == server);
+        let mut last: Vec<_> = of_it.rev().take(SHOWN).collect();
+        last.reverse();
+        last
+    }
+}
+
+/// One thing, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// What it is about.
+    pub subject: String,
+    /// Whether it gets traffic.
+    pub gets_traffic: bool,
+    /// In one sentence.
+    pub verdict: String,
+    /// The chain: a word, and what there is to say.
+    pub chain: Vec<(&'static str, String)>,
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}", self.subject, self.verdict)?;
+        for (word, text) in &self.chain {
+            writeln!(f, "  {word:<8} {text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that `what` names; never nothing.
+#[must_use]
+pub fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
+    let subjects = find(&evidence.picture, what);
+    let explained: Vec<_> = subjects
+        .into_iter()
+        .map(|subject| story::tell(subject, evidence))
+        .collect();
+    if explained.is_empty() {
+        return absent::explain(what, evidence);
+    }
+    explained
+}
+
+/// What keeps a namespace from being read now.
+pub(super) fn trouble_of(namespace: &Namespace) -> Option<String> {
+    let trouble = namespace.trouble.as_ref();
+    let lasting = trouble.filter(|trouble| trouble.ended_ms.is_none())?;
+    Some(safe(&lasting.text))
+}
+
+/// A text from elsewhere in one line, without what a terminal would obey.
+pub(super) fn safe(text: &str) -> String {
+    const SHOWN: usize = 300;
+    let mut characters = text.chars();
+    let mut shown = String::with_capacity(text.len());
+    for c in characters.by_ref().take(SHOWN) {
+        let is_odd = c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        if is_odd {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// A time as people read it.
+pub(super) fn time(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..10_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        10_000..120_000 => format!("{} s", ms / 1_000),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}

@@ -1,0 +1,142 @@
+use super::*;
+use crate::picture::{Backend, By, Charge, Place, Registration, Server, Stage};
+
+fn picture() -> Picture {
+    let registration = Registration {
+        id: "_nomad-task-1".into(),
+        allocation: "1a2b3c4d-0000".into(),
+        job: "shop".into(),
+        address: "10.0.0.1:80".to_owned(),
+        tags: vec!["haproxy.enable=true".to_owned()],
+        create_index: 10,
+        modify_index: 12,
+        enabled: true,
+        place: Some(Place {
+            backend: "web".into(),
+            by: By::Name,
+            server: Some("nomad1".into()),
+        }),
+        stage: Stage::InRotation,
+        ..Registration::default()
+    };
+    let server = Server {
+        name: "nomad1".into(),
+        registration: Some("_nomad-task-1".into()),
+        address: "10.0.0.1:80".parse().ok(),
+        up: true,
+        checked: true,
+        since_ms: 12_000,
+        weight: 100,
+        stage: Stage::InRotation,
+        ..Server::default()
+    };
+    let mut picture = Picture {
+        services: vec![Service {
+            namespace: "default".into(),
+            name: "web".into(),
+            registrations: vec![registration],
+        }],
+        backends: vec![Backend {
+            name: "web".into(),
+            wanted: 1,
+            in_rotation: 1,
+            servers: vec![server],
+            ..Backend::default()
+        }],
+        ..Picture::default()
+    };
+    picture.sidecar.charge = Charge::InCharge;
+    picture.sidecar.tag_prefix = "haproxy".into();
+    picture.nomad.known = true;
+    picture.haproxy.connected = true;
+    picture.haproxy.version = Some("3.2.26".to_owned());
+    picture.haproxy.pid = Some(7);
+    picture
+}
+
+fn told(picture: Picture, what: &str) -> String {
+    let evidence = Evidence {
+        picture,
+        ..Evidence::default()
+    };
+    let all = explain(what, &evidence);
+    all.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_whole_chain_of_what_gets_traffic() {
+    let expected = "\
+web (web/nomad1) gets traffic
+  nomad    registration _nomad-task-1 of default/web, allocation 1a2b3c4d-0000, job shop, at 10.0.0.1:80; created at index 10, \
+changed at 12; the catalog was read by this command
+  tags     \"haproxy.enable=true\"; accepted
+  backend  web: servers are added to it; 1 of 1 instances are in rotation; it has the service's name
+  server   nomad1 at 10.0.0.1:80, READY and UP for 12 s, weight 100
+  charge   this sidecar is in charge; HAProxy 3.2.26, pid 7
+  next     nothing: everything is as it should be
+";
+    for what in [
+        "web",
+        "default/web",
+        "1a2b3c4d",
+        "10.0.0.1:80",
+        "_nomad-task-1",
+        "nomad1",
+        "web/nomad1",
+    ] {
+        assert_eq!(told(picture(), what), expected, "{what}");
+    }
+    assert!(told(picture(), "shop/web").contains("there is no such service"));
+}
+
+#[test]
+fn texts_of_others_are_lines_and_nothing_that_a_terminal_obeys() {
+    let hostile = "a\u{1b}[2J\nweb gets traffic\u{202e}";
+    let mut picture = picture();
+    let service = &mut picture.services[0];
+    service.name = hostile.into();
+    let registration = &mut service.registrations[0];
+    registration.tags = vec![hostile.to_owned()];
+    registration.job = hostile.into();
+    registration.rejections = vec![hostile.to_owned()];
+    let text = told(picture, "1a2b3c4d");
+    assert!(
+        text.chars().all(|c| c == '\n' || !c.is_control()),
+        "{text:?}"
+    );
+    assert!(!text.contains('\u{202e}'));
+    assert!(
+        !text.lines().any(|line| line.starts_with("web gets")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_tag_that_switches_off_is_told_from_one_that_is_missing() {
+    let with = |tags: &[&str]| {
+        let mut picture = picture();
+        let registration = &mut picture.services[0].registrations[0];
+        registration.enabled = false;
+        registration.place = None;
+        registration.tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+        told(picture, "web")
+    };
+    assert!(with(&[]).contains("it has no tag \"haproxy.enable=true\", so it is not followed"));
+    let off = with(&["haproxy.enable=false"]);
+    assert!(
+        off.contains("its tag \"haproxy.enable=false\" switches it off"),
+        "{off}"
+    );
+}
+
+#[test]
+fn a_document_of_a_later_version_is_read_as_far_as_it_is_known() {
+    let json = serde_json::to_string(&picture()).unwrap();
+    assert_eq!(serde_json::from_str::<Picture>(&json).unwrap(), picture());
+    let later = json.replacen('{', "{\"new\":[1],", 1);
+    assert_eq!(serde_json::from_str::<Picture>(&later).unwrap(), picture());
+    assert_eq!(
+        serde_json::from_str::<Picture>("{}").unwrap(),
+        Picture::default()
+    );
+}
