@@ -127,7 +127,7 @@ pub struct Options {
     pub(super) slot_prefix: Option<Given>,
 
     /// A TOML file that says which namespace may claim which hosts, backends, profiles and weights [default: none: the
-    /// sidecar's own namespace may use any backend, others only <namespace>.<service>]
+    /// sidecar's own namespace may use any backend, others only the one named namespace.service]
     #[arg(long, global = true, env = "SIDECAR_POLICY_FILE", value_name = "PATH")]
     pub(super) policy_file: Option<Given>,
 
@@ -143,15 +143,15 @@ pub struct Options {
     pub(super) server_profile: Option<Given>,
 
     /// The map that leads from a whole host to its backend, by map_str: virt@name, the path of a file as haproxy.cfg has it, or
-    /// off [default: virt@hosts]
+    /// off (default: virt@hosts)
     #[arg(long, global = true, env = "SIDECAR_HOST_MAP", value_name = "MAP")]
     pub(super) host_map: Option<Given>,
 
-    /// The same for ends of hosts, by map_end [default: virt@suffixes]
+    /// The same for ends of hosts, by map_end (default: virt@suffixes)
     #[arg(long, global = true, env = "SIDECAR_SUFFIX_MAP", value_name = "MAP")]
     pub(super) suffix_map: Option<Given>,
 
-    /// The same for beginnings of hosts, by map_beg [default: virt@prefixes]
+    /// The same for beginnings of hosts, by map_beg (default: virt@prefixes)
     #[arg(long, global = true, env = "SIDECAR_PREFIX_MAP", value_name = "MAP")]
     pub(super) prefix_map: Option<Given>,
 
@@ -159,15 +159,15 @@ pub struct Options {
     #[arg(long, global = true, env = "SIDECAR_REGEX_MAP", value_name = "MAP")]
     pub(super) regex_map: Option<Given>,
 
-    /// The same for beginnings of host and path, and of the path alone, by map_beg [default: virt@paths]
+    /// The same for beginnings of host and path, and of the path alone, by map_beg (default: virt@paths)
     #[arg(long, global = true, env = "SIDECAR_PATH_MAP", value_name = "MAP")]
     pub(super) path_map: Option<Given>,
 
-    /// The same for server names of TLS, by map_str [default: virt@sni]
+    /// The same for server names of TLS, by map_str (default: virt@sni)
     #[arg(long, global = true, env = "SIDECAR_SNI_MAP", value_name = "MAP")]
     pub(super) sni_map: Option<Given>,
 
-    /// The same for ports of frontends, by map_str [default: virt@ports]
+    /// The same for ports of frontends, by map_str (default: virt@ports)
     #[arg(long, global = true, env = "SIDECAR_PORT_MAP", value_name = "MAP")]
     pub(super) port_map: Option<Given>,
 

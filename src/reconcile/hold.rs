@@ -156,7 +156,8 @@ impl Review<'_> {
     fn end_holds(&self, memory: &mut Memory, states: &States<'_>) -> Vec<HoldEnded> {
         let mut ended = Vec::new();
         let mut let_go = Vec::new();
-        memory.holds.retain(|_, hold| {
+        let guarded = &mut memory.guarded;
+        memory.holds.retain(|identity, hold| {
             let put_back = (hold.server.registration.clone(), hold.server.address);
             let state = states.of(&hold.server);
             hold.guard = state.and_then(|state| self.guard(&hold.server, state));
@@ -165,6 +166,10 @@ impl Review<'_> {
             let Some(end) = self.end_as_seen(hold, state, is_coming, states) else {
                 return true;
             };
+            if matches!(end, HoldEnd::Replaced(_) | HoldEnd::Over) {
+                // It is not taken out by somebody who knows better, and may be called back.
+                guarded.remove(identity);
+            }
             if end != HoldEnd::Returned {
                 let_go.extend(state.and_then(|state| state.name.clone()));
             }
@@ -251,6 +256,7 @@ impl Review<'_> {
             let identity = hold.server.identity();
             if hold.guard.is_some() {
                 memory.guarded.insert(identity.clone());
+                memory.let_go.remove(name);
             }
             memory.holds.insert(identity, hold);
         }
@@ -282,7 +288,8 @@ impl Review<'_> {
             && !memory.guarded.contains(&identity);
         let is_given_traffic = state.in_rotation() && state.weight > 0;
         let is_unknown = is_stranger && memory.strangers_stay;
-        let is_taken = memory.let_go.contains(name) || memory.holds.contains_key(&identity);
+        let is_let_go = memory.let_go.contains(name) && guard.is_none();
+        let is_taken = is_let_go || memory.holds.contains_key(&identity);
         ((is_given_traffic || recalled) && !is_unknown && !is_taken).then_some(Hold {
             server,
             service,
@@ -374,7 +381,7 @@ fn is_in_drain(state: &ServerState) -> bool {
 fn tenant<'a>(name: &'a ServerName, memory: &'a Memory, kind: Kind) -> Option<&'a ServerName> {
     match kind {
         Kind::Dynamic => Some(name),
-        Kind::Slots => memory.tenants.get(name),
+        Kind::Slots => memory.tenants.get(name).map(|tenant| &tenant.server),
     }
 }
 

@@ -117,8 +117,8 @@ pub struct Memory {
     pub let_go: BTreeSet<ServerName>,
     /// Servers whose address belongs to another allocation now.
     pub claimed: BTreeSet<ServerName>,
-    /// Slots, by the name that the server which was admitted to them would have as a dynamic one.
-    pub tenants: BTreeMap<ServerName, ServerName>,
+    /// Who was admitted to slots, while they have the address that they had then.
+    pub tenants: BTreeMap<ServerName, Tenant>,
     /// When sessions were last closed.
     pub closed_at: Option<Duration>,
     /// Parts of the catalog were never read: what has no registration may have one there, and stays unless it was known.
@@ -137,6 +137,15 @@ pub struct Memory {
     pub life: Life,
 }
 
+/// Who was admitted to a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The name that it would have as a dynamic server.
+    pub server: ServerName,
+    /// Where it listens.
+    pub address: Address,
+}
+
 impl Memory {
     /// Takes in what was just observed.
     pub fn observe(&mut self, now: Duration, observed: &ObservedBackend) {
@@ -148,6 +157,11 @@ impl Memory {
                 && server.address() != Some(PLACEHOLDER);
             if server.admin.in_drain() || is_leaving {
                 drains.insert(name.clone(), self.drains.get(name).copied().unwrap_or(now));
+            }
+            let tenant = self.tenants.get(name);
+            if tenant.is_some_and(|tenant| server.address() != Some(tenant.address)) {
+                // In another process another sidecar may have filled it.
+                self.tenants.remove(name);
             }
             if server.address() == Some(PLACEHOLDER) {
                 // A freed slot: what was seen of it was its former owner.
@@ -250,7 +264,7 @@ impl Memory {
                 // Of several that were there one after the other, the one that had the slot last.
                 let tenant = self.tenants.get(name);
                 let had_it = |server: &DesiredServer| {
-                    tenant.is_some_and(|tenant| is_same_allocation(tenant, &server.name))
+                    tenant.is_some_and(|tenant| is_same_allocation(&tenant.server, &server.name))
                 };
                 let of_address = self.departed.values();
                 of_address

@@ -17,8 +17,8 @@ use super::{
     desired::{DesiredServer, Reason, desired_at},
     hands::hand,
     plan::{
-        Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Why, admit,
-        watch_admissions,
+        Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Tenant, Why,
+        admit, watch_admissions,
     },
     removal::{self, PLACEHOLDER},
     server_name::is_same_allocation,
@@ -387,7 +387,7 @@ fn was_admitted(slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) -> 
 fn is_let_to_another(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>) -> bool {
     let tenant = situation.memory.tenants.get(slot.name);
     slot.state.check.is_enabled()
-        && tenant.is_some_and(|tenant| !is_same_allocation(tenant, &server.name))
+        && tenant.is_some_and(|tenant| !is_same_allocation(&tenant.server, &server.name))
 }
 
 /// Whether clients with the slot's cookie would reach the instance before its check has passed: then it gets another slot,
@@ -406,7 +406,7 @@ pub(super) fn settle_tenants(
     desired: &[DesiredServer],
     observed: &ObservedBackend,
     policy: &Policy,
-    tenants: &mut BTreeMap<ServerName, ServerName>,
+    tenants: &mut BTreeMap<ServerName, Tenant>,
 ) {
     for state in &observed.servers {
         let (Some(_), Some(name)) = (number(state, policy), &state.name) else {
@@ -418,9 +418,13 @@ pub(super) fn settle_tenants(
             .and_then(|address| desired_at(desired, address));
         let Some(server) = server else { continue };
         let is_admitted = !state.is_up() || !state.check.is_enabled();
-        let is_another = |tenant: &ServerName| !is_same_allocation(tenant, &server.name);
+        let is_another = |tenant: &Tenant| !is_same_allocation(&tenant.server, &server.name);
         if is_admitted || !tenants.get(name).is_some_and(is_another) {
-            tenants.insert(name.clone(), server.name.clone());
+            let tenant = Tenant {
+                server: server.name.clone(),
+                address: server.address,
+            };
+            tenants.insert(name.clone(), tenant);
         }
     }
 }

@@ -9,7 +9,7 @@ use haproxy_nomad_sidecar::{
 };
 
 use crate::{
-    haproxy_model::{Backend, Check, Conduct, Config, ServerLine, View},
+    haproxy_model::{Backend, Check, Conduct, Config, ServerLine},
     invariants::RIGHT_AGAIN,
     laws::Deed,
     link::Health,
@@ -238,11 +238,7 @@ impl World {
         let registration = Registration {
             id: id.into(),
             service: ServiceKey::new(namespace, name),
-            alloc_id: format!(
-                "{:08x}",
-                id.len() * 7 + usize::from(id.as_bytes()[id.len() - 1])
-            )
-            .into(),
+            alloc_id: self.alloc_id(id).into(),
             job_id: name.into(),
             tags: tags.iter().map(ToString::to_string).collect(),
             address: address.ip().to_string(),
@@ -262,6 +258,15 @@ impl World {
         self.trace(|| format!("register {id} at {address} {tags:?}"));
         let batch = self.nomad.register(registration);
         self.published(&batch);
+    }
+
+    /// An allocation has several services, but in the matrix.
+    fn alloc_id(&self, id: &str) -> String {
+        let of_few = id.len() * 7 + usize::from(id.as_bytes()[id.len() - 1]);
+        match self.matrix.place {
+            Some(_) => format!("{:08x}", self.matrix.instances),
+            None => format!("{of_few:08x}"),
+        }
     }
 
     fn any_registration(&mut self) -> Option<Registration> {
@@ -453,19 +458,7 @@ impl World {
         if undo && let Some(server) = self.random.pick(&held).cloned() {
             return self.release(&server);
         }
-        let in_rotation: Vec<_> = self
-            .servers()
-            .into_iter()
-            .filter(|view| view.in_rotation && view.name.starts_with("nomad"))
-            .filter(|view| {
-                let name = view.dynamic.then_some(&*view.name);
-                !self
-                    .ledger
-                    .owners(&view.backend, view.address, name)
-                    .is_empty()
-            })
-            .collect();
-        if let Some(view) = self.random.pick(&in_rotation).cloned() {
+        if let Some(view) = self.any_in_service() {
             let deeds = [
                 Deed::Maintenance,
                 Deed::Drain,
@@ -480,46 +473,6 @@ impl World {
             };
             let deed = deeds[self.random.below(choice)];
             self.hold(&view, deed);
-        }
-    }
-
-    /// An operator changes a server that serves.
-    pub(crate) fn hold(&mut self, view: &View, deed: Deed) {
-        let (backend, server) = (&view.backend, &view.name);
-        self.trace(|| format!("the operator: {deed:?} of {backend}/{server}"));
-        let now = self.now;
-        let Some((_, process)) = self.current() else {
-            return;
-        };
-        // It has served: without a check nothing else tells it from a server that is on its way in.
-        process.count_session(backend, server);
-        let what = match deed {
-            Deed::Maintenance => "state maint",
-            Deed::Drain => "state drain",
-            Deed::Weight => "weight 3",
-            Deed::WeightZero => "weight 0",
-        };
-        process.execute(now, &format!("set server {backend}/{server} {what}"));
-        self.operator
-            .held
-            .insert((backend.clone(), server.clone()), (deed, now));
-    }
-
-    /// The operator undoes it.
-    pub(crate) fn release(&mut self, server: &(String, String)) {
-        // What a dead process had may come back from a state file.
-        if self.current_pid.is_none() {
-            return;
-        }
-        self.trace(|| format!("the operator undoes that of {}/{}", server.0, server.1));
-        let deed = self.operator.held.remove(server);
-        let now = self.now;
-        if let (Some((deed, _)), Some((_, process))) = (deed, self.current()) {
-            let undo = match deed {
-                Deed::Maintenance | Deed::Drain => "state ready",
-                Deed::Weight | Deed::WeightZero => "weight 100%",
-            };
-            process.execute(now, &format!("set server {}/{} {undo}", server.0, server.1));
         }
     }
 

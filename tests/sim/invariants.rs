@@ -84,6 +84,7 @@ impl World {
         if !is_harmless(&line.text) {
             self.violated(VALIDATED, &format!("{:?}", line.text));
         }
+        self.judge_arrival(line);
         match &line.request {
             Some(Request::Change(command)) => {
                 let backend = command.backend().as_str();

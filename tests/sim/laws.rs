@@ -57,6 +57,20 @@ pub(crate) enum Deed {
     Weight,
     /// A sidecar that has just started takes it for what its predecessor died on, unless that one has told.
     WeightZero,
+    /// The same, and there is such a one, or one that has not seen this process before.
+    UnsureZero,
+}
+
+impl Deed {
+    fn shows(self, view: &View) -> bool {
+        match self {
+            Self::Maintenance => view.admin & MAINTENANCE != 0 && view.address.port() != 1,
+            Self::Drain => view.admin & DRAIN != 0,
+            Self::Weight | Self::WeightZero | Self::UnsureZero => {
+                view.admin & MAINTENANCE == 0 && view.weight != 1
+            }
+        }
+    }
 }
 
 /// What a sidecar has told that it knows to be by hand.
@@ -67,6 +81,10 @@ type Known = BTreeMap<BackendName, BTreeSet<LeftServer>>;
 pub(crate) struct Operator {
     /// Servers that it has changed, how, and when.
     pub(crate) held: BTreeMap<(String, String), (Deed, Duration)>,
+    /// What it has undone, and where that server was.
+    pub(crate) undone: BTreeMap<(String, String), (Deed, SocketAddr)>,
+    /// Those that it has changed in this process.
+    pub(crate) touched: BTreeSet<(String, String)>,
     /// What its own servers must look like.
     foreign: BTreeMap<(String, String), (u8, u16, SocketAddr)>,
     /// What was in rotation in a former process, and until when.
@@ -75,7 +93,7 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// A sidecar that has just started takes weight 0 for what its predecessor died on, unless that one has told.
+    /// A sidecar that has just started may take weight 0 for what its predecessor died on, unless that one has told.
     pub(crate) fn forget_unless_known(&mut self, known: Option<&Known>) {
         let servers = known.into_iter().flatten();
         let pairs = servers.flat_map(|(backend, servers)| {
@@ -83,24 +101,46 @@ impl Operator {
             names.map(|name| (backend.to_string(), name))
         });
         let known: BTreeSet<_> = pairs.collect();
-        self.held
-            .retain(|server, (deed, _)| *deed != Deed::WeightZero || known.contains(server));
+        for (server, (deed, _)) in &mut self.held {
+            if *deed == Deed::WeightZero && !known.contains(server) {
+                *deed = Deed::UnsureZero;
+            }
+        }
     }
 
-    /// What was done by hand is gone, unless a state file brought it back.
-    pub(crate) fn process_is_new(&mut self, process: &Model) {
-        self.held.retain(|(backend, name), (deed, _)| {
-            let view = process.server(backend, name);
-            view.is_some_and(|view| match deed {
-                Deed::Maintenance => view.admin & MAINTENANCE != 0 && view.address.port() != 1,
-                Deed::Drain => view.admin & DRAIN != 0,
-                Deed::Weight | Deed::WeightZero => {
-                    view.admin & MAINTENANCE == 0 && view.weight != 1
-                }
-            })
-        });
+    /// So it may what was done since then and before it has looked.
+    pub(crate) fn forget_zeros(&mut self, since: Duration) {
+        for (deed, at) in self.held.values_mut() {
+            if *deed == Deed::WeightZero && *at >= since {
+                *deed = Deed::UnsureZero;
+            }
+        }
+    }
+
+    /// What was done by hand is gone, unless a state file brought it back. A file may be older than what was undone: gives
+    /// the servers on which it has to be undone once more.
+    pub(crate) fn process_is_new(
+        &mut self,
+        process: &Model,
+        now: Duration,
+    ) -> Vec<(String, String)> {
+        let now_at = |(backend, name): &(String, String), deed: Deed| {
+            let view = process.server(backend, name)?;
+            deed.shows(&view).then_some(view.address)
+        };
+        self.held
+            .retain(|server, (deed, _)| now_at(server, *deed).is_some());
+        let undone = std::mem::take(&mut self.undone).into_iter();
+        let back: Vec<_> = undone
+            .filter(|(server, (deed, at))| now_at(server, *deed) == Some(*at))
+            .map(|(server, (deed, _))| (server, (deed, now)))
+            .collect();
+        let servers = back.iter().map(|(server, _)| server.clone()).collect();
+        self.held.extend(back);
+        self.touched.clear();
         self.foreign.clear();
         self.leaks_seen = 0;
+        servers
     }
 }
 
@@ -251,8 +291,11 @@ impl World {
             // Where another registration was admitted, it is not the owner's server, though it has its address.
             let admitted = self.admitted(view);
             let is_its = |id: &str| view.dynamic || admitted.is_none_or(|one| *one.id == *id);
-            let owners = owners.iter().map(|one| one.id.to_string());
-            let owners: Vec<String> = owners.filter(|id| is_its(id)).collect();
+            // Whose allocation has ended does not count.
+            let owners = owners
+                .iter()
+                .filter(|one| is_its(&one.id) && !self.is_said_to_have_ended(&one.alloc_id));
+            let owners: Vec<String> = owners.map(|one| one.id.to_string()).collect();
             let takes_out = match command {
                 Command::Drain(_) => !readied.contains(server),
                 Command::Maintenance(_)
@@ -293,6 +336,7 @@ impl World {
             if owners.is_empty() {
                 self.operator.held.remove(&key);
             } else if let Some((deed, since)) = self.operator.held.get(&key)
+                && *deed != Deed::UnsureZero
                 && self.now > *since + SEEN_BY
             {
                 let how = format!("{deed:?} by hand, and {command:?}");

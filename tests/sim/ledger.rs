@@ -45,6 +45,7 @@ struct Claim {
 pub(crate) struct Tenant {
     pub(crate) service: ServiceKey,
     pub(crate) id: Arc<str>,
+    pub(crate) alloc_id: Arc<str>,
     address: Address,
     /// The mirror says that it is there, since then.
     pub(crate) told_since: Option<Duration>,
@@ -106,6 +107,14 @@ impl Ledger {
                 .map(move |server| (backend.clone(), server))
         });
         servers.next()
+    }
+
+    /// Of what is gone, and has no server any more, nobody will ask.
+    pub(crate) fn forget_the_gone(&mut self) {
+        for claims in self.claims.values_mut() {
+            claims.retain(|claim| claim.told || !claim.removable);
+        }
+        self.claims.retain(|_, claims| !claims.is_empty());
     }
 
     /// A new sidecar, or another past of the catalog: indexes say nothing any more.
@@ -321,9 +330,7 @@ impl Ledger {
             .flatten()
             .filter(|claim| !claim.removable)
             .filter_map(|claim| Some((claim, claim.server.as_ref()?)))
-            .filter(|(_, (of, server))| {
-                of.as_str() == backend && server.address.to_string() == address.to_string()
-            })
+            .filter(|(_, (of, server))| of.as_str() == backend && is_at(server, address))
             .collect();
         // Of several with one address only the youngest is served.
         here.sort_by_key(|(claim, _)| claim.registration.create_index);
@@ -350,8 +357,7 @@ impl Ledger {
         let here = self.claims.values().flatten().filter(|claim| {
             claim.server.as_ref().is_some_and(|(of, server)| {
                 of.as_str() == backend
-                    && server.address.ip == address.ip()
-                    && server.address.port.get() == address.port()
+                    && is_at(server, address)
                     && name.is_none_or(|name| server.name.as_str() == name)
             })
         });
@@ -415,9 +421,8 @@ impl Ledger {
 
     fn at(&self, address: SocketAddr) -> impl Iterator<Item = &Claim> {
         self.claims.values().flatten().filter(move |claim| {
-            claim.server.as_ref().is_some_and(|(_, server)| {
-                server.address.ip == address.ip() && server.address.port.get() == address.port()
-            })
+            let server = claim.server.as_ref();
+            server.is_some_and(|(_, server)| is_at(server, address))
         })
     }
 }
@@ -442,6 +447,7 @@ impl Claim {
             address: server.address,
             service: self.registration.service.clone(),
             id: self.registration.id.clone(),
+            alloc_id: self.registration.alloc_id.clone(),
             told_since: self.told.then_some(self.told_since),
             gone_since: self.gone_since,
             generation: self.generation,
@@ -451,6 +457,10 @@ impl Claim {
             drain_timeout: seconds("drain.timeout"),
         })
     }
+}
+
+fn is_at(server: &DesiredServer, address: SocketAddr) -> bool {
+    server.address.ip == address.ip() && server.address.port.get() == address.port()
 }
 
 fn is_same(one: &Registration, other: &Registration) -> bool {

@@ -45,9 +45,22 @@ pub(crate) struct Link {
 }
 
 const HANGS_FOR: Duration = Duration::from_secs(10);
-/// Between two looks at a blocking query: Nomad answers when the table has moved.
-const HELD_LOOK: Duration = Duration::from_millis(20);
+/// So long after the table has moved blocking queries are answered, at most.
+const HELD_FOR_MILLIS: u64 = 20;
 const FIRST_LINE: Duration = Duration::from_secs(5);
+
+impl Link {
+    /// The client is gone, and with it its stream and its questions: the tickets of the next one are the same again.
+    pub(crate) fn close(&mut self) {
+        self.stream = None;
+        self.cancelled.clear();
+    }
+
+    /// Whether the mirror does not wait for the answer any more.
+    pub(crate) fn has_let_go(&self, generation: u32, ticket: Ticket) -> bool {
+        self.cancelled.contains(&(generation, ticket))
+    }
+}
 
 impl World {
     pub(crate) fn health(&self) -> Health {
@@ -115,8 +128,8 @@ impl World {
             }
             | Ask::Read {
                 after: Some(after), ..
-            } if fault.is_none() && self.nomad.list("*").index <= after => {
-                return self.after(HELD_LOOK, Event::Asked(self.generation, ask));
+            } if fault.is_none() && self.nomad.table_index() <= after => {
+                return self.held.push((self.generation, ask));
             }
             Ask::List {
                 ticket, namespace, ..
@@ -152,6 +165,18 @@ impl World {
             }
         };
         self.hear_after(delay, heard);
+    }
+
+    /// Blocking queries are answered when the table has moved, or Nomad is otherwise than it was.
+    pub(crate) fn release_held(&mut self) {
+        let nomad_is = (self.nomad.version(), self.link.health);
+        if std::mem::replace(&mut self.held_at, nomad_is) == nomad_is {
+            return;
+        }
+        for (of, ask) in std::mem::take(&mut self.held) {
+            let delay = self.random.millis(0, HELD_FOR_MILLIS);
+            self.after(delay, Event::Asked(of, ask));
+        }
     }
 
     fn hear_after(&mut self, delay: Duration, heard: Heard) {

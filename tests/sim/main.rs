@@ -14,6 +14,8 @@
 
 mod chaos;
 mod clients;
+mod guards;
+mod hands;
 #[expect(
     dead_code,
     reason = "the other half is for the test that holds it against real ones"

@@ -159,6 +159,9 @@ impl World {
         let held_until = gone + tenant.hold.unwrap_or(Duration::MAX).min(self.ledger.hold());
         let was_down = since > gone;
         let is_claimed = self.ledger.others_at(view.address, &tenant, gone);
+        if !is_claimed {
+            self.judge_guards(view, &tenant, (since, gone), line);
+        }
         if let Some(successor) = self.ledger.successor(&view.backend, &tenant)
             && !is_claimed
         {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use haproxy_nomad_sidecar::model::{Command, ServerRef};
 
 use crate::{
+    guards,
     haproxy_model::View,
     invariants,
     matrix::Fault,
@@ -44,10 +45,16 @@ pub(crate) enum Sabotage {
     AllIsUnderstood,
     /// While HAProxy refuses what is done in one backend, nothing is heard of the services of others.
     OneHoldsUpAll,
+    /// The core is not told that removals are stopped.
+    NothingFreezes,
+    /// What runs is said to be told to stop.
+    NobodyRuns,
+    /// What has ended is said to run.
+    NobodyHasEnded,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::OldReadings,
         Self::HandsOnForeign,
         Self::FalseEmptyBelieved,
@@ -61,9 +68,12 @@ impl Sabotage {
         Self::NothingIsValidated,
         Self::AllIsUnderstood,
         Self::OneHoldsUpAll,
+        Self::NothingFreezes,
+        Self::NobodyRuns,
+        Self::NobodyHasEnded,
     ];
 
-    /// The number of the invariant.
+    /// The number of the invariant; those of the guards come after them.
     pub(crate) fn invariant(self) -> usize {
         1 + Self::ALL.iter().position(|one| *one == self).unwrap()
     }
@@ -93,6 +103,9 @@ impl Sabotage {
             Self::NothingIsValidated => invariants::VALIDATED,
             Self::AllIsUnderstood => invariants::UNDERSTOOD,
             Self::OneHoldsUpAll => invariants::OTHERS_GO_ON,
+            Self::NothingFreezes => guards::FROZEN,
+            Self::NobodyRuns => guards::ALIVE,
+            Self::NobodyHasEnded => guards::ENDED,
         }
     }
 
@@ -110,6 +123,9 @@ impl Sabotage {
             Self::NothingIsValidated => Some(Fault::Hostile),
             Self::AllIsUnderstood => Some(Fault::Garbled),
             Self::OneHoldsUpAll => Some(Fault::OneRefuses),
+            Self::NothingFreezes => Some(Fault::Frozen),
+            Self::NobodyRuns => Some(Fault::Vanished),
+            Self::NobodyHasEnded => Some(Fault::Ghost),
             Self::HandsOnForeign
             | Self::NeverDone
             | Self::NoHolds

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use haproxy_nomad_sidecar::{
-    reconcile::{Hands, Input, Mode},
+    catalog::{Mirror, Wanted},
+    reconcile::{Hands, Input, Mode, Reconciler},
     snapshot,
 };
 
@@ -25,6 +26,8 @@ pub(crate) const AWAY: Duration = Duration::from_secs(2);
 const TRY: Duration = Duration::from_millis(250);
 
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// So few that a world can have services beyond the limit.
+const HELD_READS: usize = 2;
 
 /// What is a sidecar's own.
 pub(crate) struct Seat {
@@ -62,6 +65,66 @@ impl Timers {
 }
 
 impl World {
+    // === One ===
+
+    pub(crate) fn start_sidecar(&mut self) {
+        if self.sidecar.is_some() {
+            return;
+        }
+        self.last_generation += 1;
+        self.generation = self.last_generation;
+        self.stopped_until = Duration::ZERO;
+        self.knows_since = None;
+        self.book.trouble = self.now;
+        self.ledger.forget_indexes(true);
+        self.trace(|| "the sidecar starts".to_owned());
+        let namespace = if self.star { "*" } else { "default" };
+        let seed = self.random.next();
+        let wanted = Wanted::new("haproxy", false);
+        let mut core = Reconciler::new(self.policy.clone(), self.mode_at_start(), seed);
+        if self.keeps_state_file {
+            core = core.with_state_file();
+        }
+        self.sidecar = Some(Sidecar {
+            core,
+            mirror: Mirror::new(&[namespace.to_owned()], &wanted, HELD_READS, seed, self.now),
+            frozen_since: None,
+            recalled: Duration::ZERO,
+            met: None,
+            has_looked: false,
+        });
+        if self.guards.is_frozen {
+            self.hear_of_freezing();
+        }
+        self.drain_mirror();
+        self.recall();
+        self.after(Duration::ZERO, Event::Connect(self.generation));
+        self.after(AWAY, Event::Restore(self.generation));
+    }
+
+    pub(crate) fn kill_sidecar(&mut self, back_after: Duration) {
+        if self.sidecar.is_some() {
+            self.end_sidecar();
+            self.after(back_after, Event::StartSidecar);
+        }
+    }
+
+    pub(crate) fn end_sidecar(&mut self) {
+        let Some(sidecar) = self.sidecar.take() else {
+            return;
+        };
+        if let Some(remembered) = sidecar.core.remember(self.now) {
+            self.snapshot = Some((self.now, remembered));
+        }
+        self.trace(|| "the sidecar is killed".to_owned());
+        self.lose_unwritten_hands();
+        self.lock.take_if(|of| *of == self.generation);
+        self.link.close();
+        self.cut("the sidecar is dead", None);
+    }
+
+    // === Two ===
+
     /// The other sidecar and this one change places.
     pub(crate) fn change_places(&mut self) {
         let Some(other) = &mut self.other else { return };
@@ -124,6 +187,8 @@ impl World {
             | Event::Asked(of, _)
             | Event::Heard(of, _)
             | Event::HeardRead(of, ..)
+            | Event::Opinion(of, ..)
+            | Event::Freeze(of)
             | Event::Restore(of)
             | Event::TryLock(of) => *of == other.generation,
             Event::Poll(of) | Event::Line(of) | Event::Answer(of) | Event::Lost(of, _) => {
@@ -167,6 +232,8 @@ impl World {
                 | Event::Answer(_)
                 | Event::Heard(..)
                 | Event::HeardRead(..)
+                | Event::Opinion(_, _, Some(_))
+                | Event::Freeze(_)
                 | Event::Restore(_)
                 | Event::TryLock(_)
         );
@@ -225,7 +292,13 @@ impl World {
         let hands = last.map(|(_, hands)| hands.clone()).unwrap_or_default();
         let pid = self.current_pid.map(u64::from);
         let known = (Some(hands.pid) == pid).then_some(&hands.servers);
-        self.operator.forget_unless_known(known);
+        if self.is_in_charge() {
+            self.operator.forget_unless_known(known);
+        }
+        let (now, met) = (self.now, self.current_pid);
+        if let Some(sidecar) = &mut self.sidecar {
+            (sidecar.recalled, sidecar.met, sidecar.has_looked) = (now, met, false);
+        }
         self.input(Input::Recalled(hands));
     }
 

@@ -9,10 +9,10 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket, Wanted},
-    model::{BackendName, BatchId, Registration, Request, ServiceKey},
+    catalog::{Ask, Heard, Mirror, Reading, Tell, Ticket},
+    model::{Allocation, AllocationId, BackendName, BatchId, Registration, Request, ServiceKey},
     reconcile::{
-        self, Hands, Input, Output, Policy, Reconciler, Remembered, StateFile,
+        self, Fact, Hands, Input, Output, Policy, Reconciler, Remembered, StateFile,
         desired::DesiredServer,
     },
 };
@@ -20,17 +20,18 @@ use haproxy_nomad_sidecar::{
 use crate::{
     chaos::Faults,
     clients::Clients,
+    guards::Guards,
     haproxy_model::{Conduct, Config, Model, View},
     invariants::NOTHING_TO_DO,
     laws::{Load, Operator},
     ledger::{Ledger, places},
-    link::Link,
+    link::{Health, Link},
     matrix::Matrix,
     nomad_model::Nomad,
     random::Random,
     rules::Book,
     sabotage::Sabotage,
-    seats::{self, Seat},
+    seats::Seat,
     session::{Sent, Session},
     trace::{Trace, shown},
 };
@@ -53,6 +54,10 @@ pub(crate) enum Event {
     Asked(u32, Ask),
     Heard(u32, Heard),
     HeardRead(u32, Ticket, ServiceKey, Reading),
+    /// Nomad is asked for an allocation; or it is no more.
+    Opinion(u32, AllocationId, Option<Allocation>),
+    /// The operator stops removals, or allows them.
+    Freeze(u32),
     Conduct(SocketAddr, Conduct),
     Return(Registration),
     /// Of a client, by its number.
@@ -65,15 +70,18 @@ pub(crate) enum Event {
 /// Of HAProxy's.
 pub(crate) const FIRST_PID: u32 = 101;
 
-/// So few that a world can have services beyond the limit.
-const HELD_READS: usize = 2;
-
 /// Registrations, with the server that each asks for.
 pub(crate) type Resolved = Vec<(Registration, (BackendName, DesiredServer))>;
 
 pub(crate) struct Sidecar {
     pub(crate) core: Reconciler,
     pub(crate) mirror: Mirror,
+    /// Since when it takes nothing out.
+    pub(crate) frozen_since: Option<Duration>,
+    /// When it was told what was by hand, and of which process.
+    pub(crate) recalled: Duration,
+    pub(crate) met: Option<u32>,
+    pub(crate) has_looked: bool,
 }
 
 pub(crate) struct World {
@@ -87,6 +95,9 @@ pub(crate) struct World {
 
     pub(crate) nomad: Nomad,
     pub(crate) link: Link,
+    /// Blocking queries that Nomad holds, by sidecar, and how Nomad was when it was looked last.
+    pub(crate) held: Vec<(u32, Ask)>,
+    pub(crate) held_at: (u64, Option<Health>),
     pub(crate) unreadable: Option<ServiceKey>,
     pub(crate) star: bool,
 
@@ -138,6 +149,7 @@ pub(crate) struct World {
     /// By the version of the catalog.
     pub(crate) resolved: RefCell<(u64, Rc<Resolved>)>,
     pub(crate) matrix: Matrix,
+    pub(crate) guards: Guards,
     pub(crate) steps: u64,
 
     /// HAProxy reads a state file at its start, and sidecars keep it.
@@ -163,6 +175,8 @@ impl World {
             violation: None,
             nomad: Nomad::new(),
             link: Link::default(),
+            held: Vec::new(),
+            held_at: (0, None),
             unreadable: None,
             star,
             version,
@@ -198,6 +212,7 @@ impl World {
             old_readings: BTreeMap::new(),
             resolved: RefCell::default(),
             matrix: Matrix::default(),
+            guards: Guards::default(),
             steps: 0,
             keeps_state_file: false,
             state_file: None,
@@ -249,6 +264,7 @@ impl World {
             self.as_the(is_others, |world| world.time_passed(is_core));
         }
         self.steps += 1;
+        self.release_held();
         self.check_laws();
         true
     }
@@ -280,12 +296,18 @@ impl World {
             Event::Asked(of, ask) if self.is_alive(of) => self.asked(ask),
             Event::Heard(of, heard) if self.is_alive(of) => self.heard(heard),
             Event::HeardRead(of, ticket, service, reading) if self.is_alive(of) => {
-                self.ledger.heard_read(&service, &reading);
+                if !self.link.has_let_go(self.generation, ticket) {
+                    self.ledger.heard_read(&service, &reading);
+                }
                 self.heard(Heard::Read {
                     ticket,
                     result: Ok(reading),
                 });
             }
+            Event::Opinion(of, allocation, answer) if self.is_alive(of) => {
+                self.give_opinion(allocation, answer);
+            }
+            Event::Freeze(of) if self.is_alive(of) => self.hear_of_freezing(),
             Event::Conduct(address, conduct) => {
                 self.conducts.borrow_mut().insert(address, conduct);
             }
@@ -304,7 +326,9 @@ impl World {
             | Event::TryLock(_)
             | Event::Asked(..)
             | Event::Heard(..)
-            | Event::HeardRead(..) => {}
+            | Event::HeardRead(..)
+            | Event::Opinion(..)
+            | Event::Freeze(_) => {}
         }
     }
 
@@ -317,54 +341,6 @@ impl World {
     }
 
     // === The sidecar ===
-
-    pub(crate) fn start_sidecar(&mut self) {
-        if self.sidecar.is_some() {
-            return;
-        }
-        self.last_generation += 1;
-        self.generation = self.last_generation;
-        self.stopped_until = Duration::ZERO;
-        self.knows_since = None;
-        self.book.trouble = self.now;
-        self.ledger.forget_indexes(true);
-        self.trace(|| "the sidecar starts".to_owned());
-        let namespace = if self.star { "*" } else { "default" };
-        let seed = self.random.next();
-        let wanted = Wanted::new("haproxy", false);
-        let mut core = Reconciler::new(self.policy.clone(), self.mode_at_start(), seed);
-        if self.keeps_state_file {
-            core = core.with_state_file();
-        }
-        self.sidecar = Some(Sidecar {
-            core,
-            mirror: Mirror::new(&[namespace.to_owned()], &wanted, HELD_READS, seed, self.now),
-        });
-        self.drain_mirror();
-        self.recall();
-        self.after(Duration::ZERO, Event::Connect(self.generation));
-        self.after(seats::AWAY, Event::Restore(self.generation));
-    }
-
-    pub(crate) fn kill_sidecar(&mut self, back_after: Duration) {
-        if self.sidecar.is_some() {
-            self.end_sidecar();
-            self.after(back_after, Event::StartSidecar);
-        }
-    }
-
-    pub(crate) fn end_sidecar(&mut self) {
-        let Some(sidecar) = self.sidecar.take() else {
-            return;
-        };
-        if let Some(remembered) = sidecar.core.remember(self.now) {
-            self.snapshot = Some((self.now, remembered));
-        }
-        self.trace(|| "the sidecar is killed".to_owned());
-        self.lose_unwritten_hands();
-        self.lock.take_if(|of| *of == self.generation);
-        self.cut("the sidecar is dead", None);
-    }
 
     pub(crate) fn input(&mut self, input: Input) {
         let Some(sidecar) = &mut self.sidecar else {
@@ -401,8 +377,14 @@ impl World {
                 }
                 Output::StateFile(StateFile::Remove) => self.state_file = None,
                 Output::Hands(hands) => self.keep_hands(hands),
-                Output::StateFile(StateFile::Keep) | Output::Ask(_) => {} // nobody may ask
-                Output::Tell(fact) => self.trace(|| format!("  {fact:?}")),
+                Output::StateFile(StateFile::Keep) => {}
+                Output::Ask(question) => self.ask_for(question),
+                Output::Tell(fact) => {
+                    self.trace(|| format!("  {fact:?}"));
+                    if matches!(fact, Fact::Found(_)) {
+                        self.met();
+                    }
+                }
             }
         }
     }
@@ -503,7 +485,7 @@ impl World {
         if let Some(file) = &self.state_file {
             process.load_state(file);
         }
-        self.operator.process_is_new(&process);
+        self.by_hand_again(&process);
         self.book.process_is_new(&process, self.now);
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);
@@ -539,7 +521,7 @@ impl World {
         if self.is_spoken_to(pid) {
             self.processes.insert(pid, old);
         }
-        self.operator.process_is_new(&process);
+        self.by_hand_again(&process);
         self.book.process_is_new(&process, self.now);
         self.processes.insert(self.last_pid, process);
         self.current_pid = Some(self.last_pid);

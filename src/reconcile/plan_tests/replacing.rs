@@ -1,6 +1,14 @@
 //! One server in the place of another: changed tags, other registrations, slots that are used again.
 
 use super::*;
+use crate::reconcile::plan::Tenant;
+
+fn tenant(server: &DesiredServer) -> Tenant {
+    Tenant {
+        server: server.name.clone(),
+        address: server.address,
+    }
+}
 
 #[test]
 fn changed_tags_replace_a_tenth_of_the_servers_at_a_time() {
@@ -92,10 +100,7 @@ fn another_registration_at_an_address_is_admitted_anew_and_the_former_server_dra
 
     let mut world = World::new(template(1), V30);
     world.settle(std::slice::from_ref(&former));
-    world
-        .memory
-        .tenants
-        .insert(name("nomad1"), former.name.clone());
+    world.memory.tenants.insert(name("nomad1"), tenant(&former));
     assert!(world.plan(std::slice::from_ref(&former)).steps.is_empty());
     let steps = world.plan(std::slice::from_ref(&next)).steps;
     assert_eq!(
@@ -260,10 +265,7 @@ fn where_clients_have_cookies_a_server_whose_address_is_another_instances_leaves
     let mut world = World::new(template(2), V30);
     world.settle(std::slice::from_ref(&former));
     world.memory.cookies = true;
-    world
-        .memory
-        .tenants
-        .insert(name("nomad1"), former.name.clone());
+    world.memory.tenants.insert(name("nomad1"), tenant(&former));
     world.memory.claimed.insert(name("nomad1"));
     assert_eq!(
         words(&world.plan(std::slice::from_ref(&next)).steps),

@@ -2,7 +2,7 @@
 //! of maps that haproxy.cfg looks up; the operator names the maps.
 //!
 //! `tags` reads what a registration asks for, `claims` decides whose a route is, `diff` compares with what HAProxy shows,
-//! [`machine`] remembers. When to run what, `reconciler` decides.
+//! `machine` remembers. When to run what, `reconciler` decides.
 
 pub(super) mod claims;
 mod diff;

@@ -24,6 +24,7 @@ use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, time::Duration};
 pub(crate) use config::{Backend, Check, Config, ServerLine};
 pub(crate) use server::Rotation;
 use server::Server;
+use show::StatLayout;
 pub(crate) use traffic::{Cut, Dispatch, Wish};
 
 /// What is behind an address, as HAProxy's check sees it.
@@ -109,6 +110,7 @@ pub(crate) struct View {
 pub(crate) struct Model {
     version: String,
     line: Line,
+    stat_layout: Rc<StatLayout>,
     config: Config,
     world: World,
     pid: u32,
@@ -145,6 +147,7 @@ impl Model {
         let mut model = Self {
             version: version.to_owned(),
             line,
+            stat_layout: Rc::new(StatLayout::new(line)),
             config,
             world,
             pid,

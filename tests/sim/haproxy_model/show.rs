@@ -1,6 +1,6 @@
 //! The answers to `show …`, column by column.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use super::{
     Backend, Line, Model,
@@ -46,7 +46,7 @@ impl Model {
             }
             found = true;
             for server in servers {
-                text += &servers_state_row(config.iid(index), config, server, self.now);
+                servers_state_row(config.iid(index), config, server, self.now, &mut text);
             }
         }
         if found {
@@ -67,49 +67,68 @@ impl Model {
         else {
             return "No such proxy.\n".to_owned();
         };
-        let header = self.line.stat_header();
-        // Most columns are of no interest, and there are many.
-        let columns: Vec<_> = columns(header)
-            .map(|column| (column, CELLS.contains(&column)))
-            .collect();
-        let mut text = header.to_owned();
-        text.reserve(servers.len() * 3 * columns.len());
+        let mut text = self.line.stat_header().to_owned();
         for server in servers {
-            for (column, has_cell) in &columns {
-                if *has_cell {
-                    text += &stat_cell(column, config.iid(index), config, server, self.now);
-                }
-                text.push(',');
-            }
-            text.push('\n');
+            self.stat_layout.row(&mut text, |column, text| {
+                stat_cell(column, config.iid(index), config, server, self.now, text);
+            });
         }
-        text + &backend_row(header, config)
+        self.backend_row(config, &mut text);
+        text
     }
 
     pub(super) fn show_stat_of_backends(&self) -> String {
-        let header = self.line.stat_header();
-        let backends = self.backends.iter();
-        let rows = backends.map(|(config, _)| backend_row(header, config));
-        [header.to_owned()].into_iter().chain(rows).collect()
+        let mut text = self.line.stat_header().to_owned();
+        for (config, _) in &self.backends {
+            self.backend_row(config, &mut text);
+        }
+        text
+    }
+
+    /// Of a backend itself only its name and its cookie's are of interest.
+    fn backend_row(&self, backend: &Backend, text: &mut String) {
+        self.stat_layout.row(text, |column, text| match column {
+            "pxname" => *text += &backend.name,
+            "svname" => *text += "BACKEND",
+            "cookie" if backend.is_sticky => *text += "id",
+            "status" if backend.is_unpublished() => *text += "DOWN (UNPUB)",
+            _ => {}
+        });
     }
 }
 
-fn columns(header: &str) -> impl Iterator<Item = &str> {
-    let columns = header.trim_start_matches("# ").trim_end();
-    columns.split_terminator(',')
+/// The columns of `show stat` that are filled, in their order, each with how many before it are empty. There are many, and
+/// the answer is asked for often.
+#[derive(Clone)]
+pub(super) struct StatLayout {
+    filled: Vec<(usize, &'static str)>,
+    /// After the last one.
+    empty: usize,
 }
 
-/// Of a backend itself only its name and its cookie's are of interest.
-fn backend_row(header: &str, backend: &Backend) -> String {
-    let cells = columns(header).map(|column| match column {
-        "pxname" => backend.name.as_str(),
-        "svname" => "BACKEND",
-        "cookie" if backend.is_sticky => "id",
-        "status" if backend.is_unpublished() => "DOWN (UNPUB)",
-        _ => "",
-    });
-    let cells: Vec<&str> = cells.collect();
-    cells.join(",") + ",\n"
+impl StatLayout {
+    pub(super) fn new(line: Line) -> Self {
+        let columns = line.stat_header().trim_start_matches("# ").trim_end();
+        let (mut filled, mut empty) = (Vec::new(), 0);
+        for column in columns.split_terminator(',') {
+            if CELLS.contains(&column) {
+                filled.push((std::mem::take(&mut empty), column));
+            } else {
+                empty += 1;
+            }
+        }
+        Self { filled, empty }
+    }
+
+    fn row(&self, text: &mut String, mut cell: impl FnMut(&str, &mut String)) {
+        for (empty, column) in &self.filled {
+            text.extend(std::iter::repeat_n(',', *empty));
+            cell(column, text);
+            text.push(',');
+        }
+        text.extend(std::iter::repeat_n(',', self.empty));
+        text.push('\n');
+    }
 }
 
 impl Line {
@@ -134,12 +153,19 @@ impl Line {
     }
 }
 
-fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Duration) -> String {
+fn servers_state_row(
+    iid: usize,
+    backend: &Backend,
+    server: &Server,
+    now: Duration,
+    text: &mut String,
+) {
     let check_port = server.check.map_or(0, |check| check.port);
     // Without one it is the check's.
     let agent_port = server.agent.unwrap_or(check_port);
-    format!(
-        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 {} {} - 0 {check_port} - - {agent_port}\n",
+    writeln!(
+        text,
+        "{iid} {} {} {} {} {} {} {} {} {} {} {} {} {} {} 0 0 {} {} - 0 {check_port} - - {agent_port}",
         backend.name,
         server.id,
         server.name,
@@ -157,6 +183,7 @@ fn servers_state_row(iid: usize, backend: &Backend, server: &Server, now: Durati
         if server.is_named { "slot.invalid" } else { "-" },
         server.address.port(),
     )
+    .expect("it is a text");
 }
 
 /// The columns that are filled.
@@ -194,34 +221,36 @@ fn stat_cell(
     backend: &Backend,
     server: &Server,
     now: Duration,
-) -> String {
+    text: &mut String,
+) {
     let checked = server.check_enabled && !server.check_paused;
-    match column {
-        "pxname" => backend.name.clone(),
-        "svname" => server.name.clone(),
-        "scur" => server.sessions.len().to_string(),
-        "slim" if server.maxconn > 0 => server.maxconn.to_string(),
-        "stot" => server.total_sessions.to_string(),
-        "status" => status(server),
-        "act" => u8::from(!server.backup).to_string(),
-        "bck" => u8::from(server.backup).to_string(),
-        "lastchg" => now.saturating_sub(server.changed).as_secs().to_string(),
-        "pid" => "1".to_owned(),
-        "iid" => iid.to_string(),
-        "sid" => server.id.to_string(),
-        "type" => "2".to_owned(),
-        "mode" => "http".to_owned(),
-        "check_status" if checked => server.check_status.word().to_owned(),
-        "check_rise" if checked => server.rise().to_string(),
-        "check_fall" if checked => (server.full_health() + 1 - server.rise()).to_string(),
-        "check_health" if checked => server.health.to_string(),
-        "addr" => server.address.to_string(),
-        "srv_icur" => server.idle.len().to_string(),
-        "cookie" => server.cookie.clone().unwrap_or_default(),
-        "qcur" | "priv_idle_cur" => "0".to_owned(),
-        "uweight" => server.weight.to_string(),
-        _ => String::new(),
-    }
+    let number = match column {
+        "pxname" => return *text += &backend.name,
+        "svname" => return *text += &server.name,
+        "status" => return *text += &status(server),
+        "mode" => return *text += "http",
+        "cookie" => return *text += server.cookie.as_deref().unwrap_or_default(),
+        "check_status" if checked => return *text += server.check_status.word(),
+        "addr" => return write!(text, "{}", server.address).expect("it is a text"),
+        "scur" => server.sessions.len() as u64,
+        "slim" if server.maxconn > 0 => server.maxconn.into(),
+        "stot" => server.total_sessions,
+        "act" => u64::from(!server.backup),
+        "bck" => u64::from(server.backup),
+        "lastchg" => now.saturating_sub(server.changed).as_secs(),
+        "pid" => 1,
+        "iid" => iid as u64,
+        "sid" => server.id.into(),
+        "type" => 2,
+        "check_rise" if checked => server.rise().into(),
+        "check_fall" if checked => u64::from(server.full_health() + 1 - server.rise()),
+        "check_health" if checked => server.health.into(),
+        "srv_icur" => server.idle.len() as u64,
+        "qcur" | "priv_idle_cur" => 0,
+        "uweight" => server.weight.into(),
+        _ => return,
+    };
+    write!(text, "{number}").expect("it is a text");
 }
 
 /// The `status` column.

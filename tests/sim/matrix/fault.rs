@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use haproxy_nomad_sidecar::catalog::FailureKind;
+use haproxy_nomad_sidecar::{catalog::FailureKind, model::Registration};
 
-use crate::{link::Health, world::World};
+use crate::{guards::Ear, laws::Deed, link::Health, world::World};
 
 macro_rules! faults {
     ($($fault:ident $what:literal)*) => {
@@ -41,10 +41,18 @@ faults! {
     Hostile "a registration that is an attack"
     Garbled "an answer of HAProxy is garbled"
     OneRefuses "HAProxy refuses all changes of one backend in unknown words"
+    Maintenance "an operator puts a server into maintenance for a while"
+    Drain "an operator drains a server for a while"
+    Weight "an operator changes a server's weight for a while"
+    Frozen "removals are stopped for a while"
+    Vanished "a registration vanishes, and its allocation runs on"
+    Ghost "a registration whose allocation has ended"
+    OpinionForbidden "allocations may not be read"
+    OpinionSilent "nobody answers who is asked for an allocation"
 }
 
 /// How a fault ends that does not end by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// It does.
     Itself,
@@ -56,6 +64,16 @@ pub(crate) enum Ending {
     Hostile,
     /// That backend is well again.
     Refusing,
+    /// The operator undoes what he did to this server.
+    ByHand((String, String)),
+    /// Removals are allowed.
+    Frozen,
+    /// It registers again, or ends.
+    Vanished(Registration),
+    /// The registration is deleted.
+    Ghost,
+    /// Allocations can be asked for.
+    Opinion,
 }
 
 impl Fault {
@@ -63,7 +81,7 @@ impl Fault {
     pub(crate) const fn is_once(self) -> bool {
         matches!(
             self,
-            Self::HaproxyStop | Self::SidecarStop | Self::SecondSidecar
+            Self::HaproxyStop | Self::SidecarStop | Self::SecondSidecar | Self::Frozen
         )
     }
 
@@ -71,7 +89,13 @@ impl Fault {
     pub(crate) const fn empties(self) -> bool {
         matches!(
             self,
-            Self::HaproxyReload | Self::HaproxyKill | Self::HaproxyStop | Self::NomadRestored
+            Self::HaproxyReload
+                | Self::HaproxyKill
+                | Self::HaproxyStop
+                | Self::NomadRestored
+                | Self::Maintenance
+                | Self::Drain
+                | Self::Weight
         )
     }
 }
@@ -82,21 +106,7 @@ const SIDECAR_STOP: Duration = Duration::from_secs(10);
 impl World {
     /// Injects it: when it ends and how, or none if there is nothing that it could do to.
     pub(crate) fn inject(&mut self, fault: Fault) -> Option<(Duration, Ending)> {
-        let is_running = self.sidecar.is_some() && !self.is_stopped();
-        let is_up = self.current_pid.is_some();
-        let can_be = match fault {
-            Fault::HaproxyReload | Fault::HaproxyKill | Fault::HaproxyStop => is_up,
-            Fault::SidecarKill | Fault::SidecarTerm | Fault::SidecarStop => is_running,
-            Fault::SecondSidecar => is_running && self.other.is_none(),
-            Fault::Garbled | Fault::OneRefuses => is_running && self.session.process.is_some(),
-            Fault::NomadAway
-            | Fault::NomadDenied
-            | Fault::NomadFalseEmpty
-            | Fault::NomadRestored
-            | Fault::NomadRestarted
-            | Fault::Hostile => true,
-        };
-        if !can_be {
+        if !self.can_be(fault) {
             return None;
         }
         self.trace(|| format!("--- {}", fault.what()));
@@ -135,8 +145,7 @@ impl World {
                 self.nomad_is(Health::Away)
             }
             Fault::NomadDenied => {
-                let kinds = [FailureKind::Denied, FailureKind::BadToken];
-                let kind = kinds[self.random.below(2)];
+                let kind = [FailureKind::Denied, FailureKind::BadToken][self.random.below(2)];
                 self.nomad_is(Health::Failing(kind))
             }
             Fault::NomadFalseEmpty => {
@@ -178,8 +187,67 @@ impl World {
                 // Long enough for an instance of another one to be served.
                 (self.random.millis(5_000, 8_000), Ending::Refusing)
             }
+            Fault::Maintenance => self.by_hand(Deed::Maintenance)?,
+            Fault::Drain => self.by_hand(Deed::Drain)?,
+            Fault::Weight => {
+                let deed = [Deed::Weight, Deed::WeightZero][self.random.below(2)];
+                self.by_hand(deed)?
+            }
+            Fault::Frozen => {
+                self.freeze(true);
+                (self.random.millis(1_000, 8_000), Ending::Frozen)
+            }
+            Fault::Vanished => {
+                let gone = self.one_vanishes()?;
+                (self.random.millis(1_500, 8_000), Ending::Vanished(gone))
+            }
+            Fault::Ghost => {
+                self.register_a_ghost();
+                (self.random.millis(1_000, 6_000), Ending::Ghost)
+            }
+            Fault::OpinionForbidden => self.questions_are(Ear::Forbidden),
+            Fault::OpinionSilent => self.questions_are(Ear::Silent),
         };
         Some(ends)
+    }
+
+    /// Whether there is something that it could do to.
+    fn can_be(&self, fault: Fault) -> bool {
+        let is_running = self.sidecar.is_some() && !self.is_stopped();
+        let is_up = self.current_pid.is_some();
+        match fault {
+            Fault::HaproxyReload
+            | Fault::HaproxyKill
+            | Fault::HaproxyStop
+            | Fault::Maintenance
+            | Fault::Drain
+            | Fault::Weight => is_up,
+            Fault::Frozen => !self.guards.is_frozen,
+            Fault::OpinionForbidden | Fault::OpinionSilent => self.policy.second_opinion,
+            Fault::SidecarKill | Fault::SidecarTerm | Fault::SidecarStop => is_running,
+            Fault::SecondSidecar => is_running && self.other.is_none(),
+            Fault::Garbled | Fault::OneRefuses => is_running && self.session.process.is_some(),
+            Fault::NomadAway
+            | Fault::NomadDenied
+            | Fault::NomadFalseEmpty
+            | Fault::NomadRestored
+            | Fault::NomadRestarted
+            | Fault::Vanished
+            | Fault::Ghost
+            | Fault::Hostile => true,
+        }
+    }
+
+    fn by_hand(&mut self, deed: Deed) -> Option<(Duration, Ending)> {
+        let view = self.any_in_service()?;
+        self.hold(&view, deed);
+        let time = self.random.millis(1_000, 9_000);
+        Some((time, Ending::ByHand((view.backend, view.name))))
+    }
+
+    fn questions_are(&mut self, ear: Ear) -> (Duration, Ending) {
+        self.guards.ear = ear;
+        (self.random.millis(1_000, 8_000), Ending::Opinion)
     }
 
     fn nomad_is(&mut self, health: Health) -> (Duration, Ending) {

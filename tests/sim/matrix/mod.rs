@@ -16,9 +16,10 @@ use std::{
 };
 
 pub(crate) use self::fault::{Ending, Fault};
-pub(crate) use self::place::Place;
+pub(crate) use self::place::{Place, address_of, is_ghost};
 use self::season::Season;
 use crate::{
+    guards::Ear,
     invariants::{OTHERS_GO_ON, RIGHT_AGAIN},
     play_matrix,
     sabotage::Sabotage,
@@ -51,6 +52,8 @@ pub(crate) struct Matrix {
     pub(crate) instances: u32,
     /// Where an instance ends, or has.
     leaving: BTreeSet<SocketAddr>,
+    /// Where the instance of an allocation is.
+    allocations: BTreeMap<Arc<str>, SocketAddr>,
     /// Those that are there for long.
     elders: BTreeSet<Arc<str>>,
     /// HAProxy was whole when everything was right last, and Nomad has said nothing wrong: every service has somebody.
@@ -71,11 +74,19 @@ impl Default for Matrix {
             pairs: BTreeSet::new(),
             instances: 0,
             leaving: BTreeSet::new(),
+            allocations: BTreeMap::new(),
             elders: BTreeSet::new(),
             is_whole: false,
             is_restored: false,
             is_alone: false,
         }
+    }
+}
+
+impl Matrix {
+    /// An operator undoes then what he did to this server.
+    pub(crate) fn undo_at(&mut self, at: Duration, server: (String, String)) {
+        self.endings.push((at, Ending::ByHand(server)));
     }
 }
 
@@ -122,6 +133,7 @@ impl World {
         }
         self.faults = crate::chaos::Faults::default();
         self.kill_after_changes = None;
+        self.tidy_up();
         self.expect_right();
         let rests = self.random.next().is_multiple_of(REST);
         if rests || self.sabotage == Some(Sabotage::NeverDone) {
@@ -172,6 +184,21 @@ impl World {
                 self.end_one(the_other);
             }
             Ending::Hostile => self.take_back_attacks(),
+            Ending::ByHand(server) if self.current_pid.is_some() => self.release(&server),
+            // Not before it is there again.
+            Ending::ByHand(server) => {
+                let later = self.now + Duration::from_secs(1);
+                self.matrix.undo_at(later, server);
+            }
+            Ending::Frozen => self.freeze(false),
+            Ending::Vanished(one) => self.one_appears_or_ends(one),
+            Ending::Ghost => self.take_back_ghosts(),
+            Ending::Opinion => {
+                let mut others = self.matrix.endings.iter();
+                if !others.any(|(_, other)| *other == Ending::Opinion) {
+                    self.guards.ear = Ear::Open;
+                }
+            }
             Ending::Refusing => {
                 let backend = self.faults.refusing.take().unwrap_or_default();
                 if self.matrix.is_alone

@@ -1,8 +1,8 @@
 //! Where the faults strike: a small HAProxy of one kind, and a few instances that come and go.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use haproxy_nomad_sidecar::model::Registration;
+use haproxy_nomad_sidecar::model::{Allocation, Registration};
 
 use crate::{
     chaos::VERSIONS,
@@ -87,6 +87,8 @@ impl World {
         if !seed.is_multiple_of(4) {
             world.be_quick();
         }
+        // A token that may read allocations.
+        world.policy.second_opinion = !seed.is_multiple_of(3);
         let foreign = SocketAddr::from(([192, 0, 2, 1], 81));
         // It would hide that nobody else is there.
         let refuses = Conduct::Refuses;
@@ -122,6 +124,7 @@ impl World {
 
     /// Who is there before faults begin; and somebody is, of each service, if everybody is served.
     pub(crate) fn note_elders(&mut self) {
+        self.ledger.forget_the_gone();
         self.matrix.elders.clear();
         self.matrix.is_whole = true;
         let servers = self.servers();
@@ -165,16 +168,106 @@ impl World {
         let start = self.random.millis(0, 1_000);
         self.after(start, Event::Conduct(address, Conduct::Serves));
         let id = format!("{service}-{number}");
-        self.register(("default", service, &[]), &id, address, &[]);
+        self.joins(service, &id, address);
+    }
+
+    fn joins(&mut self, service: &str, id: &str, address: SocketAddr) {
+        self.register(("default", service, &[]), id, address, &[]);
+        let mut all = self.nomad.table().values();
+        let alloc_id = all
+            .find(|one| &*one.id == id)
+            .map(|one| Arc::clone(&one.alloc_id));
+        self.matrix.allocations.extend(alloc_id.zip(Some(address)));
     }
 
     fn one_leaves(&mut self, one: &Registration) {
         self.trace(|| format!("{} leaves", one.id));
         let batch = self.nomad.deregister(DELETION, std::slice::from_ref(one));
         self.published(&batch);
-        let address = address_of(one);
+        self.ends_at(address_of(one));
+    }
+
+    fn ends_at(&mut self, address: SocketAddr) {
         self.matrix.leaving.insert(address);
         self.after(SHUTDOWN_DELAY, Event::Conduct(address, Conduct::Refuses));
+    }
+
+    // === Allocations ===
+
+    /// What Nomad knows of one.
+    pub(crate) fn allocation(&self, id: &str) -> Allocation {
+        let Some(address) = self.matrix.allocations.get(id) else {
+            return Allocation::Unknown;
+        };
+        let is_over = self.conducts.borrow().get(address) == Some(&Conduct::Refuses);
+        match (self.matrix.leaving.contains(address), is_over) {
+            (true, true) => Allocation::Ended("complete".into()),
+            (true, false) => Allocation::Stopping,
+            (false, _) => Allocation::Running,
+        }
+    }
+
+    /// A registration is lost that nobody took back.
+    pub(crate) fn one_vanishes(&mut self) -> Option<Registration> {
+        let service = SERVICES[self.random.below(SERVICES.len())];
+        let mut here = self.registered(service);
+        here.retain(|one| self.others_stay(service, one) && !is_ghost(&one.id));
+        let one = self.random.pick(&here)?.clone();
+        self.trace(|| format!("{} vanishes", one.id));
+        let batch = self.nomad.deregister(DELETION, std::slice::from_ref(&one));
+        self.published(&batch);
+        Some(one)
+    }
+
+    pub(crate) fn one_appears_or_ends(&mut self, one: Registration) {
+        if self.matrix.is_alone && self.matrix.elders.contains(&one.id) {
+            self.expect_served(&one);
+        }
+        if self.random.chance(50) {
+            return self.returns(one);
+        }
+        self.trace(|| format!("the allocation of {} ends", one.id));
+        self.ends_at(address_of(&one));
+    }
+
+    pub(crate) fn register_a_ghost(&mut self) {
+        self.matrix.instances += 1;
+        let number = self.matrix.instances;
+        let [_, _, high, low] = number.to_be_bytes();
+        let address = SocketAddr::from(([10, 3, high, low], 8000));
+        self.conducts.borrow_mut().insert(address, Conduct::Refuses);
+        self.matrix.leaving.insert(address);
+        let service = SERVICES[self.random.below(SERVICES.len())];
+        self.joins(service, &format!("{GHOST}-{number}"), address);
+    }
+
+    pub(crate) fn take_back_ghosts(&mut self) {
+        if self.matrix.is_alone {
+            self.expect_no_ghosts();
+        }
+        self.take_back(|one| is_ghost(&one.id));
+    }
+
+    /// Somebody looks after what a restored Nomad has of the past: nothing is registered whose allocation has ended, and
+    /// nothing runs on that is not.
+    pub(crate) fn tidy_up(&mut self) {
+        self.take_back_ghosts();
+        if !self.policy.second_opinion {
+            return;
+        }
+        let leaving = self.matrix.leaving.clone();
+        self.take_back(|one| !one.id.starts_with(ATTACK) && leaving.contains(&address_of(one)));
+        let all = self.nomad.table().values();
+        let all = all.filter(|one| !one.id.starts_with(ATTACK));
+        let registered: BTreeSet<_> = all.map(address_of).collect();
+        let running = self.matrix.allocations.values();
+        let forgotten: Vec<_> = running
+            .filter(|at| !leaving.contains(at) && !registered.contains(at))
+            .copied()
+            .collect();
+        for address in forgotten {
+            self.ends_at(address);
+        }
     }
 
     // === Attacks ===
@@ -202,22 +295,28 @@ impl World {
     }
 
     pub(crate) fn take_back_attacks(&mut self) {
+        self.take_back(|one| one.id.starts_with(ATTACK));
+    }
+
+    fn take_back(&mut self, is_gone: impl Fn(&Registration) -> bool) {
         let all = self.nomad.table().values();
-        let gone: Vec<_> = all
-            .filter(|one| one.id.starts_with(ATTACK))
-            .cloned()
-            .collect();
+        let gone: Vec<_> = all.filter(|one| is_gone(one)).cloned().collect();
         if !gone.is_empty() {
             self.deregister(&gone);
         }
     }
 }
 
-fn address_of(one: &Registration) -> SocketAddr {
+pub(crate) fn is_ghost(id: &str) -> bool {
+    id.starts_with(GHOST)
+}
+
+pub(crate) fn address_of(one: &Registration) -> SocketAddr {
     SocketAddr::new(one.address.parse().unwrap(), one.port.try_into().unwrap())
 }
 
 const ATTACK: &str = "attack";
+const GHOST: &str = "ghost";
 
 const ATTACKS: [(&str, &str, i64); 8] = [
     ("haproxy.weight=1;shutdown frontend fe", "10.2.0.1", 80),

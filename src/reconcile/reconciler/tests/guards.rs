@@ -316,6 +316,25 @@ fn an_instance_whose_allocation_runs_without_a_registration_is_taken_back_for_fi
 }
 
 #[test]
+fn what_runs_is_kept_or_called_back_although_it_was_kept_for_another_reason_before() {
+    let mut world = eight_services(Policy {
+        second_opinion: true,
+        max_removals_per_second: 1.try_into().unwrap(),
+        ..eager()
+    });
+    world.input(Input::Freeze(true));
+    world.lose(2, 1);
+    world.wait(990 * MILLI);
+    assert_eq!((world.drained(), world.guarded(Guard::Frozen)), (0, 2));
+    // One goes at once, the other has to wait for its turn.
+    world.input(Input::Freeze(false));
+    assert_eq!((world.drained(), world.guarded(Guard::Frozen)), (1, 0));
+    world.wait(10 * MILLI);
+    world.answer_all(&Allocation::Running);
+    assert_eq!((world.all_ready(), world.guarded(Guard::Alive)), (16, 2));
+}
+
+#[test]
 fn an_answer_is_waited_for_though_the_drain_is_over() {
     let mut world = eight_services(Policy {
         second_opinion: true,

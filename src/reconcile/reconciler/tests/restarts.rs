@@ -306,6 +306,23 @@ fn whom_the_other_one_let_to_a_slot_is_not_brought_in_again() {
 }
 
 #[test]
+fn whom_the_other_one_let_to_a_slot_in_a_new_process_is_left_alone_though_another_had_it_before() {
+    let slots = |first: &str, second: &str| vec![slot(1, first, 4), slot(2, second, 4)];
+    let (one, two) = ("10.0.0.1:80", "10.0.0.2:80");
+    let mut world = world(slots(one, two), Mode::Act);
+    world.connect();
+    world.input(synced(catalog(&[("web", 1..3)])));
+    world.wait(10 * SECOND);
+    // The one that was in charge filled the next process otherwise, and died while this one was still with the former.
+    world.input(Input::Disconnected);
+    world.info.pid = 2;
+    world.slots(slots(two, one));
+    world.connect();
+    world.wait(10 * SECOND);
+    assert_eq!(world.changes(), Vec::<&Command>::new());
+}
+
+#[test]
 fn who_only_observes_wants_nothing_of_the_file() {
     let mut world = world(vec![slot(1, "10.0.0.1:80", 4)], Mode::Observe);
     world.connect();
