@@ -123,7 +123,8 @@ impl World {
         let tenants = self
             .ledger
             .tenants(&view.backend, address, dynamic_name(view));
-        if let Some(tenant) = tenants.into_iter().find(|one| one.told_since.is_some()) {
+        let known = tenants.into_iter().filter(|one| one.told_since.is_some());
+        if let Some(tenant) = known.max_by_key(|one| one.create_index) {
             let entry = (tenant, self.now, self.generation);
             self.book.tenants.insert(name, entry);
         }

@@ -246,7 +246,10 @@ impl Guards {
         of_it
             .map(|gone| {
                 gone.asked_until = Some(Duration::ZERO);
-                gone.answer = Some(answer.clone());
+                // Who cannot be asked now has not taken back what was said.
+                if *answer != Allocation::Unknown || gone.answer.is_none() {
+                    gone.answer = Some(answer.clone());
+                }
                 gone.service.clone()
             })
             .collect()
