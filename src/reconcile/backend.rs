@@ -47,8 +47,6 @@ pub(super) struct Backend {
     pub(super) observed: Option<ObservedBackend>,
     /// Nobody has looked at it yet for the state file.
     pub(super) is_newly_observed: bool,
-    /// It was made by the sidecar.
-    pub(super) is_made: bool,
     /// It is about to be deleted: nothing may lead here any more.
     pub(super) is_ending: bool,
     /// A server was in rotation then, whoever's.
@@ -112,7 +110,6 @@ impl Backend {
             memory: Memory::default(),
             observed: None,
             is_newly_observed: false,
-            is_made: false,
             is_ending: false,
             takes_traffic: false,
             observed_at: Duration::ZERO,
@@ -188,6 +185,11 @@ impl Backend {
     /// Whose it was seen to be.
     pub(super) fn origin(&self) -> Option<Origin> {
         self.observed.as_ref().map(|observed| observed.origin)
+    }
+
+    /// Whether it was made by a sidecar.
+    pub(super) fn is_made(&self) -> bool {
+        matches!(self.origin(), Some(Origin::Made { .. }))
     }
 
     /// The kind of backend that it was seen to be.
@@ -357,7 +359,6 @@ impl Backend {
             Origin::Missing => false,
             Origin::Made { is_published } => is_published,
         };
-        self.is_made = matches!(observed.origin, Origin::Made { .. });
         self.takes_traffic = is_found && observed.servers.iter().any(ServerState::in_rotation);
         self.observed = Some(observed);
         self.is_newly_observed = true;

@@ -21,7 +21,7 @@ use crate::reconcile::{
 /// So many batches of commands in a row for one backend mean that something does not take.
 const MOST_ROUNDS: u32 = 40;
 /// When a sidecar that stands by looks again at what the other one has not done yet.
-const STANDBY_LOOK: Duration = Duration::from_secs(1);
+pub(super) const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// Another sidecar came into charge, or is gone.

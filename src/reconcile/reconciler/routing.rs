@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::model::{BackendName, MapChange, Request, Response, ServiceKey};
 
-use super::{MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler};
+use super::{MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, drive::STANDBY_LOOK};
 use crate::reconcile::{
     backend::Backend,
     facts::Fact,
@@ -13,9 +13,6 @@ use crate::reconcile::{
         machine::{Next, Surroundings, View},
     },
 };
-
-/// When a sidecar that stands by looks again at what the other one has not done yet.
-const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// Takes the routes a step further.
@@ -153,7 +150,7 @@ impl Reconciler {
             takes_traffic: backend.is_some_and(Backend::takes_traffic),
             is_wanted: backend.is_some_and(Backend::is_wanted),
             is_ending: backend.is_some_and(|backend| backend.is_ending),
-            is_made: backend.is_some_and(|backend| backend.is_made),
+            is_made: backend.is_some_and(Backend::is_made),
             is_known: self.unproven.is_empty()
                 && !self.restored.unheard
                 && (self.members.get(name))
