@@ -120,10 +120,8 @@ pub(super) struct Claimant {
 /// A route that somebody has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owned {
-    pub(super) service: ServiceKey,
     pub(super) backend: BackendName,
     pub(super) keep: bool,
-    pub(super) is_empty: bool,
     pub(super) is_gone: bool,
 }
 
@@ -184,10 +182,8 @@ pub(super) fn judge(claimants: &BTreeMap<ServiceKey, Claimant>, rules: &Rules) -
             ));
         }
         let owned = Owned {
-            service: winner.clone(),
             backend: best.routing.backend.clone(),
             keep: best.routing.keep,
-            is_empty: best.is_empty,
             is_gone: best.is_gone,
         };
         verdict.owned.insert(route.clone(), owned);

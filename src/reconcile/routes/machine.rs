@@ -356,10 +356,9 @@ impl Routes {
                     match outcome {
                         Outcome::Done | Outcome::Notice(_) => self.accepted.push(change.clone()),
                         Outcome::Refused(text) => {
-                            if let (MapChange::Add(map, key, _), Some(kind)) =
-                                (change, kind_of(change.map()))
+                            if let MapChange::Add(map, key, _) = change
+                                && let Some(kind) = kind_of(map)
                             {
-                                debug_assert_eq!(maps.of(kind), Some(map), "the map of its kind");
                                 let key = key.clone();
                                 self.refused.insert(Route { kind, key }, text);
                             }
@@ -535,7 +534,6 @@ impl Routes {
                 None => changes.extend(difference.changes),
             }
         }
-        count.taken = self.remarks.len();
         self.count = count;
         // A map that is written anew comes after the others.
         let replacement = replacement.filter(|_| changes.is_empty());

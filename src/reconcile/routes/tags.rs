@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use crate::model::{MapKind, MapWord};
 
 use super::Route;
+use crate::reconcile::tags::boolean;
 
 /// A service has no more routes: hosts times paths grow fast.
 const MOST_ROUTES: usize = 1_000;
@@ -54,14 +55,7 @@ impl RouteTags {
                 });
             }
             "route.keep" => {
-                return Some(match value {
-                    "true" => Ok(()),
-                    "false" => {
-                        self.drop = true;
-                        Ok(())
-                    }
-                    _ => Err("expected true or false".to_owned()),
-                });
+                return Some(boolean(value).map(|keep| self.drop |= !keep));
             }
             _ => return None,
         };
@@ -107,12 +101,10 @@ impl RouteTags {
                 problem("domain", route.key.as_str(), why.to_owned());
             }
             // Without a host that can be used, the path alone would take everybody's requests.
-            let alone = [String::new()];
-            let hosts: Vec<_> = hosts.iter().map(|host| host.key.as_str()).collect();
-            let hosts = if self.domains.is_empty() {
-                vec![alone[0].as_str()]
+            let hosts: Vec<_> = if self.domains.is_empty() {
+                vec![""]
             } else {
-                hosts
+                hosts.iter().map(|host| host.key.as_str()).collect()
             };
             for host in hosts {
                 for path in &paths {
