@@ -8,7 +8,7 @@ mod explain;
 mod screen;
 mod text;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -495,6 +495,12 @@ pub struct Check {
 
 /// The checks of a backend's servers, by the server's name.
 pub type Checks = BTreeMap<String, Check>;
+
+/// A time in milliseconds.
+#[must_use]
+pub fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Address and port of a registration, as Nomad has them.
 #[must_use]

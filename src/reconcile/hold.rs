@@ -36,6 +36,22 @@ pub struct Hold {
     pub recalled: bool,
 }
 
+impl Hold {
+    /// How many of its service have to be UP.
+    pub(super) fn min_ready(&self) -> u32 {
+        self.server.leaving.min_ready.unwrap_or(1)
+    }
+
+    /// For how long at most; `None` is as long as the guard says so.
+    pub(super) fn at_most(&self, policy: &Policy) -> Option<Duration> {
+        match self.guard {
+            Some(Guard::Alive) => Some(GRACE),
+            Some(Guard::Frozen) => None,
+            Some(Guard::Mass) | None => Some(self.server.leaving.hold.unwrap_or(policy.hold)),
+        }
+    }
+}
+
 /// A server is held from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldBegun {
@@ -249,7 +265,7 @@ impl Review<'_> {
                 address,
                 registration: hold.server.registration.clone(),
                 up: self.up(&hold, states),
-                min_ready: min_ready(&hold),
+                min_ready: hold.min_ready(),
                 at_most: self.at_most(&hold),
                 guard: hold.guard,
             });
@@ -331,7 +347,7 @@ impl Review<'_> {
             return None;
         }
         let up = self.up(hold, states);
-        if up >= min_ready(hold) {
+        if up >= hold.min_ready() {
             return Some(HoldEnd::Replaced(up));
         }
         (self.now.saturating_sub(hold.since) >= self.at_most(hold)).then_some(HoldEnd::Over)
@@ -364,12 +380,7 @@ impl Review<'_> {
     }
 
     fn at_most(&self, hold: &Hold) -> Duration {
-        match hold.guard {
-            Some(Guard::Alive) => return GRACE,
-            Some(Guard::Frozen) => return Duration::MAX,
-            Some(Guard::Mass) | None => {}
-        }
-        hold.server.leaving.hold.unwrap_or(self.policy.hold)
+        hold.at_most(self.policy).unwrap_or(Duration::MAX)
     }
 }
 
@@ -383,10 +394,6 @@ fn tenant<'a>(name: &'a ServerName, memory: &'a Memory, kind: Kind) -> Option<&'
         Kind::Dynamic => Some(name),
         Kind::Slots => memory.tenants.get(name).map(|tenant| &tenant.server),
     }
-}
-
-fn min_ready(hold: &Hold) -> u32 {
-    hold.server.leaving.min_ready.unwrap_or(1)
 }
 
 /// A server that a former sidecar brought in, by what HAProxy tells of it.

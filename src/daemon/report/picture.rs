@@ -12,7 +12,7 @@ use super::Report;
 use crate::{
     admin::{self, Pictures, Shot},
     daemon::{audit::Audit, now},
-    picture::{Namespace, Picture, Trouble},
+    picture::{Namespace, Picture, Trouble, ms},
 };
 
 /// Drawing may take a twentieth of the time at most.
@@ -108,10 +108,6 @@ fn followed(namespace: &admin::Namespace, ago: &impl Fn(Instant) -> u64) -> Name
         current_ms: namespace.known_at.map(ago),
         trouble,
     }
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The time of day, in UTC.

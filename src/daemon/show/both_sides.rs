@@ -142,7 +142,12 @@ async fn search(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
             continue;
         };
         let fits = |one: &&Registration| is_by_name || is_it(one, what);
-        let registrations: Vec<_> = answer.value.iter().filter(fits).map(draw).collect();
+        let registrations: Vec<_> = answer
+            .value
+            .iter()
+            .filter(fits)
+            .map(picture::Registration::from)
+            .collect();
         if !registrations.is_empty() {
             found.push(Service {
                 namespace: (&key.namespace).into(),
@@ -155,21 +160,8 @@ async fn search(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
 }
 
 fn is_it(registration: &Registration, what: &str) -> bool {
-    let drawn = draw(registration);
+    let drawn = picture::Registration::from(registration);
     (what.len() >= 4 && drawn.allocation.starts_with(what))
         || drawn.address == what
         || *drawn.id == *what
-}
-
-fn draw(registration: &Registration) -> picture::Registration {
-    picture::Registration {
-        id: (&registration.id).into(),
-        allocation: (&registration.alloc_id).into(),
-        job: (&registration.job_id).into(),
-        address: picture::address(&registration.address, registration.port),
-        tags: registration.tags.clone(),
-        create_index: registration.create_index,
-        modify_index: registration.modify_index,
-        ..picture::Registration::default()
-    }
 }

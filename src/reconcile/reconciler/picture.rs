@@ -11,12 +11,11 @@ use std::{
 use super::{Mode, Reconciler};
 use crate::{
     model::{Address, BackendName, Registration, Request, ServerState, ServiceKey},
-    picture::{self, Admin, By, Charge, Drain, HoldBy, Picture, Place, Slots, Stage, Text},
+    picture::{self, Admin, By, Charge, Drain, HoldBy, Picture, Place, Slots, Stage, Text, ms},
     reconcile::{
         Guard, Hand, Policy,
         backend::Backend,
         desired::{DesiredServer, Reason, desired_at},
-        guards::GRACE,
         hold::Hold,
         plan::{self, Kind, Obstacle},
         states::States,
@@ -211,6 +210,22 @@ fn after<K>(last: Option<&K>) -> Bound<&K> {
     last.map_or(Unbounded, Bound::Excluded)
 }
 
+impl From<&Registration> for picture::Registration {
+    /// What Nomad has of it.
+    fn from(registration: &Registration) -> Self {
+        Self {
+            id: (&registration.id).into(),
+            allocation: (&registration.alloc_id).into(),
+            job: (&registration.job_id).into(),
+            address: picture::address(&registration.address, registration.port),
+            tags: registration.tags.clone(),
+            create_index: registration.create_index,
+            modify_index: registration.modify_index,
+            ..Self::default()
+        }
+    }
+}
+
 fn draw_registration(
     registration: &Registration,
     reasons: Option<&Vec<&Reason>>,
@@ -219,18 +234,10 @@ fn draw_registration(
     let (notes, rejections): (Vec<_>, Vec<_>) = reasons.partition(|reason| reason.is_note());
     let text = |all: Vec<&&Reason>| all.iter().map(ToString::to_string).collect();
     picture::Registration {
-        id: (&registration.id).into(),
-        allocation: (&registration.alloc_id).into(),
-        job: (&registration.job_id).into(),
-        address: picture::address(&registration.address, registration.port),
-        tags: registration.tags.clone(),
-        create_index: registration.create_index,
-        modify_index: registration.modify_index,
-        enabled: false,
         rejections: text(rejections),
         notes: text(notes),
-        place: None,
         stage: Stage::Unserved,
+        ..picture::Registration::from(registration)
     }
 }
 
@@ -468,18 +475,14 @@ impl<'a> View<'a> {
 
     fn draw_hold(&self, hold: &Hold) -> picture::Hold {
         let lasts = self.now.saturating_sub(hold.since);
-        let time = hold.server.leaving.hold.unwrap_or(self.policy.hold);
-        let (by, at_most) = match hold.guard {
-            None => {
-                let min_ready = hold.server.leaving.min_ready.unwrap_or(1);
-                (HoldBy::MinReady(min_ready), Some(time))
-            }
-            Some(Guard::Mass) => (HoldBy::Mass, Some(time)),
-            Some(Guard::Alive) => (HoldBy::Alive, Some(GRACE)),
-            Some(Guard::Frozen) => (HoldBy::Frozen, None),
-        };
+        let at_most = hold.at_most(self.policy);
         picture::Hold {
-            by,
+            by: match hold.guard {
+                None => HoldBy::MinReady(hold.min_ready()),
+                Some(Guard::Mass) => HoldBy::Mass,
+                Some(Guard::Alive) => HoldBy::Alive,
+                Some(Guard::Frozen) => HoldBy::Frozen,
+            },
             for_ms: ms(lasts),
             left_ms: at_most.map(|time| ms(time.saturating_sub(lasts))),
         }
@@ -513,8 +516,4 @@ fn draw_foreign(state: &ServerState) -> picture::Server {
         stage: Stage::Foreign,
         ..draw_row(state)
     }
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
