@@ -184,7 +184,7 @@ impl Chosen {
             |bin: &&HaproxyBin| self.line.as_deref().is_none_or(|line| line == bin.line());
         let on_all: Vec<_> = bins.iter().filter(is_line).collect();
         let (declared, made) = self.kinds();
-        let can_have = |bin: &&&HaproxyBin| !made.is_empty() && makes_backends(bin);
+        let can_have = |bin: &&&HaproxyBin| !made.is_empty() && bin.makes_backends();
         let with_pairs = self.is_full || self.kind.is_some();
         for fault in ALL {
             let mut play = |bin, kinds: &[Kind]| cells.push(self.cell(bin, kinds, vec![fault]));
@@ -248,11 +248,4 @@ impl Chosen {
             sabotage: None,
         }
     }
-}
-
-/// From 3.4 on.
-fn makes_backends(bin: &HaproxyBin) -> bool {
-    let (major, minor) = bin.line().split_once('.').expect("a line has a dot");
-    let number = |text: &str| text.parse().expect("a number");
-    (number(major), number(minor)) >= (3u32, 4u32)
 }

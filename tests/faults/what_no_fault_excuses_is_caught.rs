@@ -8,7 +8,6 @@ use crate::{
     cell::Cell,
     fault::{Fault, IN_CI},
     kind::{DECLARED, Kind, MADE},
-    makes_backends,
     physics::{self, Served},
     runtime,
     site::Site,
@@ -43,7 +42,7 @@ fn a_wiped_backend_a_changed_server_of_others_and_a_sick_one_in_service_are_told
 fn a_route_that_is_missing_and_a_changed_entry_of_others_are_told() {
     // Where there is none that makes backends, a route to slots is as good.
     let (kinds, name) = match binaries().last() {
-        Some(bin) if makes_backends(bin) => (MADE.to_vec(), "made"),
+        Some(bin) if bin.makes_backends() => (MADE.to_vec(), "made"),
         _ => (DECLARED.to_vec(), "routed"),
     };
     let problems = problems(&kinds, |site| {
