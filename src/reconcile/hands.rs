@@ -170,6 +170,7 @@ impl Memory {
     pub(super) fn forget_deeds(&mut self) {
         self.seen_ready.clear();
         self.taken_out.clear();
+        self.drains.clear();
         self.weights.clear();
         self.tenants.clear();
         self.put_back.clear();

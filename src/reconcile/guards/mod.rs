@@ -246,7 +246,9 @@ impl Guards {
         of_it
             .map(|gone| {
                 gone.asked_until = Some(Duration::ZERO);
-                gone.answer = Some(answer.clone());
+                if *answer != Allocation::Unknown || gone.answer.is_none() {
+                    gone.answer = Some(answer.clone());
+                }
                 gone.service.clone()
             })
             .collect()

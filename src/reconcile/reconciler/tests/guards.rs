@@ -348,6 +348,18 @@ fn an_answer_is_waited_for_though_the_drain_is_over() {
 }
 
 #[test]
+fn an_answer_counts_although_nobody_answers_another_question() {
+    let mut world = curious();
+    world.input(Input::Changed(service("a"), of("a", 0, 1)));
+    world.wait(SECOND);
+    let allocation = world.asked[0].allocation.clone();
+    world.answer_all(&Allocation::Running);
+    world.input(Input::Told(allocation, Allocation::Unknown));
+    world.wait(SECOND);
+    assert_eq!((world.ready("a"), world.guarded(Guard::Alive)), (2, 1));
+}
+
+#[test]
 fn any_other_answer_or_none_changes_nothing() {
     for answer in [
         None,
