@@ -108,7 +108,9 @@ impl World {
         self.trace(|| format!("  allocation {} is {answer:?}", allocation.id));
         let of = (self.generation, Arc::clone(&allocation.id));
         let heard = (answer.clone(), self.now);
-        self.guards.heard.insert(of, heard);
+        if answer != Allocation::Unknown {
+            self.guards.heard.insert(of, heard);
+        }
         let answer = match (self.sabotage, answer) {
             (Some(Sabotage::NobodyRuns), Allocation::Running) => Allocation::Stopping,
             (Some(Sabotage::NobodyHasEnded), Allocation::Ended(_)) => Allocation::Running,

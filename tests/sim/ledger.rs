@@ -46,6 +46,8 @@ pub(crate) struct Tenant {
     pub(crate) service: ServiceKey,
     pub(crate) id: Arc<str>,
     pub(crate) alloc_id: Arc<str>,
+    /// Of several with one address the youngest is served.
+    pub(crate) create_index: u64,
     address: Address,
     /// The mirror says that it is there, since then.
     pub(crate) told_since: Option<Duration>,
@@ -448,6 +450,7 @@ impl Claim {
             service: self.registration.service.clone(),
             id: self.registration.id.clone(),
             alloc_id: self.registration.alloc_id.clone(),
+            create_index: self.registration.create_index,
             told_since: self.told.then_some(self.told_since),
             gone_since: self.gone_since,
             generation: self.generation,
