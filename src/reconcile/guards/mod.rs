@@ -246,6 +246,7 @@ impl Guards {
         of_it
             .map(|gone| {
                 gone.asked_until = Some(Duration::ZERO);
+                // Who cannot be asked now has not taken back what was said.
                 if *answer != Allocation::Unknown || gone.answer.is_none() {
                     gone.answer = Some(answer.clone());
                 }

@@ -59,8 +59,9 @@ const STARTED: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What commands begin with that change nothing but their own connection.
-const READS: [&str; 4] = [
+const READS: [&str; 5] = [
     "show ",
+    "dump ",
     "prompt",
     "set timeout cli ",
     "set severity-output ",
