@@ -563,18 +563,6 @@ fn while_parts_of_the_catalog_are_unread_nothing_unknown_is_taken_out() {
 }
 
 #[test]
-fn a_service_that_moves_to_another_backend_leaves_the_first() {
-    let mut world = World::started(&["web", "other"]);
-    world.input(synced(catalog(&[("web", 1..2)])));
-    world.up();
-    let mut moved = registrations("web", 1..2);
-    moved[0].tags.push("haproxy.backend.name=other".to_owned());
-    world.input(Input::Changed(service("web"), moved));
-    world.wait(SECOND);
-    assert_eq!((world.ready("web"), world.ready("other")), (0, 1));
-}
-
-#[test]
 fn what_is_missing_after_thirty_seconds_is_a_failed_sync_but_a_verdict_is_not() {
     let mut world = World::started(&["web"]);
     world.input(synced(catalog(&[("web", 1..2)])));
