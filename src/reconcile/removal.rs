@@ -148,7 +148,7 @@ fn take_out(state: &ServerState, target: ServerRef, why: Why, plan: &mut Plan) {
 }
 
 /// Weight 0 tells our drain and our maintenance from an operator's, should the sidecar die or the registration return now.
-/// An agent's word could end either, and a weight.
+/// An agent's word could end any of these.
 pub(super) fn mark(state: &ServerState, target: &ServerRef, why: Why, plan: &mut Plan) {
     if state.agent.is_enabled() {
         plan.step(Command::DisableAgent(target.clone()), why);

@@ -338,9 +338,11 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     let Ok(hand) = hand(slot.name, state, weight, situation, plan) else {
         return;
     };
-    // What an agent makes of it is as good.
-    let is_agents = state.agent.is_enabled();
-    let hand = hand.filter(|hand| !is_agents || !matches!(hand, Hand::Weight { .. }));
+    let has_agent = state.agent.is_enabled();
+    if has_agent && matches!(hand, Some(Hand::Weight { .. })) {
+        // What an agent makes of it is as good.
+        return;
+    }
     if let Some(hand) = hand {
         plan.leave(server, slot.name, hand, false);
         if !state.admin.is_ready() {
@@ -360,10 +362,10 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
         } else {
             admit(&target, &admission, Why::Resumed, plan);
         }
-    } else if state.weight != weight && !is_agents {
+    } else if state.weight != weight {
         plan.step(Command::SetWeight(target.clone(), weight), Why::Weight);
     }
-    if !is_agents {
+    if !has_agent {
         enable_agent(state, target, plan);
     }
 }

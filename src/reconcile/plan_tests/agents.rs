@@ -68,7 +68,12 @@ fn the_weight_that_an_agent_gives_is_nobodys_hand_and_stays() {
     assert_eq!(words(&plan.steps), [""; 0]);
     assert_eq!(by_hand(&plan), []);
     // What it said last is in force until its slot is free, and then no longer.
+    let drain = world.plan(&[]).steps;
+    assert_eq!(words(&drain)[0], "nomad1 no agent");
     world.settle(&[]);
     world.settle(&desired);
     assert_eq!(world.observed.servers[0].weight, 10);
+    // Where it gives none, that of the tags is.
+    let changed = [instance(1, &["haproxy.weight=20"])];
+    assert_eq!(words(&world.plan(&changed).steps), ["nomad1 weight 20"]);
 }

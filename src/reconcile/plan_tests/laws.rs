@@ -89,15 +89,21 @@ proptest! {
         successor.stat(&[]);
         let plan = successor.plan(wanted);
         prop_assert!(plan.hindrances.is_empty(), "{:?}", plan.hindrances);
+        let weight_in = |of: &[DesiredServer], state: &ServerState| {
+            of.iter().find(|one| state.address() == Some(one.address)).map(|one| one.weight)
+        };
         // A weight whose tag changed while nobody looked could be an operator's: it stays and is shown.
         for (server, hand, _) in by_hand(&plan) {
             let state = successor.observed.servers.iter_mut().find(|state| state.name.as_ref() == Some(&server)).unwrap();
-            let weight_in = |of: &[DesiredServer]| {
-                of.iter().find(|one| state.address() == Some(one.address)).map(|one| one.weight)
-            };
-            prop_assert!(weight_in(&before) != weight_in(&after), "{server} {hand:?}");
+            prop_assert!(weight_in(&before, state) != weight_in(&after, state), "{server} {hand:?}");
             let Hand::Weight { asked, .. } = hand else { panic!("{server} {hand:?}") };
             state.weight = asked;
+        }
+        // Where there is an agent it could be its own: it stays.
+        for state in successor.observed.servers.iter_mut().chain(&mut undisturbed.servers) {
+            if state.agent.is_enabled() && weight_in(&before, state) != weight_in(&after, state) {
+                state.weight = 0;
+            }
         }
         prop_assert_eq!(essence(&successor.observed), essence(&undisturbed));
     }
