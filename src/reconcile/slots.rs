@@ -97,10 +97,9 @@ fn slots<'a>(situation: &Situation<'a>) -> Vec<Slot<'a>> {
 pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: &mut Plan) {
     // A slot that shows one address may yet get another, which must be nobody else's then.
     let in_doubt = situation.memory.in_doubt.values();
-    if let Some(until) = in_doubt.map(|(_, until)| *until).max()
-        && until > situation.now
-    {
-        plan.look_within(READ_AGAIN.max((until - situation.now) / 4));
+    let left = in_doubt.map(|(_, until)| until.saturating_sub(situation.now));
+    if let Some(left) = left.max().filter(|left| !left.is_zero()) {
+        plan.look_within(READ_AGAIN.max(left / 4));
         return;
     }
     let slots = slots(situation);
