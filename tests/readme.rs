@@ -77,6 +77,7 @@ fn the_table_of_metrics_is_what_is_exposed() {
     };
     let command = model::Command::Ready(server);
     metrics.haproxy().answered(&command, &Outcome::Done);
+    metrics.backends().admissions(0, 0, 0);
     metrics.backends().drain_ended("idle");
     metrics.backends().blocked(&[("no_free_slot", 1)].into());
     let counted = BackendCount {
