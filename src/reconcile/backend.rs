@@ -11,7 +11,7 @@ use std::{
 use crate::model::{BackendName, Backoff, Command, Request, ServerName, ServerState, Version};
 
 use super::{
-    Guard, Policy, Removals, Staying, Stays,
+    Admissions, Guard, Policy, Removals, Staying, Stays,
     desired::{DesiredServer, Identity, Rejection},
     hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
@@ -87,6 +87,8 @@ pub(super) struct Backend {
     pub(super) notes: BTreeSet<Rejection>,
     /// Servers that were made ready and have not been in rotation since, and when.
     pub(super) unadmitted: BTreeMap<ServerName, Duration>,
+    /// What became of others, not counted yet.
+    pub(super) admissions: Admissions,
     /// Why the last batch failed.
     pub(super) problem: Option<String>,
     /// Failed batches.
@@ -130,6 +132,7 @@ impl Backend {
             by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
             unadmitted: BTreeMap::new(),
+            admissions: Admissions::default(),
             problem: None,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),

@@ -12,7 +12,7 @@ use super::{Output, Reconciler};
 use crate::reconcile::{
     Guard,
     desired::{Rejection, possible_services},
-    facts::{Fact, Found, Overview},
+    facts::{Admissions, Fact, Found, Overview},
     made::Origin,
     plan::{self, Kind, ObservedBackend},
 };
@@ -165,6 +165,9 @@ impl Reconciler {
             if !mem::take(&mut backend.is_newly_observed) {
                 continue;
             }
+            let Admissions { passed, left, .. } = mem::take(&mut backend.admissions);
+            self.admissions.passed += passed;
+            self.admissions.left += left;
             for arrival in backend.arrivals(now, &self.policy) {
                 let fact = Fact::Arrived(name.clone(), arrival);
                 self.outputs.push_back(Output::Tell(fact));
@@ -201,6 +204,7 @@ impl Reconciler {
             unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),
+            admissions: self.admissions,
             routes: self.routes.count,
             routes_unsettled: !self.routes.settled,
             route_obstacles: (self.routes.obstacles.iter().take(SHOWN_OBSTACLES))
@@ -215,6 +219,7 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            overview.admissions.waiting += backend.unadmitted.len();
             if let Some(Origin::Made { is_published }) = backend.origin() {
                 let made = &mut overview.made;
                 let of_its_kind = match (&backend.memory.life.empty_since, is_published) {

@@ -22,7 +22,7 @@ use crate::reconcile::{
 
 /// So many batches of commands in a row for one backend mean that something does not take.
 const MOST_ROUNDS: u32 = 40;
-/// When a sidecar that stands by looks again at what the other one has not done yet.
+/// When a sidecar that does not act looks again at what somebody else may have done.
 pub(super) const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 impl Reconciler {
@@ -363,6 +363,11 @@ impl Reconciler {
             .into_iter()
             .chain(resumption)
             .min();
+        if !plan.steps.is_empty() && self.mode != Mode::Act {
+            // What is not sent comes to nothing, so there is nothing to see soon.
+            let again = now + STANDBY_LOOK;
+            backend.due = backend.due.map(|due| due.max(again));
+        }
         if backend.would != would {
             let mut told: Vec<_> = backend.would.iter().map(|step| &step.command).collect();
             let mut new = Vec::new();
@@ -384,8 +389,7 @@ impl Reconciler {
         let is_waiting = self.draining_since.is_some() && plan.look_again.is_some();
         if self.mode == Mode::Standby && !plan.steps.is_empty() {
             // Whoever is in charge is about to do it.
-            let again = now + STANDBY_LOOK;
-            backend.due = Some(backend.due.map_or(again, |due| due.min(again)));
+            backend.due = Some(now + STANDBY_LOOK);
             backend.settled = false;
             return;
         }
