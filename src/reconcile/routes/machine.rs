@@ -107,6 +107,10 @@ pub(in crate::reconcile) struct Routes {
     rounds: Rounds,
     /// Backends whose first server in rotation is waited for.
     waiting: BTreeSet<BackendName>,
+    /// A backend is otherwise than it was when it was looked last.
+    pub(in crate::reconcile) noticed: bool,
+    /// When changes were sent last.
+    pub(in crate::reconcile) sent_at: Option<Duration>,
     replacement: Option<Replacement>,
     refused: BTreeMap<Route, String>,
     /// What was told.
@@ -148,6 +152,8 @@ impl Routes {
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             rounds: Rounds::default(),
             waiting: BTreeSet::new(),
+            noticed: false,
+            sent_at: None,
             replacement: None,
             refused: BTreeMap::new(),
             obstacles: BTreeSet::new(),
@@ -230,13 +236,17 @@ impl Routes {
         if self.busy || self.paused_until.is_some() {
             return false;
         }
+        if self.dirty || self.stale || self.fresh {
+            return true;
+        }
+        // This is asked at every step of every backend.
+        if !self.noticed {
+            return false;
+        }
         let mut fading = (self.claimants.values())
             .filter(|claimant| claimant.is_empty && !claimant.is_gone)
             .map(|claimant| &claimant.routing.backend);
-        self.dirty
-            || self.stale
-            || self.fresh
-            || self.waiting.iter().any(|name| view(name).takes_traffic)
+        self.waiting.iter().any(|name| view(name).takes_traffic)
             || fading.any(|name| !view(name).is_wanted)
     }
 
