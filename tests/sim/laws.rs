@@ -48,6 +48,9 @@ pub(crate) struct Load {
 /// No second may have more than this: timeouts of the core, ticks of the mirror, batches, questions to Nomad, lines.
 const BOUNDS: [u64; 5] = [2_000, 200, 1_500, 200, 4_000];
 
+/// The weight of [`Deed::Weight`].
+pub(crate) const BY_HAND: u16 = 3;
+
 /// What an operator does to a server of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
@@ -62,13 +65,16 @@ pub(crate) enum Deed {
 }
 
 impl Deed {
+    /// Whether it is seen on a server. What the sidecar takes out has weight 0.
     fn shows(self, view: &View) -> bool {
+        let is_out = view.admin & (MAINTENANCE | DRAIN) != 0;
         match self {
-            Self::Maintenance => view.admin & MAINTENANCE != 0 && view.address.port() != 1,
-            Self::Drain => view.admin & DRAIN != 0,
-            Self::Weight | Self::WeightZero | Self::UnsureZero => {
-                view.admin & MAINTENANCE == 0 && view.weight != 1
+            Self::Maintenance => {
+                view.admin & MAINTENANCE != 0 && view.weight != 0 && view.address.port() != 1
             }
+            Self::Drain => view.admin & DRAIN != 0 && view.weight != 0,
+            Self::Weight => !is_out && view.weight == BY_HAND,
+            Self::WeightZero | Self::UnsureZero => !is_out && view.weight == 0,
         }
     }
 }
@@ -328,7 +334,8 @@ impl World {
                 matches!(other, Command::SetAddress(_, address)
                     if other.server() != Some(server) && address.to_string() == view.address.to_string())
             });
-            if takes_out && !owners.is_empty() && !doubled && !moves {
+            let is_anothers = matches!(command, Command::Maintenance(_)) && self.was_shared(view);
+            if takes_out && !owners.is_empty() && !doubled && !moves && !is_anothers {
                 let how = format!("{command:?} at {} takes out {owners:?}", view.address);
                 self.violated(NOTHING_REMOVED, &how);
             }
@@ -385,9 +392,10 @@ impl World {
         if let Some(gone) = self.ledger.outdated(self.nomad.table()) {
             return Some(format!("{} is not known to be gone", gone.id));
         }
-        self.missing_among(&|_| true).map(|missing| match missing {
+        let missing = self.missing_among(&|_| true).map(|missing| match missing {
             Missing::Server(text) | Missing::Leftover(text) => text,
-        })
+        });
+        missing.or_else(|| self.missing_route())
     }
 
     /// A server that is not in service, though it should be, in any backend but this.
@@ -436,6 +444,7 @@ impl World {
         let slots = here.iter().filter(|view| is_slot(view)).count();
         let mut homeless = 0;
         let mut served = BTreeSet::new();
+        let mut awaited = BTreeSet::new();
         for server in wanted {
             let address: SocketAddr = server.address.to_string().parse().unwrap();
             let is_its = |view: &&&View| {
@@ -461,6 +470,10 @@ impl World {
             };
             served.insert(view.name.clone());
             let is_good = self.conducts.borrow().get(&address) == Some(&Conduct::Serves);
+            if !is_good {
+                // What it was before its tags changed stays, if nobody checks that, until it has passed a check.
+                awaited.insert(address);
+            }
             let is_ready = view.admin & (MAINTENANCE | DRAIN) == 0;
             if !self.is_held(view)
                 && (!is_ready || (is_good && view.weight > 0 && !view.in_rotation))
@@ -476,6 +489,7 @@ impl World {
         let ours = is_ever_followed(backend) && !orphaned;
         here.iter()
             .filter(|view| ours && is_ours(view, true) && !served.contains(&view.name))
+            .filter(|view| !(view.dynamic && view.in_rotation && awaited.contains(&view.address)))
             .find(|view| view.dynamic || view.admin & MAINTENANCE == 0)
             .map(|view| {
                 Missing::Leftover(format!(

@@ -123,7 +123,7 @@ impl World {
         let tenants = self
             .ledger
             .tenants(&view.backend, address, dynamic_name(view));
-        let known = tenants.into_iter().filter(|one| one.told_since.is_some());
+        let known = tenants.into_iter().filter(|one| one.is_there);
         if let Some(tenant) = known.max_by_key(|one| one.create_index) {
             let entry = (tenant, self.now, self.generation);
             self.book.tenants.insert(name, entry);
@@ -134,6 +134,14 @@ impl World {
     pub(crate) fn admitted(&self, view: &View) -> Option<&Tenant> {
         let name = (view.backend.clone(), view.name.clone());
         self.book.tenants.get(&name).map(|(tenant, ..)| tenant)
+    }
+
+    /// Whether another one had its address, too, since somebody was made ready there: which of them it is let to is the core's to say.
+    pub(crate) fn was_shared(&self, view: &View) -> bool {
+        let name = (view.backend.clone(), view.name.clone());
+        let admitted = self.book.tenants.get(&name);
+        admitted
+            .is_some_and(|(tenant, since, _)| self.ledger.others_at(view.address, tenant, *since))
     }
 
     // === 6 ===
@@ -160,6 +168,15 @@ impl World {
         let held_until = gone + tenant.hold.unwrap_or(Duration::MAX).min(self.ledger.hold());
         let was_down = since > gone;
         let is_claimed = self.ledger.others_at(view.address, &tenant, gone);
+        // Where its tags say now.
+        let is_there_now = |other: &View| {
+            other.address == view.address
+                && (other.in_rotation || other.has_passed)
+                && self.ledger.moved(&tenant, &view.backend, &other.backend)
+        };
+        if self.servers().iter().any(is_there_now) {
+            return;
+        }
         if !is_claimed {
             self.judge_guards(view, &tenant, (since, gone), line);
         }
@@ -256,7 +273,10 @@ impl World {
                 let seen = line.wanted_at.saturating_sub(SEEN_LATE);
                 let oldest = view.oldest_session.filter(|since| *since < seen);
                 // Where another one listens by now, nobody shall come any more; what is under way goes on.
-                let is_claimed = || self.ledger.is_anothers(view.address, self.admitted(view));
+                let is_claimed = || {
+                    self.ledger.is_anothers(view.address, self.admitted(view))
+                        || self.was_shared(view)
+                };
                 oldest.filter(|_| drained < timeout && !is_claimed()).map(|since| {
                     let lasts = self.now.saturating_sub(since);
                     format!("{server} is put into maintenance {drained:?} after it was ready, under a session of {lasts:?}")
@@ -405,17 +425,23 @@ impl World {
             );
             self.violated(HAPROXY_ADMITS, &how);
         }
-        if !self.is_followed(backend) {
+        if !self.ledger.follows(backend) {
             self.book.unfollowed.insert(backend.to_owned(), self.now);
         }
         let left_alone = self.book.unfollowed.get(backend).copied();
         let calm_since = self.book.trouble.max(self.stalled_until);
         let calm_since = calm_since.max(left_alone.unwrap_or_default());
+        // What an operator makes ready is where he left it.
+        let by_hand = (backend.to_owned(), dispatch.server.clone());
         if self.sidecar.is_some()
+            && !self.operator.touched.contains(&by_hand)
             && self.now >= calm_since + DONE_BY
-            && let Some(owner) =
-                self.ledger
-                    .stranger_at(backend, dispatch.to, self.now.saturating_sub(DONE_BY))
+            && let Some(owner) = self.ledger.stranger_at(
+                backend,
+                dispatch.to,
+                self.now.saturating_sub(DONE_BY),
+                (self.generation, self.knows_since),
+            )
         {
             let how = format!("a request to {server} reaches {owner} at {}", dispatch.to);
             self.violated(QUIET_SLOTS, &how);
