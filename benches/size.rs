@@ -19,7 +19,7 @@ use std::{
 
 use support::{
     Nomad, Sidecar,
-    haproxy::{Haproxy, HaproxyBin, Prompt, binaries, now, wait_for},
+    haproxy::{Haproxy, HaproxyBin, Prompt, binaries, now},
     instances_of, listen_on_every_loopback_address, median, replay,
     tap::{Tap, is_changing},
 };
@@ -27,6 +27,7 @@ use support::{
 const SERVICES: u16 = 1_000;
 const INSTANCES: u16 = 10;
 const ROUNDS: usize = 5;
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// No backend: they are all made.
 const CONFIG: &str = "
@@ -118,6 +119,14 @@ fn processor_time(sidecar: &Sidecar) -> Duration {
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
+/// Asks until there is an answer: a machine that does other things builds slowly.
+fn patiently(what: &str, mut poll: impl FnMut() -> Option<()>) {
+    let start = now();
+    while poll().is_none() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+    }
+}
+
 // === Looked at ===
 
 /// What the README promises to suffice.
@@ -129,7 +138,8 @@ fn looked_at(bin: &HaproxyBin, nomad: &Nomad) {
     let haproxy = Haproxy::start_single(bin, CONFIG);
     let sidecar = Sidecar::start_behind(&["prlimit", LIMIT], &haproxy.socket(), nomad);
     until_built(&haproxy);
-    wait_for("all servers to be up", || {
+    patiently("all servers to be up", || {
+        thread::sleep(Duration::from_millis(500));
         let seen = sidecar.metric("servers_owned{state=\"in_rotation\"}");
         (format!("{seen:.0}") == (SERVICES * INSTANCES).to_string()).then_some(())
     });
@@ -233,7 +243,7 @@ fn checked(text: &str) -> String {
 /// The entries of the map come last; asked seldom, since HAProxy and the machine have other things to do.
 fn until_built(haproxy: &Haproxy) {
     let mut prompt = Prompt::open(&haproxy.socket());
-    wait_for("every route to be there", || {
+    patiently("every route to be there", || {
         thread::sleep(Duration::from_millis(15));
         let map = &prompt.send(&["show map virt@hosts"])[0];
         (map.lines().count() >= SERVICES.into()).then_some(())
