@@ -143,7 +143,7 @@ def admin(path):
 
 class ZeroTouch:
     in_order = ["two_tags", "two_namespaces", "paths", "tcp", "claimed", "stopped", "killed", "reloaded", "rolling", "canary",
-                "blue_green", "forbidden", "denied", "revoked"]
+                "blue_green", "forbidden", "identity", "denied"]
 
     def __init__(self, cluster):
         self.cluster, self.release = cluster, 1
@@ -231,7 +231,8 @@ class ZeroTouch:
     def claimed(self):
         part("One host, two services")
         self.deploy("rival", "haproxy.domain=web.example")
-        shows(explaining("rival"), explaining("default/web"), "haproxy-nomad-sidecar status")
+        shows(explaining("rival"), explaining("default/web"), "haproxy-nomad-sidecar status",
+              "nomad alloc logs -stderr -task sidecar $ALLOC | grep 'host web.example' | head -n 2 | cut -d ' ' -f 3- | cut -c 1-300")
         claim("The first one has it.", answered_by("web.example", "web")() and entries("virt@hosts")["web.example"] == "web")
         gone = {}
         def act():
@@ -347,67 +348,96 @@ class ZeroTouch:
 
     # --- Nomad says no ---
 
-    def denied(self):
-        self.policy_is(["default"], "The policy no longer has `shop`", stay=True)
-        self.policy_is(["default", "shop:list-jobs"], "The policy has `list-jobs` in `shop`, not `read-job`", stay=True)
-        part("The sidecar is started while `shop` is denied")
+    def identity(self):
+        """A workload identity without a policy may read, but not follow the stream."""
+        part("The identity's policy has `shop` no more, and the sidecar starts anew")
+        self.shop_is_there()
+        begin = time.time()
+        # Nomad lets a stream that is open go on.
         may_read("default")
         self.kill("sidecar")
-        until("it is denied", lambda: "shop was not read yet" in admin("/ready")[1], 60)
+        until("it is followed otherwise", lambda: witness.saw(begin, "sidecar: WARN following namespace shop by blocking queries"), 120)
+        self.deploy("web", "haproxy.domain=shop.example", namespace="shop", count=3)
+        shows(LAST_WARNING, "haproxy-nomad-sidecar status | head -n 3")
+        claim("The stream is refused, reading is not: a new instance is in rotation all the same, and `/ready` says 200.", admin("/ready")[0] == "200")
+        again = time.time()
+        may_read("default", "shop")
+        until("it is followed by the stream", lambda: witness.saw(again, "sidecar: following namespace shop by its event stream"), 180)
+        claim(f"Given again: followed by the stream {time.time() - again:.0f} s later.", True)
+
+    def denied(self):
+        """A client token may do what its policy says and no more."""
+        self.shop_is_there()
+        self.reads("default", "shop")
+        self.issue()
+        redeploy(*ARGS, f"--nomad-token-file={self.token_file()}")
+        until("shop is served", answered_by("shop.example", "web", namespace="shop"), 60)
+        self.denied_by("A client token instead of the identity, whose policy no longer has `shop`", "default")
+        self.denied_by("The policy has `list-jobs` in `shop`, not `read-job`", "default", "shop:list-jobs")
+        part("The sidecar starts while `shop` is denied")
+        self.reads("default")
+        self.kill("sidecar")
+        until("it is denied", lambda: "shop was not read yet: nomad" in admin("/ready")[1], 60)
         self.tells_of_shop()
         claim("Nothing was taken out.", answered_by("shop.example", "web", namespace="shop")())
-        may_read("default", "shop")
+        self.reads("default", "shop")
         until("it is ready", lambda: admin("/ready")[0] == "200", 120)
-        claim("Granted again: ready.", True)
+        claim("Given again: ready.", True)
+        part("The token is revoked, and another one written to its file")
+        begin = time.time()
+        nomad("acl", "token", "delete", self.accessor)
+        until("it is refused", lambda: witness.saw(begin, "sidecar: WARN .*HAProxy stays as it is"), 120)
+        claim(f"Said after {witness.saw(begin, 'sidecar: WARN .*HAProxy stays')[0][0] - begin:.0f} s.", True)
+        self.tells_of_shop()
+        claim("Everything is served.", answered_by("shop.example", "web", namespace="shop")() and answered_by("web.example", "web")())
+        again = time.time()
+        self.issue()
+        until("it can be read again", lambda: witness.saw(again, "sidecar: Nomad can be read again"), 120)
+        claim(f"The new token was taken up {time.time() - again:.0f} s after it was written.", True)
 
-    def policy_is(self, namespaces, title, stay):
+    def denied_by(self, title, *reads):
         part(title)
         begin = time.time()
-        may_read(*namespaces)
-        until("it is denied", lambda: witness.saw(begin, "sidecar: WARN .*shop"), 120)
-        claim(f"Said after {witness.saw(begin, 'sidecar: WARN .*shop')[0][0] - begin:.0f} s.", True)
-        self.release += 1
+        self.reads(*reads)
+        until("it is denied", lambda: witness.saw(begin, "sidecar: WARN .*HAProxy stays as it is"), 120)
         nomad("job", "scale", "-detach", "-namespace=shop", "web", "3")
         until("shop has another instance", lambda: len(ask("/v1/service/web?namespace=shop")) == 3, 60)
         time.sleep(3)
         self.tells_of_shop()
-        claim("What was served is served; what came since waits.", len(witness.in_rotation("shop.web")) == 2)
+        claim("What was served is served; what came since waits.",
+              answered_by("shop.example", "web", namespace="shop")() and len(witness.in_rotation("shop.web")) == 2)
         again = time.time()
-        may_read("default", "shop")
-        until("it is followed again", lambda: len(witness.in_rotation("shop.web")) == 3, 180)
-        claim(f"The policy is given again: the new instance is in rotation {time.time() - again:.0f} s later.", True)
+        self.reads("default", "shop")
+        until("it can be read again", lambda: len(witness.in_rotation("shop.web")) == 3, 180)
+        claim(f"Given again: the new instance is in rotation {time.time() - again:.0f} s later.", True)
         nomad("job", "scale", "-detach", "-namespace=shop", "web", "2")
         until("shop is scaled", settled("web", 2, "shop"), 120)
 
     def tells_of_shop(self):
         where = next(row for row in ask("/v1/service/haproxy-nomad-sidecar") if row["AllocID"] == group()["ID"])
         addr = f"http://{where['Address']}:{where['Port']}"
-        texts = shows(explaining("shop/web"), "haproxy-nomad-sidecar status | head -n 3",
-                      f"curl -s -w '%{{http_code}}\\n' {addr}/ready", f"curl -s -H 'Accept: text/plain' {addr}/status | grep '^namespace shop'")
-        shows("nomad alloc logs -stderr -task sidecar $ALLOC | grep 'WARN.*shop' | tail -n 1")
+        shows(explaining("shop/web"), "haproxy-nomad-sidecar status | head -n 3", f"curl -s -w '%{{http_code}}\\n' {addr}/ready",
+              f"curl -s -H 'Accept: text/plain' {addr}/status | grep '^namespace shop'", LAST_WARNING)
 
-    def revoked(self):
-        part("A client token instead of the identity is revoked, and another one written to its file")
-        path = os.path.join(witness.directory, "reader")
-        nomad("acl", "policy", "apply", "reader", os.path.join(witness.directory, "reads.policy.hcl"))
-        def issue():
-            token = json.loads(nomad("acl", "token", "create", "-json", "-type=client", "-policy=reader"))
-            with open(path, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                file.write(token["SecretID"])
-            return token["AccessorID"]
-        accessor = issue()
-        redeploy(*ARGS, f"--nomad-token-file={path}")
-        until("shop is served", answered_by("shop.example", "web", namespace="shop"), 60)
-        begin = time.time()
-        nomad("acl", "token", "delete", accessor)
-        until("it is refused", lambda: witness.saw(begin, "sidecar: WARN .*HAProxy stays as it is"), 120)
-        claim(f"Said after {witness.saw(begin, 'sidecar: WARN .*HAProxy stays')[0][0] - begin:.0f} s.", True)
-        self.tells_of_shop()
-        claim("Everything is served.", answered_by("shop.example", "web", namespace="shop")() and answered_by("web.example", "web")())
-        again = time.time()
-        issue()
-        until("it can be read again", lambda: witness.saw(again, "sidecar: Nomad can be read again"), 120)
-        claim(f"The new token was taken up {time.time() - again:.0f} s after it was written.", True)
+    def shop_is_there(self):
+        self.web_is_there()
+        if not allocs("web", namespace="shop"):
+            self.deploy("web", "haproxy.domain=shop.example", namespace="shop")
+
+    def token_file(self):
+        return os.path.join(witness.directory, "reader")
+
+    def reads(self, *namespaces):
+        nomad("acl", "policy", "apply", "reader", write_policy(*namespaces))
+
+    def issue(self):
+        said = json.loads(nomad("acl", "token", "create", "-json", "-type=client", "-policy=reader"))
+        with open(self.token_file(), "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(said["SecretID"])
+        self.accessor = said["AccessorID"]
+
+
+LAST_WARNING = "nomad alloc logs -stderr -task sidecar $ALLOC | grep 'WARN.*shop' | tail -n 1 | cut -d ' ' -f 3- | cut -c 1-400"
 
 
 def explaining(what):
@@ -465,13 +495,18 @@ ARGS = json.loads(os.environ.get("MORE_ARGS", "[]")) + ["--namespaces=default,sh
 
 
 def may_read(*namespaces):
+    nomad("acl", "policy", "apply", "-namespace", "default", "-job", "haproxy", "-group", "haproxy", "-task", "sidecar", "sidecar",
+          write_policy(*namespaces))
+
+
+def write_policy(*namespaces):
     """`shop:list-jobs` is another capability there."""
     path = os.path.join(witness.directory, "reads.policy.hcl")
     with open(path, "w") as file:
         for namespace in namespaces:
             name, _, capability = namespace.partition(":")
             file.write(f'namespace "{name}" {{\n  capabilities = ["{capability or "read-job"}"]\n}}\n')
-    nomad("acl", "policy", "apply", "-namespace", "default", "-job", "haproxy", "-group", "haproxy", "-task", "sidecar", "sidecar", path)
+    return path
 
 
 main(tell, heartbeat="10s", acl=True)
