@@ -311,7 +311,7 @@ class Survival(Stories):
         for number, alloc in enumerate(allocs("haproxy")):
             witness.attach(alloc, f" {alloc['ID'][:8]}")
         config = os.path.join(witness.directory, "haproxy.cfg")
-        with open(os.path.join(ROOT, f"nomad-jobs/haproxy-{KIND}.cfg")) as file, open(config, "w") as changed:
+        with open(os.path.join(ROOT, lab.CONFIG)) as file, open(config, "w") as changed:
             changed.write(file.read() + "\n# It is another one now.\n")
         front = Front()
         target = self.following(front)

@@ -364,6 +364,7 @@ class ZeroTouch:
         may_read("default", "shop")
         until("it is followed by the stream", lambda: witness.saw(again, "sidecar: following namespace shop by its event stream"), 180)
         claim(f"Given again: followed by the stream {time.time() - again:.0f} s later.", True)
+        self.deploy("web", "haproxy.domain=shop.example", namespace="shop")
 
     def denied(self):
         """A client token may do what its policy says and no more."""
@@ -403,13 +404,16 @@ class ZeroTouch:
         nomad("job", "scale", "-detach", "-namespace=shop", "web", "3")
         until("shop has another instance", lambda: len(ask("/v1/service/web?namespace=shop")) == 3, 60)
         time.sleep(3)
+        new = max(ask("/v1/service/web?namespace=shop"), key=lambda row: row["CreateIndex"])
         self.tells_of_shop()
+        shows(explaining(new["AllocID"][:8]))
         claim("What was served is served; what came since waits.",
               answered_by("shop.example", "web", namespace="shop")() and len(witness.in_rotation("shop.web")) == 2)
         again = time.time()
         self.reads("default", "shop")
         until("it can be read again", lambda: len(witness.in_rotation("shop.web")) == 3, 180)
         claim(f"Given again: the new instance is in rotation {time.time() - again:.0f} s later.", True)
+        until("shop is deployed", settled("web", 3, "shop"), 120)
         nomad("job", "scale", "-detach", "-namespace=shop", "web", "2")
         until("shop is scaled", settled("web", 2, "shop"), 120)
 
