@@ -172,14 +172,13 @@ impl Backend {
     }
 
     /// The connection is gone: nothing is known any more.
-    pub(super) fn disconnect(&mut self) {
+    pub(super) fn disconnect(&mut self, now: Duration) {
         self.busy = false;
         self.fresh = false;
         self.dirty = true;
         self.settled = false;
         self.due = None;
-        // What was sent last may never have been carried out, nor what was sent with it.
-        self.memory.sent.clear();
+        self.memory.disconnect(now);
     }
 
     /// Whose it was seen to be.
@@ -359,7 +358,8 @@ impl Backend {
             Origin::Missing => false,
             Origin::Made { is_published } => is_published,
         };
-        self.takes_traffic = is_found && observed.servers.iter().any(ServerState::in_rotation);
+        let is_given_traffic = |state: &ServerState| state.in_rotation() && state.weight > 0;
+        self.takes_traffic = is_found && observed.servers.iter().any(is_given_traffic);
         self.observed = Some(observed);
         self.is_newly_observed = true;
         self.fresh = true;

@@ -95,6 +95,14 @@ fn slots<'a>(situation: &Situation<'a>) -> Vec<Slot<'a>> {
 
 /// Plans a backend of slots.
 pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: &mut Plan) {
+    // A slot that shows one address may yet get another, which must be nobody else's then.
+    let in_doubt = situation.memory.in_doubt.values();
+    if let Some(until) = in_doubt.map(|(_, until)| *until).max()
+        && until > situation.now
+    {
+        plan.look_within(READ_AGAIN.max((until - situation.now) / 4));
+        return;
+    }
     let slots = slots(situation);
     let wanted: BTreeMap<Address, &DesiredServer> = desired
         .iter()

@@ -16,7 +16,7 @@ use haproxy_nomad_sidecar::{
     catalog::{Heard, Reading, Scope, Tell, Wanted},
     model::{Address, BackendName, NomadEvent, Registration, ServerName, ServiceKey},
     reconcile::{
-        Policy,
+        Policy, Remembered,
         desired::{DesiredServer, contribution},
         made::Places,
     },
@@ -38,6 +38,8 @@ struct Claim {
     told_since: Duration,
     gone_since: Option<Duration>,
     generation: u32,
+    /// It is there by the snapshot of the sidecar before, and nobody has told otherwise.
+    borrowed: bool,
 }
 
 /// A registration that a server was or is for, for those who judge what is done to the server.
@@ -49,6 +51,8 @@ pub(crate) struct Tenant {
     /// Of several with one address the youngest is served.
     pub(crate) create_index: u64,
     address: Address,
+    /// It is there as far as the sidecar knows.
+    pub(crate) is_there: bool,
     /// The mirror says that it is there, since then.
     pub(crate) told_since: Option<Duration>,
     /// The mirror said so, and ceased to at that time.
@@ -81,6 +85,11 @@ pub(crate) struct Ledger {
     places: Places,
     policy: Policy,
     claims: BTreeMap<(ServiceKey, Arc<str>), Vec<Claim>>,
+    /// What the mirror could not read.
+    unproven: BTreeSet<Scope>,
+    /// Since when that is nothing.
+    all_read_since: Option<Duration>,
+    is_synced: bool,
 }
 
 impl Ledger {
@@ -89,6 +98,9 @@ impl Ledger {
             places,
             policy,
             claims: BTreeMap::new(),
+            unproven: BTreeSet::new(),
+            all_read_since: None,
+            is_synced: false,
         }
     }
 
@@ -124,6 +136,19 @@ impl Ledger {
         for claim in self.claims.values_mut().flatten() {
             claim.index = 0;
             claim.told &= !is_new_sidecar;
+            claim.borrowed &= !is_new_sidecar;
+        }
+        self.all_read_since.take_if(|_| is_new_sidecar);
+        self.is_synced &= !is_new_sidecar;
+    }
+
+    /// A sidecar that has not heard Nomad yet takes in what the one before knew.
+    pub(crate) fn restored(&mut self, remembered: &Remembered) {
+        if self.is_synced {
+            return;
+        }
+        for registration in remembered.services.values().flatten() {
+            self.claim(registration).borrowed = true;
         }
     }
 
@@ -206,6 +231,7 @@ impl Ledger {
                 told_since: Duration::ZERO,
                 gone_since: None,
                 generation: 0,
+                borrowed: false,
             });
             claims.len() - 1
         });
@@ -228,8 +254,17 @@ impl Ledger {
         match tell {
             Tell::Changed {
                 key, registrations, ..
-            } => self.replaced(key, registrations, by),
+            } => {
+                self.unproven.remove(&Scope::Service(key.clone()));
+                self.note_what_is_read(by.0);
+                self.return_borrowed(|service| service == key);
+                self.replaced(key, registrations, by)
+            }
             Tell::Synced(synced) => {
+                self.is_synced = true;
+                self.unproven.clone_from(&synced.unproven);
+                self.note_what_is_read(by.0);
+                self.return_borrowed(|service| synced.services.contains_key(service));
                 let known: BTreeSet<_> = self
                     .claims
                     .keys()
@@ -262,6 +297,23 @@ impl Ledger {
             | Tell::Trouble { .. }
             | Tell::Recovered { .. } => Ok(()),
         }
+    }
+
+    fn note_what_is_read(&mut self, now: Duration) {
+        if self.unproven.is_empty() {
+            self.all_read_since.get_or_insert(now);
+        } else {
+            self.all_read_since = None;
+        }
+    }
+
+    fn return_borrowed(&mut self, is_told: impl Fn(&ServiceKey) -> bool) {
+        let told = self
+            .claims
+            .iter_mut()
+            .filter(|((service, _), _)| is_told(service));
+        told.flat_map(|(_, claims)| claims)
+            .for_each(|claim| claim.borrowed = false);
     }
 
     fn replaced(
@@ -392,10 +444,46 @@ impl Ledger {
         })
     }
 
+    /// Whether anything resolves to this backend, as far as the sidecar knows.
+    pub(crate) fn follows(&self, backend: &str) -> bool {
+        let there = self
+            .claims
+            .values()
+            .flatten()
+            .filter(|claim| claim.is_there());
+        let mut servers = there.filter_map(|claim| claim.server.as_ref());
+        servers.any(|(of, _)| of.as_str() == backend)
+    }
+
+    /// Whether a service is there that may not be taken out, and all of its registrations are such.
+    pub(crate) fn is_asked_for(
+        &self,
+        namespace: &str,
+        service: &str,
+        asks: impl Fn(&Registration) -> bool,
+    ) -> bool {
+        let claims = self.claims.iter();
+        let of_it = claims.filter(|((of, _), _)| *of == ServiceKey::new(namespace, service));
+        let here: Vec<_> = (of_it.flat_map(|(_, claims)| claims))
+            .filter(|claim| !claim.removable && claim.server.is_some())
+            .collect();
+        !here.is_empty() && here.iter().all(|claim| asks(&claim.registration))
+    }
+
+    /// Whether a registration asks for a server at the same address in this other backend now.
+    pub(crate) fn moved(&self, tenant: &Tenant, from: &str, to: &str) -> bool {
+        let told = self.claims.values().flatten().filter(|claim| claim.told);
+        let mut at = told.filter_map(|claim| Some((claim.server.as_ref()?, claim.tenant()?)));
+        at.any(|((backend, server), one)| {
+            let is_there = backend.as_str() == to && server.address == tenant.address;
+            from != to && is_there && one.is(tenant)
+        })
+    }
+
     /// Whether an address was another's too, in any backend, since then.
     pub(crate) fn others_at(&self, address: SocketAddr, tenant: &Tenant, since: Duration) -> bool {
         self.at(address)
-            .filter(|claim| claim.told || claim.gone_since.is_some_and(|gone| gone >= since))
+            .filter(|claim| claim.is_there() || claim.gone_since.is_some_and(|gone| gone >= since))
             .filter_map(Claim::tenant)
             .any(|one| !one.is(tenant))
     }
@@ -403,25 +491,33 @@ impl Ledger {
     /// Whether an address is somebody else's now.
     pub(crate) fn is_anothers(&self, address: SocketAddr, tenant: Option<&Tenant>) -> bool {
         self.at(address)
-            .filter(|claim| claim.told)
+            .filter(|claim| claim.is_there())
             .filter_map(Claim::tenant)
             .any(|one| tenant.is_none_or(|tenant| !one.is(tenant)))
     }
 
-    /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said.
+    /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said. What this
+    /// sidecar has never known to be there, since it first read HAProxy, is let alone while something cannot be read.
     pub(crate) fn stranger_at(
         &self,
         backend: &str,
         address: SocketAddr,
         since: Duration,
+        by: (u32, Option<Duration>),
     ) -> Option<String> {
         let is_here = |claim: &&Claim| {
             let server = claim.server.as_ref();
             server.is_some_and(|(of, _)| of.as_str() == backend)
         };
         let (here, elsewhere): (Vec<_>, Vec<_>) = self.at(address).partition(is_here);
-        let is_gone =
-            |claim: &&Claim| !claim.told && claim.gone_since.is_some_and(|at| at <= since);
+        let all_is_read = self.all_read_since.is_some_and(|at| at <= since);
+        let is_gone = |claim: &&Claim| {
+            let was_known =
+                claim.generation == by.0 && by.1.is_some_and(|at| Some(at) < claim.gone_since);
+            !claim.is_there()
+                && (all_is_read || was_known)
+                && claim.gone_since.is_some_and(|at| at <= since)
+        };
         // Two services of one allocation may have one port.
         let is_same_task = |one: &&Claim| {
             let alloc_id = &one.registration.alloc_id;
@@ -445,6 +541,11 @@ impl Ledger {
 }
 
 impl Claim {
+    /// As far as this sidecar knows.
+    fn is_there(&self) -> bool {
+        self.told || self.borrowed
+    }
+
     /// None if it asks for no server.
     fn tenant(&self) -> Option<Tenant> {
         let (_, server) = self.server.as_ref()?;
@@ -466,6 +567,7 @@ impl Claim {
             id: self.registration.id.clone(),
             alloc_id: self.registration.alloc_id.clone(),
             create_index: self.registration.create_index,
+            is_there: self.is_there(),
             told_since: self.told.then_some(self.told_since),
             gone_since: self.gone_since,
             generation: self.generation,

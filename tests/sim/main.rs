@@ -29,6 +29,7 @@ mod link;
 mod matrix;
 mod nomad_model;
 mod random;
+mod routes;
 mod rules;
 mod sabotage;
 mod scenarios;

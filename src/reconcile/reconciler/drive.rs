@@ -425,7 +425,7 @@ impl Reconciler {
             if let Purpose::Backend(name) = purpose
                 && let Some(backend) = self.backends.get_mut(&name)
             {
-                backend.disconnect();
+                backend.disconnect(now);
             }
             return;
         };
@@ -444,7 +444,7 @@ impl Reconciler {
                 let Some(backend) = self.backends.get_mut(&name) else {
                     return;
                 };
-                backend.disconnect();
+                backend.disconnect(now);
                 let delay = backend.failures.next_delay(&mut self.random);
                 backend.paused_until = Some(now + delay);
                 backend.problem = Some(problem.clone());

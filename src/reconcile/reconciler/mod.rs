@@ -438,7 +438,7 @@ impl Reconciler {
         }
         self.under_way.clear();
         for backend in self.backends.values_mut() {
-            backend.disconnect();
+            backend.disconnect(now);
         }
         self.routes.disconnect();
     }
