@@ -95,6 +95,13 @@ fn slots<'a>(situation: &Situation<'a>) -> Vec<Slot<'a>> {
 
 /// Plans a backend of slots.
 pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: &mut Plan) {
+    // A slot that shows one address may yet get another, which must be nobody else's then.
+    let in_doubt = situation.memory.in_doubt.values();
+    let left = in_doubt.map(|(_, until)| until.saturating_sub(situation.now));
+    if let Some(left) = left.max().filter(|left| !left.is_zero()) {
+        plan.look_within(READ_AGAIN.max(left / 4));
+        return;
+    }
     let slots = slots(situation);
     let wanted: BTreeMap<Address, &DesiredServer> = desired
         .iter()
