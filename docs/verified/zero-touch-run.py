@@ -339,8 +339,9 @@ class ZeroTouch:
         self.deploy("web", "haproxy.domain=shop.example,www.shop.example", namespace="shop")
         shows("cat policy.toml", *(f"curl -s -o /dev/null -w '%{{http_code}}\\n' -H 'Host: {host}' http://127.0.0.1:{PUBLIC}/" for host in
                                    ("shop.example", "www.shop.example")), explaining("shop/web"))
-        claim("The forbidden host is refused by its rule, the other one is served.",
-              answer("shop.example")[0] == "503" and answered_by("www.shop.example", "web", namespace="shop")())
+        refusal = shows("nomad alloc logs -stderr -task sidecar $ALLOC | grep 'not routed' | tail -n 1 | cut -d ' ' -f 3- | cut -c 1-400")
+        claim("The forbidden host is refused, the log names the rule, and the other one is served.",
+              "hosts" in refusal and "[namespace.shop]" in refusal and answer("shop.example")[0] == "503" and answered_by("www.shop.example", "web", namespace="shop")())
         says("shop.example", "*.shop.example")
         nomad("alloc", "signal", "-s", "SIGHUP", "-task", "sidecar", group()["ID"])
         until("the host is allowed", answered_by("shop.example", "web", namespace="shop"), 20)

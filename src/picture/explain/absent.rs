@@ -66,7 +66,7 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
     let (verdict, next) = if !is_followed(&service.namespace, evidence) {
         (
             format!(
-                "its namespace {namespace} is not followed, only {}: add it to --namespaces",
+                "does not get traffic: its namespace {namespace} is not followed, only {}: add it to --namespaces",
                 followed(evidence)
             ),
             "nothing, until the sidecar is started with another --namespaces",
@@ -78,18 +78,21 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
     {
         (
             format!(
-                "it has no tag {tag:?}, so it is not followed: add it to the service in the job"
+                "does not get traffic: it has no tag {tag:?}, so it is not followed: add it to the service in the job"
             ),
             "it is followed as soon as it is registered with that tag",
         )
     } else if let Some(trouble) = trouble(evidence, Some(&service.namespace)) {
         (
-            format!("Nomad cannot be read by the sidecar: {trouble}"),
+            // HAProxy may have it from before.
+            format!(
+                "is not known to the sidecar: what HAProxy has of it stays, but nothing new comes, as Nomad cannot be read by the sidecar: {trouble}"
+            ),
             "it is read again and again",
         )
     } else {
         (
-            "the sidecar has not read it yet".to_owned(),
+            "is not known to the sidecar, which has not read it yet".to_owned(),
             "ask again in a moment",
         )
     };
@@ -101,7 +104,7 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
     Explained {
         subject: name,
         gets_traffic: false,
-        verdict: format!("does not get traffic: {verdict}"),
+        verdict,
         chain,
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::picture::{Backend, By, Charge, Namespace, Place, Registration, Server, Stage, Trouble};
+use crate::picture::{
+    Backend, By, Charge, Namespace, Place, Registration, Server, Service, Stage, Trouble,
+};
 
 fn picture() -> Picture {
     let registration = Registration {
@@ -132,6 +134,29 @@ fn texts_of_others_are_lines_and_nothing_that_a_terminal_obeys() {
         !text.lines().any(|line| line.starts_with("web gets")),
         "{text}"
     );
+}
+
+#[test]
+fn what_was_never_read_may_be_served_from_before() {
+    let mut picture = picture();
+    let mut service = picture.services.pop().unwrap();
+    service.namespace = "shop".into();
+    picture.nomad.namespaces = vec![Namespace {
+        name: "shop".to_owned(),
+        trouble: Some(Trouble {
+            text: "denied (403)".to_owned(),
+            ..Trouble::default()
+        }),
+        ..Namespace::default()
+    }];
+    let evidence = Evidence {
+        picture,
+        elsewhere: vec![service],
+        ..Evidence::default()
+    };
+    let text = explain("shop/web", &evidence)[0].to_string();
+    let verdict = "web is not known to the sidecar: what HAProxy has of it stays, but nothing new comes, as Nomad cannot be read by the sidecar: denied (403)\n";
+    assert!(text.starts_with(verdict), "{text}");
 }
 
 #[test]
