@@ -1,6 +1,8 @@
 //! The pages of `docs` that say what the program says, held against its sources: every line of the log at WARN or above,
 //! every label of a metric, and what works with which HAProxy.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     fmt::Write as _,

@@ -100,7 +100,7 @@ pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: 
     if let Some(until) = in_doubt.map(|(_, until)| *until).max()
         && until > situation.now
     {
-        plan.look_within(READ_AGAIN.max((until - situation.now) / 4));
+        plan.look_within(READ_AGAIN.max(until.saturating_sub(situation.now) / 4));
         return;
     }
     let slots = slots(situation);
