@@ -529,6 +529,9 @@ impl Report {
                 reason: self.nomad.clone(),
             });
         }
+        if overview.catalog_known && !overview.from_snapshot {
+            missing.extend(self.following.unread());
+        }
         if missing.is_empty() && !overview.in_sync && overview.unsettled.is_empty() {
             missing.push(Missing::Routes);
         } else if missing.is_empty() && !overview.in_sync {

@@ -45,8 +45,6 @@ pub(super) struct Backend {
     pub(super) memory: Memory,
     /// What was seen last.
     pub(super) observed: Option<ObservedBackend>,
-    /// Nobody has looked at it yet for the state file.
-    pub(super) is_newly_observed: bool,
     /// It is about to be deleted: nothing may lead here any more.
     pub(super) is_ending: bool,
     /// A server was in rotation then, whoever's.
@@ -111,7 +109,6 @@ impl Backend {
             stale: true,
             memory: Memory::default(),
             observed: None,
-            is_newly_observed: false,
             is_ending: false,
             takes_traffic: false,
             observed_at: Duration::ZERO,
@@ -364,7 +361,6 @@ impl Backend {
         let is_given_traffic = |state: &ServerState| state.in_rotation() && state.weight > 0;
         self.takes_traffic = is_found && observed.servers.iter().any(is_given_traffic);
         self.observed = Some(observed);
-        self.is_newly_observed = true;
         self.fresh = true;
         self.dirty = false;
         self.due = None;
@@ -489,9 +485,14 @@ impl Backend {
         self.memory.changed_at = Some(now);
         self.changing_since.get_or_insert(now);
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
-        // It tells whether the backend is published.
-        let changes_backend = |step: &plan::Step| step.command.server().is_none();
-        self.wants_stat |= plan.steps.iter().any(changes_backend);
+        // It tells whether the backend is published: one that was just made is not.
+        let publishes = |step: &plan::Step| {
+            matches!(
+                step.command,
+                Command::PublishBackend(_) | Command::UnpublishBackend(_)
+            )
+        };
+        self.wants_stat |= plan.steps.iter().any(publishes);
         for step in &plan.steps {
             self.memory.send(now, &step.command);
             if let Command::Ready(server) = &step.command {

@@ -275,10 +275,13 @@ impl Memory {
     ) -> Option<&DesiredServer> {
         match kind {
             Kind::Slots => {
-                // Of several that were there one after the other, the one that had the slot last.
+                // Of several that were there one after the other, the one that had the slot last, by its last tags.
                 let tenant = self.tenants.get(name);
                 let had_it = |server: &DesiredServer| {
-                    tenant.is_some_and(|tenant| is_same_allocation(&tenant.server, &server.name))
+                    tenant.map(|tenant| {
+                        let is_same = is_same_allocation(&tenant.server, &server.name);
+                        (is_same, tenant.server == server.name)
+                    })
                 };
                 let of_address = self.departed.values();
                 of_address

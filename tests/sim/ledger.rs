@@ -14,7 +14,7 @@ use std::{
 
 use haproxy_nomad_sidecar::{
     catalog::{Heard, Reading, Scope, Tell, Wanted},
-    model::{Address, BackendName, NomadEvent, Registration, ServerName, ServiceKey},
+    model::{BackendName, NomadEvent, Registration, ServerName, ServiceKey},
     reconcile::{
         Policy, Remembered,
         desired::{DesiredServer, contribution},
@@ -22,55 +22,10 @@ use haproxy_nomad_sidecar::{
     },
 };
 
-use crate::nomad_model::Table;
-
-#[derive(Clone)]
-struct Claim {
-    registration: Registration,
-    server: Option<(BackendName, DesiredServer)>,
-    /// The highest index at which its presence was told.
-    index: u64,
-    /// Its absence was told since.
-    removable: bool,
-    /// The mirror has said that it is there.
-    told: bool,
-    /// Since when it says so, and when it ceased to; and to which sidecar it said so last.
-    told_since: Duration,
-    gone_since: Option<Duration>,
-    generation: u32,
-    /// It is there by the snapshot of the sidecar before, and nobody has told otherwise.
-    borrowed: bool,
-}
-
-/// A registration that a server was or is for, for those who judge what is done to the server.
-#[derive(Clone, Debug)]
-pub(crate) struct Tenant {
-    pub(crate) service: ServiceKey,
-    pub(crate) id: Arc<str>,
-    pub(crate) alloc_id: Arc<str>,
-    /// Of several with one address the youngest is served.
-    pub(crate) create_index: u64,
-    address: Address,
-    /// It is there as far as the sidecar knows.
-    pub(crate) is_there: bool,
-    /// The mirror says that it is there, since then.
-    pub(crate) told_since: Option<Duration>,
-    /// The mirror said so, and ceased to at that time.
-    pub(crate) gone_since: Option<Duration>,
-    /// The last sidecar that knew it.
-    pub(crate) generation: u32,
-    pub(crate) is_canary: bool,
-    pub(crate) hold: Option<Duration>,
-    pub(crate) min_ready: usize,
-    pub(crate) drain_timeout: Option<Duration>,
-}
-
-impl Tenant {
-    /// The same registration, whatever its tags.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        self.service == other.service && self.id == other.id
-    }
-}
+use crate::{
+    claim::{Claim, Tenant, is_at, is_same},
+    nomad_model::Table,
+};
 
 /// What a HAProxy of this version has, and whether it can have more.
 pub(crate) fn places(backends: BTreeSet<BackendName>, version: &str) -> Places {
@@ -230,6 +185,7 @@ impl Ledger {
                 told: false,
                 told_since: Duration::ZERO,
                 gone_since: None,
+                gone_before: None,
                 generation: 0,
                 borrowed: false,
             });
@@ -284,7 +240,8 @@ impl Ledger {
                     };
                     if synced.unproven.iter().any(is_its) {
                         let unread = claims.iter_mut().filter(|claim| !claim.told);
-                        unread.for_each(|claim| claim.gone_since = None);
+                        let gone_now = unread.filter(|claim| claim.gone_since == Some(by.0));
+                        gone_now.for_each(|claim| claim.gone_since = None);
                     }
                 }
                 Ok(())
@@ -328,6 +285,7 @@ impl Ledger {
             claim.removable &= claim.told;
             if !claim.told {
                 claim.told_since = now;
+                claim.gone_before = claim.gone_since;
             }
             claim.told = true;
             claim.gone_since = None;
@@ -348,6 +306,10 @@ impl Ledger {
                     return Err(format!(
                         "the mirror drops {service} {id} without having been told"
                     ));
+                }
+                // Told in one breath that it is there and that it is not, nobody has seen it there.
+                if claim.told && claim.told_since == now {
+                    claim.gone_since = claim.gone_before;
                 }
                 claim.told = false;
                 // Tags that no sidecar was told of are nobody's.
@@ -455,19 +417,28 @@ impl Ledger {
         servers.any(|(of, _)| of.as_str() == backend)
     }
 
-    /// Whether a service is there that may not be taken out, and all of its registrations are such.
+    /// Whether a service is there that may not be taken out, and all of its registrations were such then.
     pub(crate) fn is_asked_for(
         &self,
         namespace: &str,
         service: &str,
+        then: Duration,
         asks: impl Fn(&Registration) -> bool,
     ) -> bool {
         let claims = self.claims.iter();
         let of_it = claims.filter(|((of, _), _)| *of == ServiceKey::new(namespace, service));
-        let here: Vec<_> = (of_it.flat_map(|(_, claims)| claims))
-            .filter(|claim| !claim.removable && claim.server.is_some())
+        let was_there = |claim: &&Claim| {
+            !claim.removable
+                || claim.is_there()
+                || claim.gone_since.is_some_and(|gone| gone >= then)
+        };
+        let claims = of_it.flat_map(|(_, claims)| claims);
+        let here: Vec<_> = claims
+            .filter(|claim| claim.server.is_some())
+            .filter(was_there)
             .collect();
-        !here.is_empty() && here.iter().all(|claim| asks(&claim.registration))
+        here.iter().any(|claim| !claim.removable)
+            && here.iter().all(|claim| asks(&claim.registration))
     }
 
     /// Whether a registration asks for a server at the same address in this other backend now.
@@ -538,54 +509,4 @@ impl Ledger {
             server.is_some_and(|(_, server)| is_at(server, address))
         })
     }
-}
-
-impl Claim {
-    /// As far as this sidecar knows.
-    fn is_there(&self) -> bool {
-        self.told || self.borrowed
-    }
-
-    /// None if it asks for no server.
-    fn tenant(&self) -> Option<Tenant> {
-        let (_, server) = self.server.as_ref()?;
-        let tag = |key: &str| {
-            let mut tags = self.registration.tags.iter();
-            tags.find_map(|tag| {
-                tag.strip_prefix("haproxy.")?
-                    .strip_prefix(key)?
-                    .strip_prefix('=')
-            })
-        };
-        let seconds = |key: &str| {
-            let number = tag(key)?.strip_suffix('s')?.parse().ok()?;
-            Some(Duration::from_secs(number))
-        };
-        Some(Tenant {
-            address: server.address,
-            service: self.registration.service.clone(),
-            id: self.registration.id.clone(),
-            alloc_id: self.registration.alloc_id.clone(),
-            create_index: self.registration.create_index,
-            is_there: self.is_there(),
-            told_since: self.told.then_some(self.told_since),
-            gone_since: self.gone_since,
-            generation: self.generation,
-            is_canary: tag("canary") == Some("true"),
-            hold: seconds("hold"),
-            min_ready: tag("min-ready").map_or(1, |text| text.parse().unwrap()),
-            drain_timeout: seconds("drain.timeout"),
-        })
-    }
-}
-
-fn is_at(server: &DesiredServer, address: SocketAddr) -> bool {
-    server.address.ip == address.ip() && server.address.port.get() == address.port()
-}
-
-fn is_same(one: &Registration, other: &Registration) -> bool {
-    one.id == other.id
-        && one.address == other.address
-        && one.port == other.port
-        && one.tags == other.tags
 }

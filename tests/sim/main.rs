@@ -13,6 +13,7 @@
 )]
 
 mod chaos;
+mod claim;
 mod clients;
 mod guards;
 mod hands;

@@ -70,6 +70,17 @@ pub(crate) fn declare(process: &mut Model) {
     }
 }
 
+/// What a map has, in its order.
+fn entries(process: &Model, map: &str) -> Vec<(String, String)> {
+    let shown = process.show_map(map);
+    let entry = |line: &str| {
+        let (_, words) = line.split_once(' ')?;
+        let (key, value) = words.split_once(' ')?;
+        Some((key.to_owned(), value.to_owned()))
+    };
+    shown.lines().filter_map(entry).collect()
+}
+
 impl World {
     /// A map was changed.
     pub(crate) fn judge_map(&mut self, change: &MapChange, line: &Sent) {
@@ -78,7 +89,7 @@ impl World {
         };
         let text = line.text.trim_end();
         for (map, foreign) in MAPS {
-            let entries = process.map(map);
+            let entries = entries(process, map);
             let is_there = |(key, value): &&(&str, &str)| {
                 entries
                     .iter()
@@ -114,7 +125,7 @@ impl World {
                 if let Some((service, ..)) = of_one
                     && self
                         .ledger
-                        .is_asked_for("default", service, |one| asks(one, service))
+                        .is_asked_for("default", service, line.wanted_at, |one| asks(one, service))
                 {
                     self.violated(ROUTES, &format!("{text}: {service} asks for it"));
                 }
@@ -141,8 +152,7 @@ impl World {
             let is_served = servers
                 .iter()
                 .any(|view| view.backend == backend.as_str() && view.in_rotation);
-            let leads = process
-                .map(map)
+            let leads = entries(process, map)
                 .iter()
                 .any(|entry| entry.0 == key && entry.1 == backend.as_str());
             if is_served && !leads && all.iter().all(|(one, _)| asks(one, service)) {

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use haproxy_nomad_sidecar::model::{Command, ServerName};
 
 use crate::{
+    claim::Tenant,
     haproxy_model::{Cut, Dispatch, Model, Rotation, View},
-    ledger::Tenant,
     session::Sent,
     world::World,
 };

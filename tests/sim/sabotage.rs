@@ -270,7 +270,7 @@ impl World {
                 return without_one(&reply);
             }
             Some(Sabotage::MapsSeemEmpty) if text.starts_with("show map ") => {
-                return "\n".to_owned();
+                return String::new();
             }
             Some(Sabotage::DrainedSeemIdle) => "DRAIN",
             Some(Sabotage::FreedSeemQuiet) => "MAINT",

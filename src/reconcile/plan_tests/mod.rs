@@ -1,6 +1,7 @@
 //! The planner's tables and laws: after a plan was applied there is nothing left to do; a sidecar that dies between any
 //! two commands is continued by its successor; what is somebody else's is not touched.
 
+mod agents;
 mod hands;
 mod laws;
 mod replacing;

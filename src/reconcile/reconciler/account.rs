@@ -161,10 +161,10 @@ impl Reconciler {
 
     /// Tells who has arrived, and lets the state file follow what was read.
     pub(super) fn follow_what_was_read(&mut self, now: Duration) {
-        for (name, backend) in &mut self.backends {
-            if !mem::take(&mut backend.is_newly_observed) {
+        for name in mem::take(&mut self.newly_observed) {
+            let Some(backend) = self.backends.get_mut(&name) else {
                 continue;
-            }
+            };
             let Admissions { passed, left, .. } = mem::take(&mut backend.admissions);
             self.admissions.passed += passed;
             self.admissions.left += left;
@@ -173,7 +173,7 @@ impl Reconciler {
                 self.outputs.push_back(Output::Tell(fact));
             }
             if let Some(observed) = &backend.observed
-                && let Some(fact) = self.state_file.observe(name, observed, &self.policy)
+                && let Some(fact) = self.state_file.observe(&name, observed, &self.policy)
             {
                 self.outputs.push_back(Output::Tell(fact));
             }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -73,22 +74,32 @@ impl Reconciler {
             .values_mut()
             .for_each(|backend| backend.wake(now));
         self.step_routes(now);
-        let mut due: Vec<_> = self
-            .backends
-            .iter()
-            .filter(|(_, backend)| backend.is_due(now))
-            .map(|(name, backend)| (!backend.is_urgent(), name.clone()))
-            .collect();
         // What has to be changed comes before what is only watched.
-        due.sort();
-        for (_, name) in due {
-            if self.under_way.len() >= MAX_UNDER_WAY {
-                break;
+        for is_urgent in [true, false] {
+            let mut last: Option<BackendName> = None;
+            while self.under_way.len() < MAX_UNDER_WAY
+                && let Some(name) = self.next_due(now, last.as_ref(), is_urgent)
+            {
+                self.noticing(&name, |all| all.step(now, &name));
+                last = Some(name);
             }
-            self.step(now, &name);
         }
         self.step_routes(now);
         self.check_sync(now);
+    }
+
+    /// The next backend after `last` that is to be looked at.
+    fn next_due(
+        &self,
+        now: Duration,
+        last: Option<&BackendName>,
+        is_urgent: bool,
+    ) -> Option<BackendName> {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut backends = self.backends.range((after, Bound::Unbounded));
+        backends
+            .find(|(_, backend)| backend.is_urgent() == is_urgent && backend.is_due(now))
+            .map(|(name, _)| name.clone())
     }
 
     /// Takes one backend a step further.

@@ -192,6 +192,8 @@ pub struct Reconciler {
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
+    /// Those of them that nobody has looked at yet since they were read.
+    newly_observed: BTreeSet<BackendName>,
     routes: Routes,
     process: Option<Process>,
     last_process: Option<(ProcessInfo, Duration)>,
@@ -229,6 +231,7 @@ impl Reconciler {
             claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
+            newly_observed: BTreeSet::new(),
             routes: Routes::new(),
             process: None,
             last_process: None,
@@ -452,7 +455,9 @@ impl Reconciler {
         match purpose {
             Purpose::Everything => self.read_everything(now, responses),
             Purpose::Routes => self.routes_answered(now, &requests, responses),
-            Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
+            Purpose::Backend(name) => self.noticing(&name, |all| {
+                all.backend_answered(now, &name, &requests, responses);
+            }),
         }
     }
 
@@ -567,6 +572,7 @@ impl Reconciler {
                 observed.origin = places.map_or(Origin::Operator, |places| places.origin(name));
                 self.recalled.remind(name, backend, &observed);
                 backend.observe(read_at, now, observed);
+                self.newly_observed.insert(name.clone());
             }
         }
         self.routes.dirty = true;

@@ -44,12 +44,8 @@ impl Model {
         self.maps.insert(name.to_owned(), map);
     }
 
-    /// What a map has, in its order.
-    pub(crate) fn map(&self, name: &str) -> &[(String, String)] {
-        self.maps.get(name).map_or(&[], |map| &map.entries)
-    }
-
-    pub(super) fn show_map(&self, name: &str) -> String {
+    /// `show map <name>`
+    pub(crate) fn show_map(&self, name: &str) -> String {
         let Some(map) = self.maps.get(name) else {
             return UNKNOWN.to_owned();
         };
