@@ -1,5 +1,5 @@
 //! What an operator means: a service with or without its namespace, a backend, the beginning of an allocation's ID, an
-//! address, a registration's ID or a server.
+//! address, a registration's ID, a server or the key of a route.
 
 use std::collections::BTreeSet;
 
@@ -22,10 +22,16 @@ pub enum Subject<'a> {
 pub fn find<'a>(picture: &'a Picture, what: &str) -> Vec<Subject<'a>> {
     let mut found = Vec::new();
     let mut registered = BTreeSet::new();
+    let routes = picture.routes.iter();
+    let routes = routes.filter(|route| *route.key == *what || route.name() == what);
+    let routed: BTreeSet<_> = routes
+        .map(|route| (&*route.namespace, &*route.service))
+        .collect();
     for service in &picture.services {
         for registration in &service.registrations {
             registered.insert(&*registration.id);
-            if is_of(service, registration, what) {
+            let is_routed = routed.contains(&(&*service.namespace, &*service.name));
+            if is_routed || is_of(service, registration, what) {
                 found.push(Subject::Registration(service, registration));
             }
         }

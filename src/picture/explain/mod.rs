@@ -5,6 +5,7 @@
 
 mod absent;
 mod find;
+mod routes;
 mod story;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! What the core remembers of routes: who claims them, what HAProxy was seen to have, and what is being written. It goes its own
 //! way beside the backends: whatever happens here stops none of them.
 
+mod draw;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -9,7 +11,7 @@ use std::{
 use super::{
     Maps, Route, RouteObstacle, RouteReason, RoutesCount, Routing,
     claims::{self, Claimant, Verdict},
-    diff::{self, Wanted, Wish},
+    diff::{self, Difference, Wanted, Wish},
 };
 use crate::{
     model::{
@@ -75,6 +77,17 @@ struct Replacement {
     is_written: bool,
 }
 
+/// Why a route is not in HAProxy as it should be.
+#[derive(Clone, Debug)]
+enum Open {
+    /// No server of its backend is in rotation.
+    Waiting,
+    /// It is about to be written.
+    Coming,
+    /// Something is in the way.
+    Blocked(RouteObstacle),
+}
+
 /// What the core holds of routes.
 #[expect(
     clippy::struct_excessive_bools,
@@ -110,6 +123,10 @@ pub(in crate::reconcile) struct Routes {
     waiting: BTreeSet<BackendName>,
     replacement: Option<Replacement>,
     refused: BTreeMap<Route, String>,
+    /// The routes that are somebody's and not in HAProxy as they should be.
+    open: BTreeMap<Route, Open>,
+    /// Why they could not be read or written the last time.
+    pub(in crate::reconcile) problem: Option<String>,
     /// What was told.
     pub(in crate::reconcile) obstacles: BTreeSet<RouteObstacle>,
     remarks: BTreeSet<(ServiceKey, Rejection)>,
@@ -151,6 +168,8 @@ impl Routes {
             waiting: BTreeSet::new(),
             replacement: None,
             refused: BTreeMap::new(),
+            open: BTreeMap::new(),
+            problem: None,
             obstacles: BTreeSet::new(),
             remarks: BTreeSet::new(),
             count: RoutesCount::default(),
@@ -170,7 +189,7 @@ impl Routes {
             }
             return;
         };
-        if former.is_none() && new.claims.is_empty() {
+        if former.is_none() && new.claims.is_empty() && new.refused.is_empty() {
             return;
         }
         let mut claimant = Claimant {
@@ -391,6 +410,7 @@ impl Routes {
     pub(in crate::reconcile) fn settle(&mut self) {
         self.settled = true;
         self.rounds = 0;
+        self.problem = None;
         self.failures.reset();
     }
 
@@ -470,6 +490,7 @@ impl Routes {
         let mut obstacles = BTreeSet::new();
         let mut count = RoutesCount::default();
         self.waiting.clear();
+        self.open.clear();
         for kind in MapKind::ALL {
             let mut routes = BTreeMap::new();
             for (route, owned) in &self.verdict.owned {
@@ -526,8 +547,9 @@ impl Routes {
             };
             let difference = diff::difference(&wanted, content);
             count.active += difference.active;
-            count.waiting += difference.waiting;
+            count.waiting += difference.waiting.len();
             count.blocked += difference.obstacles.len();
+            self.open.extend(open_of(kind, &difference));
             obstacles.extend(difference.obstacles);
             match difference.replacement {
                 Some(entries) => replacement = Some((kind, entries)),
@@ -561,6 +583,32 @@ impl Routes {
         self.remarks = remarks;
         news
     }
+}
+
+/// The routes of a map that are not there as they should be.
+fn open_of(kind: MapKind, difference: &Difference) -> Vec<(Route, Open)> {
+    let route = |key: &MapWord| Route {
+        kind,
+        key: key.clone(),
+    };
+    let waiting = difference.waiting.iter();
+    let waiting = waiting.map(|key| (route(key), Open::Waiting));
+    let changes = difference.changes.iter();
+    let coming = changes.filter_map(|change| match change {
+        MapChange::Add(_, key, _) | MapChange::Set(_, key, _) => Some((route(key), Open::Coming)),
+        MapChange::Delete(..)
+        | MapChange::Prepare(_)
+        | MapChange::AddTo(..)
+        | MapChange::Commit(..) => None,
+    });
+    let obstacles = difference.obstacles.iter();
+    let blocked = obstacles.filter_map(|obstacle| match obstacle {
+        RouteObstacle::Foreign(route, ..) | RouteObstacle::Refused(route, _) => {
+            Some((route.clone(), Open::Blocked(obstacle.clone())))
+        }
+        RouteObstacle::NoMap(..) | RouteObstacle::Unnamed(_) | RouteObstacle::Order(_) => None,
+    });
+    waiting.chain(coming).chain(blocked).collect()
 }
 
 fn readings(kinds: &BTreeSet<MapKind>, maps: &Maps) -> Vec<Request> {
