@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 pub(super) use file::write;
 
 use crate::{
+    admin::Pictures,
     haproxy::command::print,
     model::{self, Batch, BatchId, MapChange, Request, Response},
     picture::{Change, Outcome},
@@ -38,9 +39,17 @@ struct Ring {
     under_way: BTreeMap<BatchId, Vec<u64>>,
     index: Option<u64>,
     file: Option<mpsc::Sender<Change>>,
+    listeners: Option<Arc<Pictures>>,
 }
 
 impl Audit {
+    /// Changes, of which those who listen there are told when HAProxy has answered.
+    pub(super) fn told_to(pictures: &Arc<Pictures>) -> Self {
+        let audit = Self::default();
+        audit.with(|ring| ring.listeners = Some(Arc::clone(pictures)));
+        audit
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Ring) -> T) -> T {
         // Whoever panicked here left a list of texts.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -187,6 +196,9 @@ impl Ring {
         };
         change.outcome = outcome;
         change.reply = reply.map(|text| text.as_str().into());
+        if let Some(pictures) = &self.listeners {
+            pictures.feed.changed(change.clone());
+        }
         if let Some(file) = &self.file {
             // One that is full is the writer's to tell: the numbers have a gap.
             drop(file.try_send(change.clone()));

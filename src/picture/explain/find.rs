@@ -22,16 +22,16 @@ pub enum Subject<'a> {
 pub fn find<'a>(picture: &'a Picture, what: &str) -> Vec<Subject<'a>> {
     let mut found = Vec::new();
     let mut registered = BTreeSet::new();
-    let routes = picture.routes.iter();
-    let routes = routes.filter(|route| *route.key == *what || route.name() == what);
-    let routed: BTreeSet<_> = routes
+    let by_route = picture.routes.iter();
+    let by_route = by_route.filter(|route| *route.key == *what || route.name() == what);
+    let by_route: BTreeSet<_> = by_route
         .map(|route| (&*route.namespace, &*route.service))
         .collect();
     for service in &picture.services {
         for registration in &service.registrations {
             registered.insert(&*registration.id);
-            let is_routed = routed.contains(&(&*service.namespace, &*service.name));
-            if is_routed || is_of(service, registration, what) {
+            let has_route = by_route.contains(&(&*service.namespace, &*service.name));
+            if has_route || is_of(service, registration, what) {
                 found.push(Subject::Registration(service, registration));
             }
         }

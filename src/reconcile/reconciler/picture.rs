@@ -48,6 +48,12 @@ impl Sketch {
 }
 
 impl Reconciler {
+    /// Counts how often servers were seen to be otherwise than before.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+
     /// How everything stands, as far as the core knows it.
     #[must_use]
     pub fn picture(&self, now: Duration) -> Picture {

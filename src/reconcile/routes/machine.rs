@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
+use draw::{Open, open_of};
+
 use super::{
     Maps, Route, RouteObstacle, RouteReason, RoutesCount, Routing,
     claims::{self, Claimant, Verdict},
-    diff::{self, Difference, Wanted, Wish},
+    diff::{self, Wanted, Wish},
 };
 use crate::{
     model::{
@@ -75,17 +77,6 @@ struct Replacement {
     entries: Vec<(MapWord, MapWord)>,
     version: Option<u32>,
     is_written: bool,
-}
-
-/// Why a route is not in HAProxy as it should be.
-#[derive(Clone, Debug)]
-enum Open {
-    /// No server of its backend is in rotation.
-    Waiting,
-    /// It is about to be written.
-    Coming,
-    /// Something is in the way.
-    Blocked(RouteObstacle),
 }
 
 /// What the core holds of routes.
@@ -583,32 +574,6 @@ impl Routes {
         self.remarks = remarks;
         news
     }
-}
-
-/// The routes of a map that are not there as they should be.
-fn open_of(kind: MapKind, difference: &Difference) -> Vec<(Route, Open)> {
-    let route = |key: &MapWord| Route {
-        kind,
-        key: key.clone(),
-    };
-    let waiting = difference.waiting.iter();
-    let waiting = waiting.map(|key| (route(key), Open::Waiting));
-    let changes = difference.changes.iter();
-    let coming = changes.filter_map(|change| match change {
-        MapChange::Add(_, key, _) | MapChange::Set(_, key, _) => Some((route(key), Open::Coming)),
-        MapChange::Delete(..)
-        | MapChange::Prepare(_)
-        | MapChange::AddTo(..)
-        | MapChange::Commit(..) => None,
-    });
-    let obstacles = difference.obstacles.iter();
-    let blocked = obstacles.filter_map(|obstacle| match obstacle {
-        RouteObstacle::Foreign(route, ..) | RouteObstacle::Refused(route, _) => {
-            Some((route.clone(), Open::Blocked(obstacle.clone())))
-        }
-        RouteObstacle::NoMap(..) | RouteObstacle::Unnamed(_) | RouteObstacle::Order(_) => None,
-    });
-    waiting.chain(coming).chain(blocked).collect()
 }
 
 fn readings(kinds: &BTreeSet<MapKind>, maps: &Maps) -> Vec<Request> {

@@ -5,11 +5,54 @@ use std::{
     ops::Bound::{Excluded, Unbounded},
 };
 
-use super::{Claimant, Maps, Open, Route, RouteObstacle, RouteReason, Routes, ServiceKey};
+use super::{
+    Claimant, MapChange, MapKind, MapWord, Maps, Route, RouteObstacle, RouteReason, Routes,
+    ServiceKey,
+};
 use crate::{
     picture::{self, RouteState, Text},
-    reconcile::{Mode, routes::claims::Owned},
+    reconcile::{
+        Mode,
+        routes::{claims::Owned, diff::Difference},
+    },
 };
+
+/// Why a route is not in HAProxy as it should be.
+#[derive(Clone, Debug)]
+pub(super) enum Open {
+    /// No server of its backend is in rotation.
+    Waiting,
+    /// It is about to be written.
+    Coming,
+    /// Something is in the way.
+    Blocked(RouteObstacle),
+}
+
+/// The routes of a map that are not there as they should be.
+pub(super) fn open_of(kind: MapKind, difference: &Difference) -> Vec<(Route, Open)> {
+    let route = |key: &MapWord| Route {
+        kind,
+        key: key.clone(),
+    };
+    let waiting = difference.waiting.iter();
+    let waiting = waiting.map(|key| (route(key), Open::Waiting));
+    let changes = difference.changes.iter();
+    let coming = changes.filter_map(|change| match change {
+        MapChange::Add(_, key, _) | MapChange::Set(_, key, _) => Some((route(key), Open::Coming)),
+        MapChange::Delete(..)
+        | MapChange::Prepare(_)
+        | MapChange::AddTo(..)
+        | MapChange::Commit(..) => None,
+    });
+    let obstacles = difference.obstacles.iter();
+    let blocked = obstacles.filter_map(|obstacle| match obstacle {
+        RouteObstacle::Foreign(route, ..) | RouteObstacle::Refused(route, _) => {
+            Some((route.clone(), Open::Blocked(obstacle.clone())))
+        }
+        RouteObstacle::NoMap(..) | RouteObstacle::Unnamed(_) | RouteObstacle::Order(_) => None,
+    });
+    waiting.chain(coming).chain(blocked).collect()
+}
 
 /// All routes, as they are to be drawn.
 pub(in crate::reconcile) struct Drawn<'a> {
@@ -105,7 +148,7 @@ impl<'a> Drawn<'a> {
                 });
                 // A claim that is new was not judged yet.
                 let Some((why, by)) = why else {
-                    return Some((RouteState::Waiting, self.coming(), None));
+                    return Some((RouteState::Waiting, Some(self.coming()), None));
                 };
                 Some((RouteState::Taken, Some(why), Some(by.to_string().into())))
             }
@@ -136,25 +179,24 @@ impl<'a> Drawn<'a> {
                 let why = format!("no server of {} is in rotation yet", owned.backend);
                 (RouteState::Waiting, Some(why))
             }
-            Some(Open::Coming) => (RouteState::Waiting, self.coming()),
+            Some(Open::Coming) => (RouteState::Waiting, Some(self.coming())),
             Some(Open::Blocked(obstacle)) => blocked(obstacle),
             None => {
-                let why = is_empty.then(|| {
-                    "nothing of the service is registered, and the route is kept (tag route.keep)"
-                });
-                (RouteState::Active, why.map(str::to_owned))
+                let kept =
+                    "nothing of the service is registered, and the route is kept (tag route.keep)";
+                (RouteState::Active, is_empty.then(|| kept.to_owned()))
             }
         }
     }
 
-    fn coming(&self) -> Option<String> {
-        Some(match (&self.routes.problem, self.mode) {
+    fn coming(&self) -> String {
+        match (&self.routes.problem, self.mode) {
             (Some(problem), _) => format!("it could not be written, and is tried again: {problem}"),
             (None, Mode::Act) => "it is just being written".to_owned(),
             (None, Mode::Standby) => {
                 "another sidecar is in charge, and has not written it".to_owned()
             }
             (None, Mode::Observe) => "this sidecar only observes (--observe)".to_owned(),
-        })
+        }
     }
 }
