@@ -1,10 +1,6 @@
 //! What the guards hear: that removals are stopped, and what Nomad says of allocations; and the laws of both.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use haproxy_nomad_sidecar::{
     model::{Allocation, AllocationId, Command, Registration, Request},
@@ -171,42 +167,40 @@ impl World {
     pub(crate) fn expect_served(&mut self, one: &Registration) {
         let address = address_of(one);
         let is_served = |view: &View| view.address == address && view.in_rotation;
-        if self.was_said(&one.alloc_id, |answer| *answer == Allocation::Running)
-            && !self.servers().iter().any(is_served)
-        {
+        let heard = self.heard_of(&one.alloc_id);
+        let is_known = heard.is_some_and(|(answer, at)| {
+            *answer == Allocation::Running && *at + DONE_BY <= self.now
+        });
+        if is_known && !self.servers().iter().any(is_served) {
             self.violated(ALIVE, &format!("{} is not in rotation", one.id));
         }
     }
 
     /// What has ended is not there any more.
     pub(crate) fn expect_no_ghosts(&mut self) {
-        let all = self.nomad.table().values();
-        let ghosts = all.filter(|one| {
-            let has_ended = |answer: &Allocation| matches!(answer, Allocation::Ended(_));
-            is_ghost(&one.id) && self.was_said(&one.alloc_id, has_ended)
-        });
-        let ghosts: BTreeSet<_> = ghosts.map(address_of).collect();
-        let is_there = |view: &&View| {
-            ghosts.contains(&view.address) && view.admin & (MAINTENANCE | DRAIN) == 0
+        let is_ended_ghost = |one: &Tenant| {
+            let heard = self.heard_of(&one.alloc_id).filter(|_| is_ghost(&one.id));
+            heard
+                .zip(one.told_since)
+                .is_some_and(|((answer, at), told)| {
+                    matches!(answer, Allocation::Ended(_))
+                        && told <= *at
+                        && *at + DONE_BY <= self.now
+                })
         };
-        let servers = self.servers();
-        if let Some(view) = servers.iter().find(is_there) {
-            self.violated(
-                ENDED,
-                &format!("{}/{} is still there", view.backend, view.name),
-            );
+        let is_there = |view: &&View| {
+            let tenants = self.ledger.tenants(&view.backend, view.address, None);
+            view.admin & (MAINTENANCE | DRAIN) == 0 && tenants.iter().any(is_ended_ghost)
+        };
+        if let Some(view) = self.servers().iter().find(is_there) {
+            let how = format!("{}/{} is still there", view.backend, view.name);
+            self.violated(ENDED, &how);
         }
     }
 
     pub(crate) fn is_said_to_have_ended(&self, allocation: &Arc<str>) -> bool {
         let heard = self.heard_of(allocation);
         heard.is_some_and(|(answer, _)| matches!(answer, Allocation::Ended(_)))
-    }
-
-    /// Whether this sidecar has been told so for a while.
-    fn was_said(&self, allocation: &Arc<str>, is_it: impl Fn(&Allocation) -> bool) -> bool {
-        let heard = self.heard_of(allocation);
-        heard.is_some_and(|(answer, at)| *at + DONE_BY <= self.now && is_it(answer))
     }
 
     /// A server is brought in.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     haproxy_model::{Model, View},
-    laws::Deed,
+    laws::{BY_HAND, Deed},
     world::World,
 };
 
@@ -39,7 +39,7 @@ impl World {
         let what = match deed {
             Deed::Maintenance => "state maint",
             Deed::Drain => "state drain",
-            Deed::Weight => "weight 3",
+            Deed::Weight => &format!("weight {BY_HAND}"),
             Deed::WeightZero | Deed::UnsureZero => "weight 0",
         };
         process.execute(now, &format!("set server {backend}/{server} {what}"));

@@ -48,6 +48,9 @@ pub(crate) struct Load {
 /// No second may have more than this: timeouts of the core, ticks of the mirror, batches, questions to Nomad, lines.
 const BOUNDS: [u64; 5] = [2_000, 200, 1_500, 200, 4_000];
 
+/// The weight of [`Deed::Weight`].
+pub(crate) const BY_HAND: u16 = 3;
+
 /// What an operator does to a server of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
@@ -62,13 +65,16 @@ pub(crate) enum Deed {
 }
 
 impl Deed {
+    /// Whether it is seen on a server. What the sidecar takes out has weight 0.
     fn shows(self, view: &View) -> bool {
+        let is_out = view.admin & (MAINTENANCE | DRAIN) != 0;
         match self {
-            Self::Maintenance => view.admin & MAINTENANCE != 0 && view.address.port() != 1,
-            Self::Drain => view.admin & DRAIN != 0,
-            Self::Weight | Self::WeightZero | Self::UnsureZero => {
-                view.admin & MAINTENANCE == 0 && view.weight != 1
+            Self::Maintenance => {
+                view.admin & MAINTENANCE != 0 && view.weight != 0 && view.address.port() != 1
             }
+            Self::Drain => view.admin & DRAIN != 0 && view.weight != 0,
+            Self::Weight => !is_out && view.weight == BY_HAND,
+            Self::WeightZero | Self::UnsureZero => !is_out && view.weight == 0,
         }
     }
 }
@@ -328,7 +334,8 @@ impl World {
                 matches!(other, Command::SetAddress(_, address)
                     if other.server() != Some(server) && address.to_string() == view.address.to_string())
             });
-            if takes_out && !owners.is_empty() && !doubled && !moves {
+            let is_anothers = matches!(command, Command::Maintenance(_)) && self.was_shared(view);
+            if takes_out && !owners.is_empty() && !doubled && !moves && !is_anothers {
                 let how = format!("{command:?} at {} takes out {owners:?}", view.address);
                 self.violated(NOTHING_REMOVED, &how);
             }

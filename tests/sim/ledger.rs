@@ -319,6 +319,21 @@ impl Ledger {
             })
     }
 
+    /// Whether the mirror has said of all of these since then that they are there.
+    pub(crate) fn knows<'a>(
+        &self,
+        mut all: impl Iterator<Item = &'a Registration>,
+        since: Duration,
+    ) -> bool {
+        all.all(|one| {
+            let claims = self.claims.get(&(one.service.clone(), one.id.clone()));
+            let mut claims = claims.into_iter().flatten();
+            claims.any(|claim| {
+                claim.told && claim.told_since <= since && is_same(&claim.registration, one)
+            })
+        })
+    }
+
     /// The registrations whose server this is and that may not be taken out. `name` only of a dynamic server.
     pub(crate) fn owners(
         &self,

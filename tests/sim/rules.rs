@@ -136,6 +136,14 @@ impl World {
         self.book.tenants.get(&name).map(|(tenant, ..)| tenant)
     }
 
+    /// Whether another one had its address, too, since somebody was made ready there: which of them it is let to is the core's to say.
+    pub(crate) fn was_shared(&self, view: &View) -> bool {
+        let name = (view.backend.clone(), view.name.clone());
+        let admitted = self.book.tenants.get(&name);
+        admitted
+            .is_some_and(|(tenant, since, _)| self.ledger.others_at(view.address, tenant, *since))
+    }
+
     // === 6 ===
 
     /// A server in rotation is taken out of it.
@@ -256,7 +264,10 @@ impl World {
                 let seen = line.wanted_at.saturating_sub(SEEN_LATE);
                 let oldest = view.oldest_session.filter(|since| *since < seen);
                 // Where another one listens by now, nobody shall come any more; what is under way goes on.
-                let is_claimed = || self.ledger.is_anothers(view.address, self.admitted(view));
+                let is_claimed = || {
+                    self.ledger.is_anothers(view.address, self.admitted(view))
+                        || self.was_shared(view)
+                };
                 oldest.filter(|_| drained < timeout && !is_claimed()).map(|since| {
                     let lasts = self.now.saturating_sub(since);
                     format!("{server} is put into maintenance {drained:?} after it was ready, under a session of {lasts:?}")

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{BackendName, Batch, BatchId, Capability, Request, ServiceKey, Version};
+use crate::model::{
+    Address, BackendName, Batch, BatchId, Capability, Request, ServerState, ServiceKey, Version,
+};
 
 use super::{Failure, Hands, MAX_UNDER_WAY, Mode, Output, Purpose, Reconciler, UnderWay};
 use crate::reconcile::{
@@ -186,6 +188,7 @@ impl Reconciler {
             && possible_services(name, &self.policy)
                 .iter()
                 .any(|service| self.unanswered.contains(service));
+        let moved = self.in_rotation_elsewhere(name);
         let (Some(process), Some(backend)) = (&self.process, self.backends.get_mut(name)) else {
             return;
         };
@@ -210,11 +213,11 @@ impl Reconciler {
             let mut servers = others
                 .filter(|(backend, _)| *backend != name)
                 .flat_map(|(_, servers)| servers);
-            // Another service of the same task, at the same port, is nobody else; the same registration has moved.
+            // Another service of the same task, at the same port, is nobody else.
             let claims = |server: &&DesiredServer| {
                 server.address == held.address
                     && (!is_same_allocation(&server.name, &held.name)
-                        || server.registration == held.registration)
+                        || moved.contains(&(server.registration.clone(), server.address)))
             };
             servers
                 .find(claims)
@@ -236,6 +239,29 @@ impl Reconciler {
             let fact = Fact::Held(name.clone(), hold);
             self.outputs.push_back(Output::Tell(fact));
         }
+    }
+
+    /// Registrations of this backend's services that have a server in rotation in another one: those that have moved there by
+    /// their tags are not needed here any more.
+    fn in_rotation_elsewhere(&self, name: &BackendName) -> BTreeSet<(Arc<str>, Address)> {
+        let services = self.members.get(name).into_iter().flatten();
+        let contributed = services.filter_map(|service| self.contributions.get(service));
+        let elsewhere = contributed
+            .flat_map(|one| &one.servers)
+            .filter(|(other, _)| *other != name);
+        let mut moved = BTreeSet::new();
+        for (other, servers) in elsewhere {
+            let observed = self
+                .backends
+                .get(other)
+                .and_then(|one| one.observed.as_ref());
+            let states = observed.map_or(&[][..], |observed| &observed.servers);
+            let rotating = states.iter().filter(|state| state.in_rotation());
+            let rotating: BTreeSet<_> = rotating.filter_map(ServerState::address).collect();
+            let arrived = servers.iter().filter(|one| rotating.contains(&one.address));
+            moved.extend(arrived.map(|one| (one.registration.clone(), one.address)));
+        }
+        moved
     }
 
     /// What the plan comes to in the end, in observing mode.

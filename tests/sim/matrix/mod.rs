@@ -33,6 +33,8 @@ const EPISODES: usize = 40;
 const RIGHT_WITHIN: Duration = Duration::from_secs(45);
 /// What a restored Nomad had never heard of is known to be gone within this at the latest, and right a moment later.
 const READ_WITHIN: Duration = Duration::from_mins(11);
+/// An instance is served so long after the sidecar knows of it.
+const SERVED_WITHIN: Duration = Duration::from_secs(3);
 /// Between two looks at whether it is.
 const LOOK: Duration = Duration::from_millis(250);
 /// One look of so many is longer: nothing is written any more.
@@ -201,7 +203,13 @@ impl World {
             }
             Ending::Refusing => {
                 let backend = self.faults.refusing.take().unwrap_or_default();
+                // Nomad may have been away a moment before, and is asked again later and later then.
+                let all = self.nomad.table().values();
+                let is_known = self
+                    .ledger
+                    .knows(all, self.now.saturating_sub(SERVED_WITHIN));
                 if self.matrix.is_alone
+                    && is_known
                     && let Some(missing) = self.unserved_beside(&backend)
                 {
                     self.violated(OTHERS_GO_ON, &missing);

@@ -150,10 +150,12 @@ impl Haproxy {
         })
     }
 
-    /// The addresses in rotation.
+    /// The addresses in rotation, in the backends of the configuration: 3.4 makes others for the services that have none.
     pub(crate) fn in_rotation(&self) -> BTreeSet<SocketAddr> {
+        let backends = config().backends;
+        let is_of_file = |view: &View| backends.iter().any(|one| one.name == view.backend);
         let servers = self.process.servers().into_iter();
-        let rotating = servers.filter(|view| view.in_rotation);
+        let rotating = servers.filter(|view| view.in_rotation && is_of_file(view));
         rotating.map(|view| view.address).collect()
     }
 }

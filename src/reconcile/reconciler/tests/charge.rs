@@ -77,6 +77,32 @@ fn what_the_other_one_had_begun_is_no_operators_hand() {
     assert_eq!(world.ready("web"), 2, "{:?}", world.facts);
 }
 
+/// Between two looks the other one may have made it ready, and sessions came.
+#[test]
+fn who_takes_over_gives_every_drain_its_whole_time() {
+    let mut world = World::started(&["web"]);
+    world.input(synced(catalog(&[("web", 1..3)])));
+    world.up();
+    world.wait(10 * SECOND);
+    world.input(Input::Turned(Mode::Standby));
+    let web = BackendName::new("web").unwrap();
+    let server = &mut world.haproxy.get_mut(&web).unwrap().servers[0];
+    (server.weight, server.admin) = (0, crate::model::AdminState(8));
+    world.input(Input::Changed(service("web"), registrations("web", 2..3)));
+    world.sessions = 1;
+    world.wait(60 * SECOND);
+    world.forget();
+    world.input(Input::Turned(Mode::Act));
+    let is_out = |world: &World| {
+        let mut changes = world.changes().into_iter();
+        changes.any(|command| matches!(command, Command::Maintenance(_)))
+    };
+    world.wait(9 * SECOND);
+    assert!(!is_out(&world));
+    world.wait(2 * SECOND);
+    assert!(is_out(&world));
+}
+
 #[test]
 fn who_steps_back_sends_nothing_more_and_passes_over_what_was_under_way() {
     let mut world = World::started(&["web"]);

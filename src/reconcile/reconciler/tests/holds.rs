@@ -291,3 +291,19 @@ fn a_server_that_came_up_after_it_was_read_is_seen_before_it_is_taken_out() {
     assert_eq!(world.core.overview().held, 1);
     assert_eq!(world.changes(), Vec::<&Command>::new());
 }
+
+#[test]
+fn a_service_that_moves_to_another_backend_leaves_the_first_when_it_is_up_in_the_other() {
+    let mut world = World::started(&["web", "other"]);
+    world.input(synced(catalog(&[("web", 1..2)])));
+    world.up();
+    let mut moved = registrations("web", 1..2);
+    moved[0].tags.push("haproxy.backend.name=other".to_owned());
+    world.checks_fail = true;
+    world.input(Input::Changed(service("web"), moved));
+    world.wait(SECOND);
+    assert_eq!((world.ready("web"), world.ready("other")), (1, 1));
+    world.up();
+    world.wait(5 * SECOND);
+    assert_eq!((world.ready("web"), world.ready("other")), (0, 1));
+}
