@@ -58,7 +58,7 @@ fn register_hostile(world: &World, port: u16) {
             let unique = u32::try_from(1_000 + number * 10 + place).expect("few");
             let mut one = ServiceRegistration::new(service, unique, i64::from(port));
             one.id = format!("{text}{unique}");
-            one.job_id = (*text).to_owned();
+            (*text).clone_into(&mut one.job_id);
             one.alloc_id = format!("{text}{unique}");
             if place > 0 {
                 // Of two at one address one is served.

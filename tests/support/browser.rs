@@ -1,4 +1,4 @@
-//! A real browser without a screen: Chromium, driven by chromedriver over plain HTTP (WebDriver and Chrome's own protocol).
+//! A real browser without a screen: Chromium, driven by chromedriver over plain HTTP (`WebDriver` and Chrome's own protocol).
 
 use std::{
     env,

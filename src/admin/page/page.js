@@ -120,6 +120,7 @@
   };
   const heldBy = (hold) => (typeof hold.by === "string" ? HOLDS[hold.by] : "too few others of its service are UP");
 
+  const FAILS = "No request is answered: ";
   const troublesOf = (p) => {
     const all = [];
     const tell = (level, where, what, todo) => all.push({ level, where, what, todo: todo ?? "" });
@@ -161,8 +162,10 @@
       else if (route.state === "refused") tell("bad", where, `may not have the route ${name}: ${route.why ?? ""}`, "");
       else if (route.why && route.state === "active") tell("note", where, `${name}: ${route.why}`, "");
     }
-    const order = { bad: 0, warn: 1, note: 2 };
-    return all.sort((a, b) => order[a.level] - order[b.level]);
+    // Whose requests fail comes before what may become of the others.
+    const fails = (one) => one.where === "HAProxy" || one.what.startsWith(FAILS);
+    const order = (one) => ({ bad: 0, warn: 2, note: 4 })[one.level] + (fails(one) ? 0 : 1);
+    return all.sort((a, b) => order(a) - order(b));
   };
 
   const ofBackend = (backend, tell) => {
@@ -170,10 +173,10 @@
     const serves = servers.some((one) => one.up && one.admin === "ready" && one.weight > 0);
     const fails = backend.wanted > 0 && !serves;
     const level = fails ? "bad" : "warn";
-    const lost = fails ? "No request is answered: " : "";
+    const lost = fails ? FAILS : "";
     const before = [];
     const say = (text, todo) => before.push([text, todo]);
-    const names = (some) => list(some.map((one) => one.name));
+    const names = (some) => list(some.map((one) => one.name + (one.address ? " at " + one.address : "")), 3);
     const again = backend.next_try_ms === undefined ? "" : `It is tried again in ${time(backend.next_try_ms)}.`;
     const reasons = new Map();
     for (const one of backend.hindrances ?? []) reasons.set(one.text, [...(reasons.get(one.text) ?? []), one.registration]);
@@ -236,18 +239,21 @@
     const sum = (what) => p.backends.reduce((all, one) => all + one[what], 0);
     const rotation = `${sum("in_rotation")} of ${count(sum("wanted"), "instance")} in rotation`;
     let text, level;
+    const brief = ([first, ...others], word) => {
+      const what = shown(first.what.replace(/ \([^)]*\)/, ""));
+      const join = /^(HAProxy|Nomad)/.test(first.where) ? "" : ":";
+      const more = others.length ? ` — and ${count(others.length, "more " + word)}` : "";
+      return `${shown(first.where)}${join} ${what.length > 160 ? what.slice(0, 160) + "…" : what}${more}`;
+    };
     if (bad.length) {
       level = "bad";
-      const brief = shown(bad[0].what.replace(/ \([^)]*\)/, ""));
-      const join = /^(HAProxy|Nomad)/.test(bad[0].where) ? "" : ":";
-      text = `${shown(bad[0].where)}${join} ${brief.length > 160 ? brief.slice(0, 160) + "…" : brief}`;
-      if (bad.length > 1) text += ` — and ${count(bad.length - 1, "more problem")}`;
+      text = brief(bad, "problem");
     } else if (!p.sidecar.ready) {
       level = "warn";
       text = "Not ready yet: " + shown(list(p.sidecar.missing ?? []));
     } else if (warn.length) {
       level = "warn";
-      text = `${rotation}; ${count(warn.length, "thing")} to look at.`;
+      text = `${rotation}. ${brief(warn, "thing")}`;
     } else {
       level = "ok";
       text = sum("wanted") ? `All is well: ${rotation}.` : "All is well; nothing is registered to be served.";
