@@ -41,8 +41,8 @@ check:
 	else echo 'NOT CHECKED: the rules of deny.toml, since there is no cargo-deny (cargo install cargo-deny)'; fi
 
 bench:
-	@scripts/need $(COMPILER) $(HAPROXY)
-	scripts/with-haproxy $(CARGO) bench --locked --bench sync --bench gap
+	@scripts/need $(COMPILER) $(HAPROXY) promtool=prometheus
+	scripts/with-haproxy $(CARGO) bench --locked --bench sync --bench size --bench gap
 
 # So many seeds of the whole, so many faults of Nomad, and so many of all three and of pairs of them; variables given to
 # make are in the environment of what it runs. One test after the other, since some use all cores.

@@ -5,36 +5,22 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what it is for")]
 
-#[path = "../tests/support/fake_nomad/mod.rs"]
-#[expect(dead_code, reason = "this program uses a part of the fake")]
-mod fake_nomad;
-#[path = "../tests/support/haproxy.rs"]
-#[expect(dead_code, reason = "the tests use more of it")]
-mod haproxy;
-#[path = "../tests/support/tap.rs"]
-#[expect(dead_code, reason = "the tests use more of it")]
-mod tap;
+#[expect(dead_code, reason = "each bench uses a part of it")]
+mod support;
 
-use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::net::UnixStream,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
+use std::time::Duration;
+
+use support::{
+    Nomad, Sidecar,
+    haproxy::{Haproxy, HaproxyBin, binaries, now, wait_for},
+    listen_on_every_loopback_address, median, replay,
+    tap::Tap,
 };
-
-use fake_nomad::{FakeNomad, ServiceRegistration};
-use haproxy::{Haproxy, HaproxyBin, binaries, free_port, now, wait_for};
-use tap::Tap;
 
 const SERVICES: u16 = 100;
 const INSTANCES: u16 = 100;
 const ROUNDS: usize = 9;
 const EVENTS: u16 = 20;
-/// What the session leaves unanswered at most.
-const WINDOW: usize = 8192;
 
 fn main() {
     // `cargo test --benches` must not run this.
@@ -82,7 +68,7 @@ fn initial_sync(bin: &HaproxyBin, kind: Kind, port: u16) {
     for _ in 0..ROUNDS {
         let haproxy = Haproxy::start_single(bin, &config);
         let start = now();
-        nomad.read_everything();
+        nomad.read_everything(SERVICES);
         replay(&haproxy.socket(), &lines);
         floors.push(start.elapsed());
         drop(haproxy);
@@ -192,201 +178,7 @@ fn restart(bin: &HaproxyBin, kind: Kind, port: u16) {
     );
 }
 
-// === What is measured ===
-
-struct Sidecar {
-    child: Child,
-    admin: SocketAddr,
-}
-
-impl Sidecar {
-    fn start(socket: &Path, nomad: &Nomad) -> Self {
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let child = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
-            .env_clear()
-            .arg("--haproxy-socket")
-            .arg(socket)
-            .args([
-                "--nomad-addr",
-                &nomad.fake.url(),
-                "--admin-listen",
-                &admin.to_string(),
-                "--log-level",
-                "warn",
-            ])
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the sidecar starts");
-        Self { child, admin }
-    }
-
-    fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.admin).ok()?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    }
-
-    fn wait_until_ready(&self) {
-        wait_for("the sidecar to be ready", || {
-            self.get("/ready")
-                .filter(|answer| answer.starts_with("HTTP/1.1 200"))
-                .map(drop)
-        });
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").unwrap_or_default();
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("haproxy_nomad_sidecar_{name} ")));
-        value
-            .and_then(|value| value.parse().ok())
-            .unwrap_or_default()
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The fake Nomad on a thread of its own.
-struct Nomad {
-    fake: FakeNomad,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Nomad {
-    fn with(services: u16, instances: u16, port: u16) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let fake = runtime.block_on(FakeNomad::start());
-        let nomad = Self {
-            fake,
-            _runtime: runtime,
-        };
-        let all = (0..services)
-            .flat_map(|service| (0..instances).map(move |instance| (service, instance)));
-        // As clients do: the stream begins with the last hundred Raft entries.
-        nomad
-            .fake
-            .register_all(all.map(|(service, instance)| registration(service, instance, port)));
-        nomad
-    }
-
-    fn register(&self, service: u16, instance: u16, port: u16) {
-        self.fake.register(registration(service, instance, port));
-    }
-
-    /// The list and all services, eight at a time, as a client must read them at least.
-    fn read_everything(&self) {
-        let addr = self.fake.addr();
-        get(
-            &mut TcpStream::connect(addr).expect("the fake listens"),
-            "/v1/services?namespace=default",
-        );
-        thread::scope(|scope| {
-            for worker in 0..8 {
-                scope.spawn(move || {
-                    let mut stream = TcpStream::connect(addr).expect("the fake listens");
-                    for service in (worker..SERVICES).step_by(8) {
-                        get(
-                            &mut stream,
-                            &format!("/v1/service/s{service:03}?namespace=default"),
-                        );
-                    }
-                });
-            }
-        });
-    }
-}
-
-/// One answer, by its length or its chunks; thrown away.
-fn get(stream: &mut TcpStream, path: &str) {
-    // In one piece: the second of two small ones would wait for the acknowledgement of the first.
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .expect("the fake listens");
-    let mut answer = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = stream.read(&mut buffer).expect("the fake answers");
-        assert!(count > 0, "the fake closed");
-        answer.extend_from_slice(&buffer[..count]);
-        let Some(head) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
-            continue;
-        };
-        let text = String::from_utf8_lossy(&answer[..head]).to_lowercase();
-        let length = text
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
-        let is_complete = match length {
-            Some(length) => answer.len() >= head + 4 + length,
-            None => answer.ends_with(b"\r\n0\r\n\r\n"),
-        };
-        if is_complete {
-            return;
-        }
-    }
-}
-
-/// Sends `lines` as fast as one connection takes them with a window, and waits for the last answer.
-fn replay(socket: &Path, lines: &[String]) {
-    let mut stream = UnixStream::connect(socket).expect("HAProxy listens");
-    stream.write_all(b"prompt\n").expect("HAProxy reads");
-    let mut buffer = vec![0; 1 << 16];
-    let (mut prompts, mut tail) = (0, Vec::new());
-    let mut read = |stream: &mut UnixStream, prompts: &mut usize| {
-        let count = stream.read(&mut buffer).expect("HAProxy answers");
-        assert!(count > 0, "HAProxy closed");
-        tail.extend_from_slice(&buffer[..count]);
-        *prompts += tail.windows(3).filter(|bytes| bytes == b"\n> ").count();
-        let keep = tail.len().min(2);
-        tail.drain(..tail.len() - keep);
-    };
-    while prompts < 1 {
-        read(&mut stream, &mut prompts);
-    }
-    let (mut answered, mut sent, mut open) = (0, 0, 0);
-    while answered < lines.len() {
-        let mut write = Vec::new();
-        while sent < lines.len() && (open == 0 || open + lines[sent].len() < WINDOW) {
-            open += lines[sent].len() + 1;
-            write.extend_from_slice(lines[sent].as_bytes());
-            write.push(b'\n');
-            sent += 1;
-        }
-        stream.write_all(&write).expect("HAProxy reads");
-        read(&mut stream, &mut prompts);
-        while answered < prompts - 1 {
-            open -= lines[answered].len() + 1;
-            answered += 1;
-        }
-    }
-}
-
 // === What it is measured on ===
-
-fn registration(service: u16, instance: u16, port: u16) -> ServiceRegistration {
-    let alloc = (u32::from(service) << 16) + u32::from(instance);
-    let mut registration = ServiceRegistration::new(&format!("s{service:03}"), alloc, port.into());
-    let [high, low] = service.to_be_bytes();
-    registration.address = format!("127.{}.{low}.{}", 1 + high, 1 + instance);
-    registration.tags = Some(vec!["haproxy.enable=true".to_owned()]);
-    registration
-}
 
 fn config(kind: Kind, services: u16, slots: u16) -> String {
     let defaults =
@@ -400,14 +192,6 @@ fn config(kind: Kind, services: u16, slots: u16) -> String {
     let backends = (0..services)
         .map(|service| format!("backend s{service:03}\n  balance roundrobin\n{servers}"));
     [defaults.to_owned()].into_iter().chain(backends).collect()
-}
-
-/// Every address of 127.0.0.0/8 accepts connections on this port: HAProxy's checks pass.
-fn listen_on_every_loopback_address() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
-    let port = listener.local_addr().expect("it is bound").port();
-    thread::spawn(move || listener.incoming().for_each(drop));
-    port
 }
 
 fn is_of_the_sync(line: &str) -> bool {
@@ -437,9 +221,4 @@ fn assert_applied(haproxy: &Haproxy, wanted: usize) {
         wanted,
         "the sync said that it is done"
     );
-}
-
-fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
-    values.sort_by(|a, b| a.partial_cmp(b).expect("no NaN"));
-    values[values.len() / 2]
 }

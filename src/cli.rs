@@ -2,9 +2,12 @@
 //!
 //! What a setting means is decided by [`config`](crate::config). Flags may stand before or after the command.
 
+mod generate;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
+use clap_complete::Shell;
 
 use crate::{
     config::{Options, Sources, Task},
@@ -44,6 +47,34 @@ pub enum Command {
     Lint(lint::Options),
 }
 
+/// Everything that may be written for a command.
+#[derive(Debug, Subcommand)]
+enum Typed {
+    #[command(flatten)]
+    Command(Command),
+    /// Print what a shell reads to complete commands and flags
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// Only this text.
+    Text(Vec<u8>),
+    /// A command with its settings.
+    Command(Command, Sources),
+}
+
+const NAME: &str = "haproxy-nomad-sidecar";
+
+/// Stands below the help of each command.
+const SETTINGS: &str = "The settings of `haproxy-nomad-sidecar --help` apply here too, as flags, variables and in the file.";
+
 /// Keeps HAProxy's servers equal to the Nomad service catalog, through the runtime API alone.
 ///
 /// Nothing must be set in a Nomad task that shares its allocation with HAProxy. A flag beats its environment variable,
@@ -52,7 +83,7 @@ pub enum Command {
 #[command(version)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<Typed>,
 
     /// A TOML file with any of the settings below, under the flag's name without --
     #[arg(long, global = true, env = "SIDECAR_CONFIG", value_name = "FILE")]
@@ -65,13 +96,19 @@ struct Cli {
 /// Reads `arguments`, the program's name first, and the environment.
 ///
 /// An error is also a request for the help or the version: [`clap::Error::use_stderr`] tells.
-pub fn parse<A>(arguments: A) -> Result<(Command, Sources), clap::Error>
+pub fn parse<A>(arguments: A) -> Result<Asked, clap::Error>
 where
     A: IntoIterator,
     A::Item: Into<OsString> + Clone,
 {
-    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let matches = command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
+    let command = match cli.command {
+        None => Command::Run,
+        Some(Typed::Command(command)) => command,
+        Some(Typed::Completions { shell }) => return Ok(Asked::Text(generate::completions(shell))),
+        Some(Typed::Man) => return Ok(Asked::Text(generate::man()?)),
+    };
     let from_environment = flags()
         .into_iter()
         .filter(|flag| matches.value_source(&flag.id) == Some(ValueSource::EnvVariable))
@@ -83,7 +120,29 @@ where
         file: cli.config.filter(|path| !path.as_os_str().is_empty()),
         task: Task::from_env(),
     };
-    Ok((cli.command.unwrap_or(Command::Run), sources))
+    Ok(Asked::Command(command, sources))
+}
+
+/// The command line, with a help of each command that has only what is its own.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    // Settings become the commands' arguments by this.
+    command.build();
+    command.mut_subcommands(|command| {
+        let command = command.mut_args(|argument| {
+            let hides = argument.is_global_set();
+            argument.hide(hides)
+        });
+        if takes_settings(&command) {
+            command.after_help(SETTINGS)
+        } else {
+            command
+        }
+    })
+}
+
+fn takes_settings(command: &clap::Command) -> bool {
+    !["completions", "man", "help"].contains(&command.get_name())
 }
 
 /// A flag and its environment variable.
@@ -118,6 +177,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -128,11 +188,17 @@ mod tests {
 
     #[test]
     fn run_is_the_default() {
-        assert_eq!(parse(["sidecar"]).unwrap().0, Command::Run);
-        assert_eq!(parse(["sidecar", "--observe"]).unwrap().0, Command::Run);
+        let command = |arguments: &[&str]| match parse(arguments).unwrap() {
+            Asked::Command(command, _) => command,
+            Asked::Text(text) => panic!("{text:?}"),
+        };
+        assert_eq!(command(&["sidecar"]), Command::Run);
+        assert_eq!(command(&["sidecar", "--observe"]), Command::Run);
         let plan = |json, commands| Command::Plan { json, commands };
-        assert_eq!(parse(["sidecar", "plan"]).unwrap().0, plan(false, false));
-        let parsed = parse(["sidecar", "plan", "--commands"]).unwrap().0;
-        assert_eq!(parsed, plan(false, true));
+        assert_eq!(command(&["sidecar", "plan"]), plan(false, false));
+        assert_eq!(
+            command(&["sidecar", "plan", "--commands"]),
+            plan(false, true)
+        );
     }
 }

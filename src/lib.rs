@@ -16,4 +16,5 @@ pub mod picture;
 pub mod reconcile;
 pub mod redacted;
 pub mod snapshot;
+mod spelling;
 pub mod telemetry;

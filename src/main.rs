@@ -10,7 +10,7 @@ use std::{
 };
 
 use haproxy_nomad_sidecar::{
-    cli::{self, Command},
+    cli::{self, Asked, Command},
     config::Config,
     daemon::{self, LintVerdict, PlanForm, PlanVerdict, StatusForm},
     telemetry,
@@ -23,7 +23,13 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let (command, sources) = match cli::parse(env::args_os()) {
-        Ok(parsed) => parsed,
+        Ok(Asked::Command(command, sources)) => (command, sources),
+        Ok(Asked::Text(text)) => {
+            return match io::stdout().write_all(&text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => end(FAILED, &error),
+            };
+        }
         Err(message) => {
             // Whoever closed the output does not want the text.
             drop(message.print());

@@ -12,7 +12,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("redacted", &[]),
-    ("picture", &[]),
+    ("spelling", &[]),
+    ("picture", &["spelling"]),
     ("catalog", &["model", "redacted"]),
     ("reconcile", &["model", "redacted", "picture"]),
     ("haproxy", &["model", "redacted"]),
@@ -30,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "reconcile",
         ],
     ),
-    ("lint", &["model", "redacted", "reconcile"]),
+    ("lint", &["model", "redacted", "reconcile", "spelling"]),
     ("telemetry", &["config"]),
     ("cli", &["config", "lint"]),
     (
@@ -57,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Modules that take everything as an input: no runtime, clock, socket, file or randomness of their own.
 const PURE: &[&str] = &[
     "model",
+    "spelling",
     "picture",
     "catalog",
     "reconcile",

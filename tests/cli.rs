@@ -37,6 +37,86 @@ fn help_is_as_reviewed() {
 }
 
 #[test]
+fn the_help_of_each_command_is_as_reviewed() {
+    for command in COMMANDS {
+        let output = sidecar(&[command, "--help"], &[]);
+        assert_eq!(output.status.code(), Some(0));
+        let name = format!("help_{command}");
+        insta::assert_snapshot!(name, String::from_utf8(output.stdout).unwrap());
+    }
+}
+
+const COMMANDS: [&str; 7] = [
+    "run",
+    "plan",
+    "status",
+    "explain",
+    "lint",
+    "completions",
+    "man",
+];
+
+/// What is generated knows every command and every flag, and nothing of the environment, which may be wrong.
+#[test]
+fn completions_and_the_man_page_have_everything_and_need_no_configuration() {
+    let environment = [("NOMAD_TOKEN", "s3cret"), ("SIDECAR_CONFIG", "/nowhere")];
+    for (arguments, dashes) in [
+        (&["completions", "bash"][..], "--"),
+        (&["completions", "zsh"], "--"),
+        (&["completions", "fish"], "-l "),
+        (&["man"], "\\-\\-"),
+    ] {
+        let output = sidecar(arguments, &environment);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains("s3cret"), "{arguments:?}");
+        for command in COMMANDS {
+            assert!(text.contains(command), "{arguments:?}: {command}");
+        }
+        for flag in haproxy_nomad_sidecar::cli::flags() {
+            let escape = |name: &str| name.replace('-', "\\-");
+            let is_man = arguments == ["man"];
+            let name = if is_man {
+                escape(&flag.name)
+            } else {
+                flag.name
+            };
+            assert!(
+                text.contains(&format!("{dashes}{name}")),
+                "{arguments:?}: {name}"
+            );
+            assert!(!is_man || text.contains(&flag.variable), "{name}");
+        }
+    }
+}
+
+#[test]
+fn bash_completes_commands_and_flags() {
+    let script = String::from_utf8(sidecar(&["completions", "bash"], &[]).stdout).unwrap();
+    let (function, _) = script.split_once("() {").unwrap();
+    let complete = |typed: &str| {
+        let ask = format!(
+            "{script}\nCOMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
+             {function} haproxy-nomad-sidecar \"${{COMP_WORDS[$COMP_CWORD]}}\" ''\n\
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &ask]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(complete("haproxy-nomad-sidecar exp"), "explain\n");
+    assert_eq!(
+        complete("haproxy-nomad-sidecar --free"),
+        "--freeze\n--freeze-file\n"
+    );
+    assert_eq!(
+        complete("haproxy-nomad-sidecar plan --comm"),
+        "--commands\n"
+    );
+    assert_eq!(complete("haproxy-nomad-sidecar completions z"), "zsh\n");
+}
+
+#[test]
 fn help_shows_no_secret_of_the_environment() {
     let secrets = [("NOMAD_TOKEN", "s3cret"), ("NOMAD_HTTP_AUTH", "u:s3cret")];
     let output = sidecar(&["--help"], &secrets);

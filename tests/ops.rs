@@ -22,7 +22,7 @@ fn file(name: &str) -> String {
 /// The metrics of the documentation, which another test holds to what is exposed, under every name that a query may use.
 fn known() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    for line in file("README.md").lines() {
+    for line in file("docs/metrics.md").lines() {
         let Some((name, kind)) = line
             .strip_prefix("| `")
             .and_then(|rest| rest.split_once("` | "))

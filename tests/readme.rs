@@ -1,10 +1,11 @@
-//! What README.md says, held against the program: flags, metrics, tags, targets, links, and the job where `nomad` is there.
+//! What README.md and the tables of `docs` say, held against the program: flags, metrics, tags, targets, links, and the job
+//! where `nomad` is there.
 
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -56,7 +57,10 @@ fn the_table_of_settings_is_that_of_the_help() {
         let meaning = text.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(table, "| `--{name}` | `{variable}` | {meaning} |").unwrap();
     }
-    assert!(file("README.md").contains(&table), "it should be\n{table}");
+    assert!(
+        file("docs/configuration.md").contains(&table),
+        "it should be\n{table}"
+    );
 }
 
 #[test]
@@ -73,6 +77,7 @@ fn the_table_of_metrics_is_what_is_exposed() {
     };
     let command = model::Command::Ready(server);
     metrics.haproxy().answered(&command, &Outcome::Done);
+    metrics.backends().admissions(0, 0, 0);
     metrics.backends().drain_ended("idle");
     metrics.backends().blocked(&[("no_free_slot", 1)].into());
     let counted = BackendCount {
@@ -120,12 +125,15 @@ fn the_table_of_metrics_is_what_is_exposed() {
         let meaning = meaning.trim_end_matches('.');
         writeln!(table, "| `{name}{end}` | {kind} | {meaning} |").unwrap();
     }
-    assert!(file("README.md").contains(&table), "it should be\n{table}");
+    assert!(
+        file("docs/metrics.md").contains(&table),
+        "it should be\n{table}"
+    );
 }
 
 #[test]
 fn the_tags_are_supported_or_not_as_it_says() {
-    let readme = file("README.md");
+    let page = file("docs/tags.md");
     let noted = |tag: &str| {
         let read = tags::read("haproxy", &[tag.to_owned()]).unwrap();
         read.notes
@@ -133,14 +141,14 @@ fn the_tags_are_supported_or_not_as_it_says() {
             .map(|note| note.problem.clone())
             .collect::<Vec<_>>()
     };
-    let supported = between(&readme, "| tag | meaning", "\n\n");
+    let supported = between(&page, "| tag | meaning", "\n\n");
     let mut count = 0;
     for tag in quoted(supported).filter(|it| it.starts_with("haproxy.")) {
         assert_eq!(noted(tag), [""; 0], "{tag}");
         count += 1;
     }
     assert!(count > 10, "{count} tags");
-    let missing = between(&readme, "**not supported yet**:", ".\n\n");
+    let missing = between(&page, "**not supported yet**:", ".\n\n");
     for tag in quoted(missing) {
         assert_eq!(noted(tag), ["not supported yet, it has no effect"], "{tag}");
     }
@@ -166,25 +174,70 @@ fn every_target_that_is_named_is_in_the_makefile() {
 }
 
 #[test]
-fn every_link_to_a_file_has_its_file() {
-    let text = file("README.md");
+fn every_link_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let targets = text
-        .split("](")
-        .skip(1)
-        .filter_map(|it| it.split(')').next());
-    for target in targets.filter(|target| !target.starts_with("https://")) {
-        assert!(root.join(target).is_file(), "{target}");
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].map(PathBuf::from).into();
+    for directory in ["docs", "docs/verified"] {
+        let entries = fs::read_dir(root.join(directory)).unwrap();
+        let names = entries.map(|entry| Path::new(directory).join(entry.unwrap().file_name()));
+        pages.extend(names.filter(|name| name.extension().is_some_and(|it| it == "md")));
+    }
+    for page in pages {
+        let text = file(page.to_str().unwrap());
+        let targets = text
+            .split("](")
+            .skip(1)
+            .filter_map(|it| it.split(')').next());
+        for target in targets.filter(|target| !target.starts_with("https://")) {
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let to = match path {
+                "" => root.join(&page),
+                path => root.join(&page).parent().unwrap().join(path),
+            };
+            assert!(to.exists(), "{}: {target}", page.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&to).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let is_there = headings.any(|line| anchor(line) == heading);
+                assert!(is_there, "{}: {target}", page.display());
+            }
+        }
+    }
+}
+
+/// How a heading is linked to.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || "-_".contains(c) => Some(c),
+        _ => None,
+    });
+    kept.collect()
+}
+
+#[test]
+fn the_readme_is_one_screen_that_leads_to_every_page() {
+    let readme = file("README.md");
+    assert!(readme.lines().count() <= 60);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let architecture = file("docs/architecture.md");
+    for entry in fs::read_dir(root.join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_linked = |text: &str| text.contains(&format!("{name})"));
+        // That one is for who changes the program.
+        let is_there = is_linked(&readme) || is_linked(&file("docs/operations.md"));
+        assert!(
+            is_there || name == "verified" || architecture.contains(&name),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn the_job_is_valid() {
-    let readme = file("README.md");
-    let job = between(&readme, "```hcl\n", "```\n");
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("lb.nomad.hcl");
-    fs::write(&path, job).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nomad-jobs/minimal.nomad.hcl");
+    assert!(file("README.md").contains("nomad-jobs/minimal.nomad.hcl"));
     let validated = Command::new("nomad")
         .args(["job", "validate"])
         .arg(&path)
@@ -192,7 +245,7 @@ fn the_job_is_valid() {
     match validated {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Past the capture of the test harness.
-            let text = b"NO NOMAD on PATH: the job of README.md is not validated
+            let text = b"NO NOMAD on PATH: minimal.nomad.hcl is not validated
 ";
             io::Write::write_all(&mut io::stderr(), text).unwrap();
         }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The ordinary life of a service, and two accidents, on real Nomad agents under load.
 
-    docs/verified/deploys-run.py slots|dynamic [STORY...] > output.md
+    docs/verified/deploys-run.py slots|dynamic|made [STORY...] > output.md
 
 deploys.md has this script's output. It starts one server and the two clients a and b, each with a data directory of its own, runs the
 shipped jobs with the driver raw_exec (HAProxy and the sidecar on a, the application on both), and sends requests at a constant

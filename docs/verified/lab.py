@@ -1,5 +1,5 @@
 """What the scripts beside this have in common: Nomad agents, the shipped jobs on them, load, and a witness who tells what
-happened when. A script is called with slots or dynamic, and with the stories to play; without any it plays all.
+happened when. A script is called with slots, dynamic or made (backends, too, at runtime: HAProxy 3.4), and with the stories to play; without any it plays all.
 
 It needs root, nomad on the PATH, HAProxy at /usr/sbin/haproxy (or HAPROXY), the sidecar at /usr/local/bin/haproxy-nomad-sidecar
 (or SIDECAR), and the examples `toy-web` and `load` in target/debug/examples (or EXAMPLES).
@@ -35,6 +35,9 @@ KIND = sys.argv[1]
 STORIES = sys.argv[2:]
 RATE = int(os.environ.get("RATE", "40"))
 
+NAME = {"slots": "slots", "dynamic": "dynamic servers", "made": "backends made at runtime"}[KIND]
+CONFIG = f"nomad-jobs/haproxy-{'zero-touch' if KIND == 'made' else KIND}.cfg"
+
 # Each agent's three ports begin here; a client hands out another range to its tasks.
 OFFSET = int(os.environ.get("OFFSET", "0"))  # for a second run beside the first
 SERVER, CLIENTS, PUBLIC = 14640 + OFFSET, {"a": 15640 + OFFSET, "b": 16640 + OFFSET}, 18080 + OFFSET
@@ -45,7 +48,7 @@ SHUTDOWN_DELAY, DRAIN = 8.0, 5.0
 LONGEST, BOOT = 2.0, 3.0
 # fall 3 × fastinter 250 ms, after the first check that failed, which comes within one `inter`: 1 s for slots, 2 s for
 # dynamic servers. A check may take a moment, and so may a loaded machine.
-DOWN_WITHIN = {"slots": 1.0, "dynamic": 2.0}[KIND] + 3 * 0.25 + 1.0
+DOWN_WITHIN = {"slots": 1.0, "dynamic": 2.0, "made": 2.0}[KIND] + 3 * 0.25 + 1.0
 
 note = functools.partial(print, file=sys.stderr, flush=True)
 
@@ -62,9 +65,18 @@ def until(what, condition, seconds=120):
         time.sleep(0.05)
 
 
-def ask(path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{SERVER}{path}", timeout=10) as answer:
+# The management token, once a cluster with ACLs is up.
+token = ""
+
+
+def ask(path, method="GET"):
+    with open_nomad(path, 10, method) as answer:
         return json.loads(answer.read())
+
+
+def open_nomad(path, timeout, method="GET"):
+    request = urllib.request.Request(f"http://127.0.0.1:{SERVER}{path}", method=method, headers={"X-Nomad-Token": token})
+    return urllib.request.urlopen(request, timeout=timeout)
 
 
 # === The cluster ===
@@ -73,8 +85,8 @@ def ask(path):
 class Cluster:
     """`heartbeat` is both the shortest time to live of a client's heartbeat and the grace after it."""
 
-    def __init__(self, directory, heartbeat):
-        self.directory, self.heartbeat = directory, heartbeat
+    def __init__(self, directory, heartbeat, acl):
+        self.directory, self.heartbeat, self.acl = directory, heartbeat, acl
         self.agents = {}
         self.start_server()
         self.start_client("a")
@@ -89,6 +101,7 @@ class Cluster:
                 "advertise": {kind: "127.0.0.1" for kind in ("http", "rpc", "serf")},
                 "data_dir": path,
                 "disable_update_check": True,
+                "acl": {"enabled": self.acl},
                 "ports": {"http": port, "rpc": port + 1, "serf": port + 2},
                 **config,
             }, file)
@@ -123,8 +136,13 @@ class Cluster:
         until(f"the client {name} is ready", lambda: self.node(name)["Status"] == "ready")
 
     def has_a_leader(self):
+        global token
+        if not ask("/v1/status/leader"):
+            return False
+        if self.acl and not token:
+            token = ask("/v1/acl/bootstrap", "POST")["SecretID"]
         # It may not answer for a while when it is one already.
-        return ask("/v1/status/leader") and ask("/v1/nodes") is not None
+        return ask("/v1/nodes") is not None
 
     def node(self, name):
         nodes = [node for node in ask("/v1/nodes") if node["Name"] == name]
@@ -205,11 +223,11 @@ class Witness:
         self.rows.append((at, who, what))
 
     def follow_nomad(self):
-        topics = "topic=Service&topic=Allocation&topic=Node&topic=Deployment"
+        topics = "namespace=*&topic=Service&topic=Allocation&topic=Node&topic=Deployment"
         while True:
             # It ends with its server, and is silent while that is.
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                stream = urllib.request.urlopen(f"http://127.0.0.1:{SERVER}/v1/event/stream?{topics}&index=0", timeout=60)
+                stream = open_nomad(f"/v1/event/stream?{topics}&index=0", 60)
                 for line in stream:
                     at = time.time()
                     for event in json.loads(line).get("Events") or []:
@@ -384,23 +402,37 @@ problems = []
 
 
 def nomad(*arguments):
-    environment = {**os.environ, "NOMAD_ADDR": f"http://127.0.0.1:{SERVER}", "NOMAD_CLI_NO_COLOR": "1"}
+    environment = {**os.environ, "NOMAD_ADDR": f"http://127.0.0.1:{SERVER}", "NOMAD_CLI_NO_COLOR": "1", "NOMAD_TOKEN": token}
     result = subprocess.run(["nomad", *arguments], env=environment, capture_output=True, text=True, cwd=ROOT)
     if result.returncode:
         sys.exit(f"nomad {' '.join(arguments)}: {result.stdout}{result.stderr}")
+    return result.stdout
 
 
-def job(service="web", **variables):
+def example_app(tags, check):
+    """The shipped job with more tags, and with another kind of check for Nomad."""
+    if not tags:
+        return "nomad-jobs/example-app.nomad.hcl"
+    with open(os.path.join(ROOT, "nomad-jobs/example-app.nomad.hcl")) as file:
+        text = file.read()
+    more = "".join(f'"{tag}", ' for tag in tags)
+    path = os.path.join(witness.directory, "example-app.nomad.hcl")
+    with open(path, "w") as file:
+        file.write(text.replace('["haproxy.enable=true"', f'[{more}"haproxy.enable=true"').replace('type     = "http"', f'type     = "{check}"'))
+    return path
+
+
+def job(service="web", tags=("haproxy.domain=${var.service}.example",) if KIND == "made" else (), namespace="default", check="http", **variables):
     """The arguments that run the shipped example job."""
     command = [f"{EXAMPLES}/toy-web", "--listen", "$${NOMAD_ADDR_http}", "--name", "$${NOMAD_SHORT_ALLOC_ID}",
                "--boots", "300", "--boots-at-most", str(int(BOOT * 1000))]
     variables = {"service": service, "driver": "raw_exec", "server": json.dumps(command), **variables}
-    return ["job", "run", "-detach", *(f"-var={name}={value}" for name, value in variables.items()),
-            "nomad-jobs/example-app.nomad.hcl"]
+    return ["job", "run", "-detach", *([f"-namespace={namespace}"] if namespace != "default" else []),
+            *(f"-var={name}={value}" for name, value in variables.items()), example_app(tags, check)]
 
 
-def allocs(service="web", node=None):
-    rows = [row for row in ask(f"/v1/job/{service}/allocations")
+def allocs(service="web", node=None, namespace="default"):
+    rows = [row for row in ask(f"/v1/job/{service}/allocations?namespace={namespace}")
             if row["DesiredStatus"] == "run" and row["ClientStatus"] == "running"]
     rows = [row for row in rows if node is None or row["NodeName"] == node]
     return sorted(rows, key=lambda row: row["CreateIndex"])
@@ -410,20 +442,21 @@ def port_of(alloc):
     return ask(f"/v1/allocation/{alloc['ID']}")["Resources"]["Networks"][0]["DynamicPorts"][0]["Value"]
 
 
-def settled(service, count):
+def settled(service, count, namespace="default"):
     """The newest version of the job is deployed, and all its instances are registered and in rotation."""
+    backend = service if namespace == "default" else f"{namespace}.{service}"
     def is_settled():
-        running, services = allocs(service), ask(f"/v1/service/{service}")
-        return (deployment_of(service)["Status"] == "successful"
+        running, services = allocs(service, namespace=namespace), ask(f"/v1/service/{service}?namespace={namespace}")
+        return (deployment_of(service, namespace)["Status"] == "successful"
                 and len(running) == count == len(services)
-                and witness.in_rotation(service) == sorted(row["Port"] for row in services))
+                and witness.in_rotation(backend) == sorted(row["Port"] for row in services))
     return is_settled
 
 
-def deployment_of(service):
+def deployment_of(service, namespace="default"):
     """That of the job's newest version. There is none before Nomad has evaluated it."""
-    version = ask(f"/v1/job/{service}")["Version"]
-    rows = [row for row in ask(f"/v1/job/{service}/deployments") if row["JobVersion"] == version]
+    version = ask(f"/v1/job/{service}?namespace={namespace}")["Version"]
+    rows = [row for row in ask(f"/v1/job/{service}/deployments?namespace={namespace}") if row["JobVersion"] == version]
     return max(rows, key=lambda row: row["CreateIndex"], default={"Status": "", "TaskGroups": {"app": {"HealthyAllocs": 0}}})
 
 
@@ -480,10 +513,10 @@ def grouped(failed, begin):
 witness = Witness()
 
 
-def main(tell, heartbeat):
+def main(tell, heartbeat, acl=False):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     directory = tempfile.mkdtemp(prefix="lab", dir="/tmp")
-    cluster = Cluster(directory, heartbeat)
+    cluster = Cluster(directory, heartbeat, acl)
     try:
         witness.begin(cluster)
         tell(cluster)
@@ -497,7 +530,7 @@ def main(tell, heartbeat):
         cluster.stop()
         shutil.rmtree(directory, ignore_errors=True)
         version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True).stdout.split(" - ")[0].split(" 20")[0]
-        print(f"## {version}, {'slots' if KIND == 'slots' else 'dynamic servers'}\n")
+        print(f"## {version}, {NAME}\n")
         print("| story | requests | result | slowest beyond what was asked |\n|---|---|---|---|")
         for title, count, verdict, late in summary:
             print(f"| {title} | {count} | {verdict} | {late} |")
@@ -509,7 +542,7 @@ def main(tell, heartbeat):
 
 def run_haproxy(**variables):
     """Runs the shipped job, with its HAProxy at a fixed port unless told otherwise."""
-    config = os.environ.get("CONFIG", f"nomad-jobs/haproxy-{KIND}.cfg")
+    config = os.environ.get("CONFIG", CONFIG)
     variables = {"driver": "raw_exec", "haproxy_config": config, "http_port": PUBLIC, "haproxy_binary": HAPROXY,
                  "sidecar_binary": SIDECAR, "sidecar_args": SIDECAR_ARGS, **variables}
     return ["job", "run", "-detach", *(f"-var={name}={value}" for name, value in variables.items()),
@@ -561,6 +594,7 @@ def run(arguments):
 def shown(argument):
     if argument.startswith(("-var=server=", "-var=driver=", "-var=release=", "-var=haproxy_", "-var=sidecar_")):
         return "…"
+    argument = argument.removeprefix(witness.directory + "/")
     return argument[:8] if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", argument) else argument
 
 

@@ -2,7 +2,7 @@
 """HAProxy, the sidecar, and Nomad's own agents are restarted, killed, frozen, replaced and restored, on real Nomad agents
 under load.
 
-    docs/verified/survival-run.py slots|dynamic [STORY...] > output.md
+    docs/verified/survival-run.py slots|dynamic|made [STORY...] > output.md
 
 survival.md has this script's output. The agents and jobs are those of deploys-run.py; what is done here is done to HAProxy's group
 and to Nomad, and the application stays. It ends with 1 when a request failed that should not have, or another claim did not hold.
@@ -233,9 +233,9 @@ class Survival(Stories):
         """All instances of four services are on b, which Nomad takes for lost."""
         a, b = (self.cluster.node(name)["ID"] for name in "ab")
         config = os.path.join(witness.directory, "four.cfg")
-        with open(os.path.join(ROOT, f"nomad-jobs/haproxy-{KIND}.cfg")) as file:
+        with open(os.path.join(ROOT, lab.CONFIG)) as file:
             text = file.read()
-        web = re.search(r"\nbackend web\n(  .*\n)+", text)[0]
+        web = "" if KIND == "made" else re.search(r"\nbackend web\n(  .*\n)+", text)[0]
         with open(config, "w") as file:
             # Another one each time, or Nomad has nothing to deploy when the story is played again.
             file.write(text + web.replace(" web", " shop") + web.replace(" web", " blog") + f"# {time.time()}\n")
@@ -311,7 +311,7 @@ class Survival(Stories):
         for number, alloc in enumerate(allocs("haproxy")):
             witness.attach(alloc, f" {alloc['ID'][:8]}")
         config = os.path.join(witness.directory, "haproxy.cfg")
-        with open(os.path.join(ROOT, f"nomad-jobs/haproxy-{KIND}.cfg")) as file, open(config, "w") as changed:
+        with open(os.path.join(ROOT, lab.CONFIG)) as file, open(config, "w") as changed:
             changed.write(file.read() + "\n# It is another one now.\n")
         front = Front()
         target = self.following(front)

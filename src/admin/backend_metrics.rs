@@ -1,7 +1,7 @@
 //! The metrics about backends and about what becomes of the servers in them. A backend is a label, since whoever is woken
 //! wants to know which; only so many are, the others are counted together.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -26,6 +26,8 @@ pub struct BackendMetrics {
     slots_used: Family<ByBackend, Gauge>,
     blocked: Family<ByReason, Gauge>,
     arrivals: Histogram,
+    admitting: Gauge,
+    admissions: Family<ByEnd, Counter>,
     drains: Family<ByEnd, Counter>,
 }
 
@@ -90,6 +92,18 @@ impl BackendMetrics {
                 Family::default(),
             ),
             arrivals,
+            admitting: register(
+                to,
+                "servers_admitting",
+                "Servers that were made ready and wait for HAProxy's check",
+                Gauge::default(),
+            ),
+            admissions: register(
+                to,
+                "admissions",
+                "Servers that were made ready, by what came of it",
+                Family::default(),
+            ),
             drains: register(to, "drains", "Drains that ended, by how", Family::default()),
         }
     }
@@ -97,6 +111,15 @@ impl BackendMetrics {
     /// A registration that an event brought is in rotation.
     pub fn arrived(&self, seconds: f64) {
         self.arrivals.observe(seconds);
+    }
+
+    /// How many servers wait for their check, and how many so far came into rotation, or left before.
+    pub fn admissions(&self, waiting: usize, passed: u64, left: u64) {
+        self.admitting.set(count(waiting));
+        for (end, total) in [("in_rotation", passed), ("left", left)] {
+            let counter = self.admissions.get_or_create(&ByEnd { end });
+            counter.inner().store(total, Ordering::Relaxed);
+        }
     }
 
     /// A server is drained no longer.

@@ -68,20 +68,12 @@ impl HaproxyMetrics {
 
     /// HAProxy answered a command.
     pub fn answered(&self, command: &Command, outcome: &Outcome) {
-        self.count(
-            command,
-            match outcome {
-                Outcome::Done => "done",
-                Outcome::Notice(_) => "notice",
-                Outcome::RetryLater(_) => "retry_later",
-                Outcome::Refused(_) => "refused",
-            },
-        );
+        self.count(command, word(Some(outcome)));
     }
 
     /// A command was written, and its answer was lost or not understood.
     pub fn unanswered(&self, command: &Command) {
-        self.count(command, "unanswered");
+        self.count(command, word(None));
     }
 
     /// HAProxy answered a batch, after so long.
@@ -93,6 +85,17 @@ impl HaproxyMetrics {
         let kind = kind(command);
         let label = ByOutcome { kind, outcome };
         self.commands.get_or_create(&label).inc();
+    }
+}
+
+/// The label that metrics have for an answer, or for none.
+pub(super) const fn word(outcome: Option<&Outcome>) -> &'static str {
+    match outcome {
+        Some(Outcome::Done) => "done",
+        Some(Outcome::Notice(_)) => "notice",
+        Some(Outcome::RetryLater(_)) => "retry_later",
+        Some(Outcome::Refused(_)) => "refused",
+        None => "unanswered",
     }
 }
 

@@ -461,6 +461,7 @@ mod tests {
                 "registrations_rejected 0",
                 "removals_frozen 0",
                 "removals_waiting 0",
+                "servers_admitting 0",
                 "servers_held 0",
                 "snapshot_in_use 0",
                 "snapshot_writes_total{outcome=\"failed\"} 0",

@@ -6,7 +6,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::metrics::{count, register};
+use super::{
+    haproxy_metrics::word,
+    metrics::{count, register},
+};
 use crate::model::{MapChange, Outcome};
 
 /// All of them.
@@ -62,12 +65,7 @@ impl RouteMetrics {
             MapChange::Prepare(_) => "prepare",
             MapChange::Commit(..) => "commit",
         };
-        let outcome = match outcome {
-            Some(Outcome::Done | Outcome::Notice(_)) => "done",
-            Some(Outcome::RetryLater(_)) => "retry_later",
-            Some(Outcome::Refused(_)) => "refused",
-            None => "unanswered",
-        };
+        let outcome = word(outcome);
         let labels = ByOutcome { kind, outcome };
         self.changes.get_or_create(&labels).inc();
     }

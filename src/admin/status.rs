@@ -96,6 +96,13 @@ pub enum Missing {
         /// How many backends there are to apply it to.
         total: usize,
     },
+    /// A namespace was never read: its name, and why.
+    Namespace {
+        /// Its name.
+        name: String,
+        /// What keeps it from being read.
+        reason: String,
+    },
     /// The first sync is not applied to the maps.
     Routes,
     /// It is, and HAProxy's checks have not admitted its servers.
@@ -227,6 +234,13 @@ impl fmt::Display for Missing {
             Self::Haproxy { reason } => write!(f, "haproxy: not connected: {}", OneLine(reason)),
             Self::Catalog { reason } => {
                 write!(f, "nomad: no list was accepted yet: {}", OneLine(reason))
+            }
+            Self::Namespace { name, reason } => {
+                write!(
+                    f,
+                    "nomad: namespace {name} was not read yet: {}",
+                    OneLine(reason)
+                )
             }
             Self::Routes => f.write_str("routes are not applied yet"),
             Self::Backends { pending, total } | Self::Checks { pending, total } => {

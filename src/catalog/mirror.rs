@@ -28,6 +28,7 @@ pub struct Mirror {
     pace: Pace,
     /// How many services are to be asked for and were not yet.
     waiting: usize,
+    has_synced: bool,
     out: Outbox,
 }
 
@@ -79,6 +80,7 @@ impl Mirror {
             most_held_reads: held_reads,
             pace: Pace::new(),
             waiting: 0,
+            has_synced: false,
             out: Outbox {
                 asks: VecDeque::new(),
                 tells: VecDeque::new(),
@@ -305,9 +307,14 @@ impl Mirror {
     }
 
     fn tell_synced(&mut self) {
+        // Until every namespace was read, or could not be, nothing is complete.
+        if !self.has_synced && self.followers.values().any(Follower::begins) {
+            return;
+        }
         let Some(index) = self.out.synced.take() else {
             return;
         };
+        self.has_synced = true;
         let synced = Synced {
             index,
             services: self

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    admin::{Followed, Namespace, Trouble},
+    admin::{Followed, Missing, Namespace, Trouble},
     catalog::{FailureKind, How, Scope},
     nomad::watch::Event,
 };
@@ -107,6 +107,20 @@ impl Following {
     pub(super) fn namespaces(&self) -> Vec<Namespace> {
         let shown = self.states.values().map(|state| state.shown.clone());
         shown.collect()
+    }
+
+    /// What was never read since the start: a new version of a job must not look healthy without it.
+    pub(super) fn unread(&self) -> impl Iterator<Item = Missing> {
+        let unread = self.states.values().map(|state| &state.shown);
+        unread
+            .filter(|shown| shown.known_at.is_none())
+            .map(|shown| Missing::Namespace {
+                name: shown.name.clone(),
+                reason: match &shown.trouble {
+                    Some(trouble) => trouble.text.clone(),
+                    None => "it is being read".to_owned(),
+                },
+            })
     }
 
     pub(super) fn heard(&mut self, now: Instant, event: &Event) {

@@ -155,12 +155,11 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
                     );
                     continue;
                 }
-                let and_haproxy = if was_told {
-                    ""
+                if was_told {
+                    info!("stopping");
                 } else {
-                    "; HAProxy goes on serving as it is"
-                };
-                info!("stopping{and_haproxy}");
+                    info!("stopping; HAProxy goes on serving as it is");
+                }
                 parts.shutdown().await;
                 end_log(audit_log, &show).await;
                 charge::leave(&config.haproxy.socket, id);

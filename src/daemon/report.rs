@@ -516,6 +516,8 @@ impl Report {
         self.metrics.haproxy().connected(self.haproxy.is_ok());
         let backends = self.metrics.backends();
         backends.blocked(&overview.obstacles);
+        let admissions = overview.admissions;
+        backends.admissions(admissions.waiting, admissions.passed, admissions.left);
         backends.backends(&words::counts(&overview.tallies));
         let (by_hand, would) = (overview.by_hand, overview.would);
         let operators = self.metrics.operators();
@@ -532,6 +534,9 @@ impl Report {
             missing.push(Missing::Catalog {
                 reason: self.nomad.clone(),
             });
+        }
+        if overview.catalog_known && !overview.from_snapshot {
+            missing.extend(self.following.unread());
         }
         if missing.is_empty() && !overview.in_sync && overview.unsettled.is_empty() {
             missing.push(Missing::Routes);

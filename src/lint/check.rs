@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, iter};
 use super::{
     Finding, Place, Report, Rule,
     job::{Delay, Group, Job, List, Service, Task, Text},
-    shown, spelling,
+    shown,
 };
 use crate::{
     model::{BackendName, Registration, ServiceKey},
@@ -15,6 +15,7 @@ use crate::{
         desired::{self, Reason, contribution},
         tags::{self, TagProblem},
     },
+    spelling,
 };
 
 /// No service is looked at after so many findings.

@@ -10,7 +10,6 @@ mod hcl;
 pub mod job;
 mod json;
 mod print;
-mod spelling;
 
 use std::{fmt, path::PathBuf};
 

@@ -43,8 +43,8 @@ pub enum Defect {
     SlowInBigBackends,
 }
 
-/// From which version on a capability is there.
-const CAPABILITIES: &[(Capability, Version)] = &[
+/// Every capability, and from which version on it is there.
+pub const CAPABILITIES: &[(Capability, Version)] = &[
     (Capability::DynamicServers, Version::new(2, 6, 0)),
     (Capability::InitState, Version::new(3, 2, 0)),
     (Capability::DynamicBackends, Version::new(3, 4, 0)),

@@ -194,7 +194,7 @@ pub struct MapContent {
 }
 
 /// A change of a map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MapChange {
     /// `add map <map> <key> <value>`. Never for a key that is there: HAProxy would have it twice.
     Add(MapName, MapWord, MapWord),

@@ -12,7 +12,7 @@ mod name;
 mod nomad;
 
 pub use backoff::{Backoff, SplitMix64};
-pub use capabilities::{Capability, DEFECTS, Defect, DefectRow};
+pub use capabilities::{CAPABILITIES, Capability, DEFECTS, Defect, DefectRow};
 pub use haproxy::{
     AdminState, BackendRows, BackendStat, Batch, BatchId, CheckState, Command, InvalidVersion,
     Keyword, OperState, Outcome, ProcessInfo, Request, Response, ServerRow, ServerState, StatRow,

@@ -11,7 +11,7 @@ use std::{
 use crate::model::{BackendName, Backoff, Command, Request, ServerName, ServerState, Version};
 
 use super::{
-    Guard, Policy, Removals, Staying, Stays,
+    Admissions, Guard, Policy, Removals, Staying, Stays,
     desired::{DesiredServer, Identity, Rejection},
     hands::{ByHand, Weight},
     hold::{HoldBegun, HoldEnded, Review},
@@ -45,8 +45,6 @@ pub(super) struct Backend {
     pub(super) memory: Memory,
     /// What was seen last.
     pub(super) observed: Option<ObservedBackend>,
-    /// Nobody has looked at it yet for the state file.
-    pub(super) is_newly_observed: bool,
     /// It is about to be deleted: nothing may lead here any more.
     pub(super) is_ending: bool,
     /// A server was in rotation then, whoever's.
@@ -87,6 +85,8 @@ pub(super) struct Backend {
     pub(super) notes: BTreeSet<Rejection>,
     /// Servers that were made ready and have not been in rotation since, and when.
     pub(super) unadmitted: BTreeMap<ServerName, Duration>,
+    /// What became of others, not counted yet.
+    pub(super) admissions: Admissions,
     /// Why the last batch failed.
     pub(super) problem: Option<String>,
     /// Failed batches.
@@ -109,7 +109,6 @@ impl Backend {
             stale: true,
             memory: Memory::default(),
             observed: None,
-            is_newly_observed: false,
             is_ending: false,
             takes_traffic: false,
             observed_at: Duration::ZERO,
@@ -130,6 +129,7 @@ impl Backend {
             by_hand: BTreeMap::new(),
             notes: BTreeSet::new(),
             unadmitted: BTreeMap::new(),
+            admissions: Admissions::default(),
             problem: None,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             refusals: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
@@ -172,14 +172,13 @@ impl Backend {
     }
 
     /// The connection is gone: nothing is known any more.
-    pub(super) fn disconnect(&mut self) {
+    pub(super) fn disconnect(&mut self, now: Duration) {
         self.busy = false;
         self.fresh = false;
         self.dirty = true;
         self.settled = false;
         self.due = None;
-        // What was sent last may never have been carried out, nor what was sent with it.
-        self.memory.sent.clear();
+        self.memory.disconnect(now);
     }
 
     /// Whose it was seen to be.
@@ -366,9 +365,9 @@ impl Backend {
             Origin::Missing => false,
             Origin::Made { is_published } => is_published,
         };
-        self.takes_traffic = is_found && observed.servers.iter().any(ServerState::in_rotation);
+        let is_given_traffic = |state: &ServerState| state.in_rotation() && state.weight > 0;
+        self.takes_traffic = is_found && observed.servers.iter().any(is_given_traffic);
         self.observed = Some(observed);
-        self.is_newly_observed = true;
         self.fresh = true;
         self.dirty = false;
         self.due = None;
@@ -494,9 +493,14 @@ impl Backend {
         self.memory.changed_at = Some(now);
         self.changing_since.get_or_insert(now);
         self.reasons = plan.steps.iter().map(|step| step.why).collect();
-        // It tells whether the backend is published.
-        let changes_backend = |step: &plan::Step| step.command.server().is_none();
-        self.wants_stat |= plan.steps.iter().any(changes_backend);
+        // It tells whether the backend is published: one that was just made is not.
+        let publishes = |step: &plan::Step| {
+            matches!(
+                step.command,
+                Command::PublishBackend(_) | Command::UnpublishBackend(_)
+            )
+        };
+        self.wants_stat |= plan.steps.iter().any(publishes);
         for step in &plan.steps {
             self.memory.send(now, &step.command);
             if let Command::Ready(server) = &step.command {

@@ -236,6 +236,8 @@ pub struct Overview {
     pub mass: bool,
     /// Servers of followed backends that are the sidecar's.
     pub owned: Owned,
+    /// What became of those that were made ready.
+    pub admissions: Admissions,
     /// Those of them that stay as an operator left them.
     pub by_hand: HandsCount,
     /// Servers that stay as they are by an operator's hand, or in rotation by a hold.
@@ -309,6 +311,17 @@ pub struct Would {
     pub backends: usize,
     /// By so many commands.
     pub commands: usize,
+}
+
+/// Servers that were made ready, and what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admissions {
+    /// They wait for HAProxy's check.
+    pub waiting: usize,
+    /// They came into rotation, since the start.
+    pub passed: u64,
+    /// They were taken out before that, or are gone, since the start.
+    pub left: u64,
 }
 
 /// The sidecar's servers, by what they are doing.

@@ -11,7 +11,7 @@ use crate::model::{Address, ServerName, ServerState, ServiceKey};
 
 use super::{
     Guard, Policy,
-    desired::{DesiredServer, desired_at},
+    desired::{DesiredServer, Identity, desired_at},
     guards::GRACE,
     plan::{self, Kind, Memory, ObservedBackend},
     server_name::is_same_allocation,
@@ -305,7 +305,11 @@ impl Review<'_> {
         let is_given_traffic = state.in_rotation() && state.weight > 0;
         let is_unknown = is_stranger && memory.strangers_stay;
         let is_let_go = memory.let_go.contains(name) && guard.is_none();
-        let is_taken = is_let_go || memory.holds.contains_key(&identity);
+        // By another process nothing tells whose slot it is, but who is held at that address.
+        let is_unknown_slot = kind == Kind::Slots && is_stranger;
+        let is_held = |(held, _): &Identity| is_unknown_slot && *held == address;
+        let is_taken =
+            is_let_go || memory.holds.contains_key(&identity) || memory.holds.keys().any(is_held);
         ((is_given_traffic || recalled) && !is_unknown && !is_taken).then_some(Hold {
             server,
             service,

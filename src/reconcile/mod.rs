@@ -36,7 +36,8 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 use crate::model::{ProfileName, ServerKeywords, ServerProfileName};
 
 pub use facts::{
-    Arrival, Fact, Found, Made, Overview, Owned, Restoring, Staying, Stays, Tally, Would,
+    Admissions, Arrival, Fact, Found, Made, Overview, Owned, Restoring, Staying, Stays, Tally,
+    Would,
 };
 pub use guards::{ASK_AFTER, Extent, Guard, Question, Removals};
 pub use hands::{ByHand, Hand, HandsCount, Weight};

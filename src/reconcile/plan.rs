@@ -99,6 +99,8 @@ pub struct Memory {
     pub drains: BTreeMap<ServerName, Duration>,
     /// Addresses that were sent to slots and not read back yet, and when.
     pub sent: BTreeMap<ServerName, (Address, Duration)>,
+    /// Addresses that were sent when the connection broke, and until when HAProxy may yet show them.
+    pub in_doubt: BTreeMap<ServerName, (Address, Duration)>,
     /// Servers that were seen ready, at the address that they have.
     pub seen_ready: BTreeSet<ServerName>,
     /// Those that were sent out of rotation since: otherwise somebody else did that.
@@ -184,6 +186,11 @@ impl Memory {
             }
         }
         self.drains = drains;
+        self.in_doubt.retain(|name, (address, until)| {
+            let is_it = |server: &&ServerState| server.name.as_ref() == Some(name);
+            let server = observed.servers.iter().find(is_it);
+            *until > now && server.is_some_and(|server| server.address() != Some(*address))
+        });
         let present: HashSet<_> = observed
             .servers
             .iter()
@@ -206,6 +213,13 @@ impl Memory {
             self.departed
                 .retain(|(address, name), _| present.contains(name) || addresses.contains(address));
         }
+    }
+
+    /// The connection is gone. What was sent last may never have been carried out, nor what was sent with it.
+    pub(super) fn disconnect(&mut self, now: Duration) {
+        let sent = std::mem::take(&mut self.sent).into_iter();
+        let in_doubt = sent.map(|(name, (address, _))| (name, (address, now + IN_DOUBT)));
+        self.in_doubt.extend(in_doubt);
     }
 
     /// Remembers what is being sent.
@@ -261,10 +275,13 @@ impl Memory {
     ) -> Option<&DesiredServer> {
         match kind {
             Kind::Slots => {
-                // Of several that were there one after the other, the one that had the slot last.
+                // Of several that were there one after the other, the one that had the slot last, by its last tags.
                 let tenant = self.tenants.get(name);
                 let had_it = |server: &DesiredServer| {
-                    tenant.is_some_and(|tenant| is_same_allocation(&tenant.server, &server.name))
+                    tenant.map(|tenant| {
+                        let is_same = is_same_allocation(&tenant.server, &server.name);
+                        (is_same, tenant.server == server.name)
+                    })
                 };
                 let of_address = self.departed.values();
                 of_address
@@ -494,6 +511,8 @@ impl Situation<'_> {
     }
 }
 
+/// From 3.0 on an address is shown a moment after it was acknowledged, mostly at once; this is far more.
+const IN_DOUBT: Duration = Duration::from_millis(200);
 /// After this time a slot that was freed is seen to be, or never.
 const LOST: Duration = Duration::from_secs(1);
 /// The pause between two servers whose sessions are closed.

@@ -148,9 +148,9 @@ fn take_out(state: &ServerState, target: ServerRef, why: Why, plan: &mut Plan) {
 }
 
 /// Weight 0 tells our drain and our maintenance from an operator's, should the sidecar die or the registration return now.
-/// An agent's word could end either; that of a slot is its template's.
-fn mark(state: &ServerState, target: &ServerRef, why: Why, plan: &mut Plan) {
-    if state.agent.is_enabled() && !state.admin.is_config_disabled() {
+/// An agent's word could end either, and a weight.
+pub(super) fn mark(state: &ServerState, target: &ServerRef, why: Why, plan: &mut Plan) {
+    if state.agent.is_enabled() {
         plan.step(Command::DisableAgent(target.clone()), why);
     }
     if state.weight != 0 {

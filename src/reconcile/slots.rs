@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Address, Command, ServerName, ServerState};
+use crate::model::{Address, Command, ServerName, ServerRef, ServerState};
 
 use super::{
     Policy, Removals,
     desired::{DesiredServer, Reason, desired_at},
-    hands::hand,
+    hands::{Hand, hand},
     plan::{
         Admission, CLOSE_EVERY, Kind, ObservedBackend, Obstacle, Plan, Situation, Tenant, Why,
         admit, watch_admissions,
@@ -95,6 +95,13 @@ fn slots<'a>(situation: &Situation<'a>) -> Vec<Slot<'a>> {
 
 /// Plans a backend of slots.
 pub(super) fn plan(desired: &[&DesiredServer], situation: &Situation<'_>, plan: &mut Plan) {
+    // A slot that shows one address may yet get another, which must be nobody else's then.
+    let in_doubt = situation.memory.in_doubt.values();
+    let left = in_doubt.map(|(_, until)| until.saturating_sub(situation.now));
+    if let Some(left) = left.max().filter(|left| !left.is_zero()) {
+        plan.look_within(READ_AGAIN.max(left / 4));
+        return;
+    }
     let slots = slots(situation);
     let wanted: BTreeMap<Address, &DesiredServer> = desired
         .iter()
@@ -260,9 +267,7 @@ fn make_room(
 
 fn fill(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan: &mut Plan) {
     let target = situation.server(slot.name);
-    if slot.state.weight != 0 {
-        plan.step(Command::SetWeight(target.clone(), 0), Why::Registered);
-    }
+    removal::mark(slot.state, &target, Why::Registered, plan);
     let has_check = slot.state.check.is_enabled();
     if situation.memory.cookies && has_check && !situation.was_in_rotation(server) {
         if slot.address != Some(PLACEHOLDER) {
@@ -328,37 +333,52 @@ fn keep(server: &DesiredServer, slot: &Slot<'_>, situation: &Situation<'_>, plan
     };
     if !state.admin.in_maintenance() && is_let_to_another(server, slot, situation) {
         // Where one instance was, another listens now: HAProxy's verdict was about the former.
-        if state.weight != 0 {
-            let mark = Command::SetWeight(target.clone(), 0);
-            plan.step(mark, Why::OtherRegistration);
-        }
+        removal::mark(state, &target, Why::OtherRegistration, plan);
         // Also where it was in rotation in another process: else nothing would show that it was brought in.
         let admission = Admission {
             down: true,
             ..admission
         };
-        return admit(&target, &admission, Why::OtherRegistration, plan);
+        admit(&target, &admission, Why::OtherRegistration, plan);
+        return enable_agent(state, target, plan);
     }
     let Ok(hand) = hand(slot.name, state, weight, situation, plan) else {
         return;
     };
+    // What an agent makes of it is as good.
+    let is_agents = state.agent.is_enabled();
+    let hand = hand.filter(|hand| !is_agents || !matches!(hand, Hand::Weight { .. }));
     if let Some(hand) = hand {
         plan.leave(server, slot.name, hand, false);
+        if !state.admin.is_ready() {
+            return;
+        }
     } else if state.admin.in_maintenance() {
         admit(&target, &admission, why, plan);
     } else if state.admin.in_drain() {
         let Some(admitted) = was_admitted(slot, situation, plan) else {
             return;
         };
-        if !admitted {
-            return admit(&target, &admission, Why::Resumed, plan);
+        if admitted {
+            plan.step(Command::Ready(target.clone()), Why::Returned);
+            if state.weight != weight {
+                plan.step(Command::SetWeight(target.clone(), weight), Why::Returned);
+            }
+        } else {
+            admit(&target, &admission, Why::Resumed, plan);
         }
-        plan.step(Command::Ready(target.clone()), Why::Returned);
-        if state.weight != weight {
-            plan.step(Command::SetWeight(target, weight), Why::Returned);
-        }
-    } else if state.weight != weight {
-        plan.step(Command::SetWeight(target, weight), Why::Weight);
+    } else if state.weight != weight && !is_agents {
+        plan.step(Command::SetWeight(target.clone(), weight), Why::Weight);
+    }
+    if !is_agents {
+        enable_agent(state, target, plan);
+    }
+}
+
+/// Last: an agent can make a server ready.
+fn enable_agent(state: &ServerState, target: ServerRef, plan: &mut Plan) {
+    if state.agent.is_configured() {
+        plan.step(Command::EnableAgent(target), Why::Resumed);
     }
 }
 

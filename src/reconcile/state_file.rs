@@ -128,9 +128,11 @@ impl Keeper {
                 admin,
                 weight,
                 initial_weight,
+                agent,
                 ..
             } = state;
-            (name, ip, port, admin.0, weight, initial_weight).hash(&mut hasher);
+            let has_agent = agent.is_enabled();
+            (name, ip, port, admin.0, weight, initial_weight, has_agent).hash(&mut hasher);
         }
         let hash = hasher.finish();
         if self.parts.get(name).is_none_or(|part| part.hash != hash) {

@@ -69,7 +69,22 @@ impl Backend {
                 waiting.extend(state.name.clone());
             }
         }
-        self.unadmitted.retain(|name, _| waiting.contains(name));
+        let states = observed.servers.iter();
+        let is_out = |state: &ServerState| state.admin.in_maintenance() || state.admin.in_drain();
+        let ready: BTreeSet<_> = states
+            .filter(|state| !is_out(state))
+            .filter_map(|state| state.name.as_ref())
+            .collect();
+        let admissions = &mut self.admissions;
+        self.unadmitted.retain(|name, _| {
+            let waits = waiting.contains(name);
+            if !waits && ready.contains(name) {
+                admissions.passed += 1;
+            } else if !waits {
+                admissions.left += 1;
+            }
+            waits
+        });
     }
 
     /// How much of what is wanted is in rotation, and how full its slots are.

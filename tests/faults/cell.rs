@@ -6,12 +6,13 @@ use haproxy_nomad_sidecar::model::SplitMix64;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    fault::{Fault, Lengths},
+    fault::{Fault, IN_LIFE, Lengths},
+    kind::{Kind, MADE},
     site::{FOREIGN, Site},
     story::Event,
     support::{
         haproxy::HaproxyBin,
-        load::{Kind, Load, Order, Target, report::MEANS_NOTHING},
+        load::{self, Load, Order, Target, report::MEANS_NOTHING},
         world::{Server, servers_in},
     },
     verdict::{LOADS, Loaded},
@@ -37,7 +38,7 @@ const PLACEHOLDER: &str = "127.0.0.1:1";
 pub(crate) struct Cell {
     pub(crate) bin: HaproxyBin,
     pub(crate) faults: Vec<Fault>,
-    pub(crate) kinds: Vec<&'static str>,
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) seed: u64,
     pub(crate) lengths: Lengths,
     /// What somebody does meanwhile that no fault excuses.
@@ -79,8 +80,18 @@ impl Cell {
 
     /// How to play it again.
     pub(crate) fn replay(&self) -> String {
+        let kind = match self.kinds[..] {
+            [only] => format!("KIND={} ", only.name),
+            _ if self.kinds == MADE => "KIND=made ".to_owned(),
+            _ => String::new(),
+        };
+        let full = if self.lengths == IN_LIFE {
+            "FAULTS_FULL=1 "
+        } else {
+            ""
+        };
         format!(
-            "SEED={} LINE={} FAULT={} cargo test --test faults",
+            "{full}SEED={} LINE={} {kind}FAULT={} cargo test --test faults",
             self.seed,
             self.bin.line(),
             self.name()
@@ -102,7 +113,7 @@ impl Cell {
             .map_err(|why| format!("at the beginning {why}\n{}", site.logs()))
             .unwrap_or_else(|why| panic!("{why}"));
         let foreign_as_configured = site.foreign_rows();
-        site.put_into_maintenance();
+        site.operator_comes();
         let foreign_before = site.foreign_rows();
         site.remember_catalog();
         let mut random = SplitMix64::new(moments.loads);
@@ -111,7 +122,7 @@ impl Cell {
             .flat_map(|(at, _)| LOADS.map(|kind| (at, kind)))
             .map(|(at, kind)| load(&site, at, kind, runtime, random.next()))
             .collect();
-        let watch = Watch::begin(site.socket());
+        let watch = Watch::begin(&site);
         wait_for_requests(&loads, 5);
 
         site.story.is(Event::Begins);
@@ -147,7 +158,7 @@ impl Cell {
         let foreign = site.foreign_rows();
         if foreign != expected {
             problems.push(format!(
-                "servers of others were {expected:#?} and are {foreign:#?}"
+                "servers and entries of others were {expected:#?} and are {foreign:#?}"
             ));
         }
 
@@ -163,8 +174,9 @@ impl Cell {
         };
         let verdict = load.judge(&site.crews);
         eprintln!(
-            "{:8} {:38} {:3} failed, converged after {:6.2?}, put back after [{}], machine late by {:.0?}, {:.0?} in all",
+            "{:8} {:8} {:38} {:3} failed, converged after {:6.2?}, put back after [{}], machine late by {:.0?}, {:.0?} in all",
             self.bin.version,
+            if self.kinds == MADE { "made" } else { "" },
             self.name(),
             verdict.failed,
             converged - over,
@@ -233,11 +245,11 @@ impl Cell {
     }
 }
 
-fn load(site: &Site, at: u16, kind: Kind, runtime: &Handle, seed: u64) -> Load {
+fn load(site: &Site, at: u16, kind: load::Kind, runtime: &Handle, seed: u64) -> Load {
     let order = Order {
         target: Target::Tcp(SocketAddr::from(site.address(at))),
         kind,
-        host: "faults.example".to_owned(),
+        host: site.crews[usize::from(at)].kind.host().to_owned(),
         rate: RATE,
         longest: Duration::from_secs(1),
         seed,
@@ -252,7 +264,7 @@ fn differs(site: &Site) -> Option<String> {
         let owned = servers
             .iter()
             .filter(|((backend, name), _)| {
-                backend == crew.service && !FOREIGN.contains(&name.as_str())
+                backend == crew.kind.name && !FOREIGN.contains(&name.as_str())
             })
             .map(|(_, server)| server)
             .filter(|server| server.address != PLACEHOLDER);
@@ -274,11 +286,19 @@ fn differs(site: &Site) -> Option<String> {
         {
             return Some(format!(
                 "{} has {up:?} in rotation and {down:?} out of it, and not {healthy:?} and {sick:?}",
-                crew.service
+                crew.kind.name
             ));
         }
     }
-    None
+    let is_ours = |backend: &str| site.crews.iter().any(|crew| crew.kind.name == backend);
+    let mut routes = site.routes();
+    routes.retain(|(_, backend)| is_ours(backend));
+    let wanted = site.crews.iter().filter_map(|crew| {
+        let domain = crew.kind.route?.domain.trim_start_matches('*');
+        Some((domain.to_owned(), crew.kind.name.to_owned()))
+    });
+    let wanted: Vec<_> = wanted.collect();
+    (routes != wanted).then(|| format!("{routes:?} are routed, and not {wanted:?}"))
 }
 
 /// Waits until each load has had so many more.

@@ -12,17 +12,20 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::support::{
-    app::{App, loopback},
-    fake_nomad::{Deletion, ServiceRegistration},
-    world::{ENABLED, Nomad},
+use crate::{
+    kind::Kind,
+    support::{
+        app::{App, loopback},
+        fake_nomad::{Deletion, ServiceRegistration},
+        world::{ENABLED, Nomad},
+    },
 };
 
 /// How long the one that joins boots after it is registered.
 const BOOTS: Duration = Duration::from_millis(500);
 
 pub(crate) struct Crew {
-    pub(crate) service: &'static str,
+    pub(crate) kind: Kind,
     runtime: Handle,
     pub(crate) stays: [Instance; 2],
     pub(crate) leaves: Instance,
@@ -37,10 +40,10 @@ pub(crate) struct Instance {
 
 impl Crew {
     /// All but the one that joins later are registered.
-    pub(crate) fn start(runtime: &Handle, nomad: &Nomad, service: &'static str) -> Self {
-        let boot = |name| Instance::boot(runtime, service, name, Duration::ZERO);
+    pub(crate) fn start(runtime: &Handle, nomad: &Nomad, kind: Kind) -> Self {
+        let boot = |name| Instance::boot(runtime, kind, name, Duration::ZERO);
         let crew = Self {
-            service,
+            kind,
             runtime: runtime.clone(),
             stays: [boot("stays-1"), boot("stays-2")],
             leaves: boot("leaves"),
@@ -56,7 +59,7 @@ impl Crew {
 
     /// One is registered, another one no longer.
     pub(crate) fn change(&self, nomad: &Nomad) {
-        let boot = || Instance::boot(&self.runtime, self.service, "joins", BOOTS);
+        let boot = || Instance::boot(&self.runtime, self.kind, "joins", BOOTS);
         self.joins.get_or_init(boot);
         self.correct(nomad);
     }
@@ -81,15 +84,20 @@ impl Crew {
 }
 
 impl Instance {
-    fn boot(runtime: &Handle, service: &str, name: &str, boots: Duration) -> Self {
+    fn boot(runtime: &Handle, kind: Kind, name: &str, boots: Duration) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let service = kind.name;
         let name = format!("{service}-{name}");
         let app = App::boot(runtime, &name, SocketAddr::from((loopback(), 0)), boots)
             .expect("a port can be had");
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let row = ServiceRegistration::new(service, number, i64::from(app.address().port()))
-            .address(&app.address().ip().to_string())
-            .tags(&[ENABLED]);
+            .address(&app.address().ip().to_string());
+        let domain = kind
+            .route
+            .map(|route| format!("haproxy.domain={}", route.domain));
+        let tags: Vec<_> = [ENABLED].into_iter().chain(domain.as_deref()).collect();
+        let row = row.tags(&tags);
         Self { app, row }
     }
 }

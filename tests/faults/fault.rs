@@ -47,7 +47,7 @@ pub(crate) const ALL: [Fault; 12] = [
 ];
 
 /// How long they last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lengths {
     /// Longer than [`crate::physics::KEPT_FOR`].
     stopped: Duration,

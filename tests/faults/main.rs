@@ -1,16 +1,18 @@
 //! The fault matrix: {HAProxy reloaded, killed, stopped for long · sidecar killed, ended, frozen · two sidecars · Nomad away,
 //! denied, falsely empty, restored to an older index, restarted · any two of these within a second} × {slots with a state
-//! file, slots without, dynamic servers} × every HAProxy of `HAPROXY_BINS`, under a constant load, while an instance joins
-//! and another leaves.
+//! file, slots without, dynamic servers, slots that a route leads to; from 3.4 on backends that are made at runtime and found
+//! by routes, in a HAProxy whose configuration has none} × every HAProxy of `HAPROXY_BINS`, under a constant load, while an
+//! instance joins and another leaves.
 //!
 //! What is asked each time: HAProxy equals the catalog again within [`cell::CONVERGED_WITHIN`]; nobody is taken out of
-//! rotation who is registered; foreign servers are as they were, byte for byte; and no request fails but those that
-//! `physics` allows. One HAProxy has a backend of each kind, so a fault meets all three at once.
+//! rotation who is registered; foreign servers and entries of maps are as they were, byte for byte; and no request fails but
+//! those that `physics` allows. One HAProxy has a backend of each kind, so a fault meets them all at once.
 //!
-//! `cargo test --test faults` plays every fault on every line, and every pair on one line that the seed chooses. A failure
-//! prints what replays it. `SEED=…` chooses other lines and moments; `FAULT=kill-haproxy+nomad-away`, `KIND=dynamic` and
-//! `LINE=3.2` play these only (`FAULT=kill-haproxy` its pairs, too); `FAULTS_FULL=1` plays all pairs on all lines, and faults
-//! last as long as they do in life; `FAULTS_AT_ONCE=…` says how many HAProxies there are at a time.
+//! `cargo test --test faults` plays every fault on every line, and every pair on one line that the seed chooses; those with made
+//! backends alone. A failure prints what replays it. `SEED=…` chooses other lines and moments; `FAULT=kill-haproxy+nomad-away`,
+//! `KIND=dynamic` and `LINE=3.2` play these only (`FAULT=kill-haproxy` its pairs, too; `KIND=made` all that are made, with pairs);
+//! `FAULTS_FULL=1` plays all pairs on all lines, and faults last as long as they do in life; `FAULTS_AT_ONCE=…` says how many
+//! HAProxies there are at a time.
 
 #[expect(dead_code, reason = "each test program uses a part of the support")]
 #[path = "../support"]
@@ -29,6 +31,7 @@ mod support {
 mod cell;
 mod crew;
 mod fault;
+mod kind;
 mod physics;
 mod site;
 mod story;
@@ -49,11 +52,11 @@ use tokio::runtime::{self, Runtime};
 
 use cell::Cell;
 use fault::{ALL, Fault, IN_CI, IN_LIFE};
-use site::KINDS;
+use kind::{DECLARED, Kind, MADE};
 use support::haproxy::{HaproxyBin, binaries};
 
 /// Each of them has a HAProxy, a Nomad and a sidecar that mostly wait. More would measure the machine.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 8;
 
 #[test]
 fn whatever_happens_haproxy_converges_and_no_request_fails_that_need_not() {
@@ -136,7 +139,8 @@ struct Chosen {
     is_full: bool,
     at_once: usize,
     faults: Vec<String>,
-    kinds: Vec<&'static str>,
+    /// The one that is asked for by its name.
+    kind: Option<String>,
     line: Option<String>,
 }
 
@@ -155,9 +159,11 @@ impl Chosen {
             );
         }
         let kind = text("KIND");
-        let wanted = |name: &&str| kind.as_deref().is_none_or(|kind| kind == *name);
-        let kinds: Vec<_> = KINDS.into_iter().filter(wanted).collect();
-        assert!(!kinds.is_empty(), "KIND={kind:?} is none of {KINDS:?}");
+        let names: Vec<_> = DECLARED.iter().chain(&MADE).map(|kind| kind.name).collect();
+        assert!(
+            kind.as_deref().is_none_or(|kind| names.contains(&kind)),
+            "KIND={kind:?} is none of {names:?}"
+        );
         Self {
             seed: number("SEED").unwrap_or(1),
             is_full: text("FAULTS_FULL").is_some_and(|text| text == "1"),
@@ -165,7 +171,7 @@ impl Chosen {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(AT_ONCE),
             faults,
-            kinds,
+            kind,
             line: text("LINE"),
         }
     }
@@ -177,17 +183,31 @@ impl Chosen {
         let is_line =
             |bin: &&HaproxyBin| self.line.as_deref().is_none_or(|line| line == bin.line());
         let on_all: Vec<_> = bins.iter().filter(is_line).collect();
+        let (declared, made) = self.kinds();
+        let can_have = |bin: &&&HaproxyBin| !made.is_empty() && bin.makes_backends();
+        let with_pairs = self.is_full || self.kind.is_some();
         for fault in ALL {
-            cells.extend(on_all.iter().map(|bin| self.cell(bin, vec![fault])));
+            let mut play = |bin, kinds: &[Kind]| cells.push(self.cell(bin, kinds, vec![fault]));
+            for bin in on_all.iter().filter(|_| !declared.is_empty()) {
+                play(bin, &declared);
+            }
+            for bin in on_all.iter().filter(can_have) {
+                play(bin, &made);
+            }
         }
         for (at, first) in ALL.into_iter().enumerate() {
             for second in &ALL[at..] {
                 // One line, and with `LINE` that one.
                 let chosen = random.next() % u64::try_from(on_all.len()).expect("a few lines");
+                let mut play =
+                    |bin, kinds: &[Kind]| cells.push(self.cell(bin, kinds, vec![first, *second]));
                 for (number, bin) in (0..).zip(&on_all) {
-                    if number == chosen || self.is_full {
-                        cells.push(self.cell(bin, vec![first, *second]));
+                    if !declared.is_empty() && (number == chosen || self.is_full) {
+                        play(bin, &declared);
                     }
+                }
+                for bin in on_all.iter().filter(|bin| with_pairs && can_have(bin)) {
+                    play(bin, &made);
                 }
             }
         }
@@ -205,11 +225,24 @@ impl Chosen {
         cells
     }
 
-    fn cell(&self, bin: &HaproxyBin, faults: Vec<Fault>) -> Cell {
+    /// Those in HAProxies with backends, and those in HAProxies without.
+    fn kinds(&self) -> (Vec<Kind>, Vec<Kind>) {
+        let chosen = |kinds: &[Kind]| {
+            let kinds = kinds.iter().copied();
+            let is_chosen = |kind: &Kind| self.kind.as_deref().is_none_or(|name| name == kind.name);
+            kinds.filter(is_chosen).collect()
+        };
+        match self.kind.as_deref() {
+            Some("made") => (Vec::new(), MADE.to_vec()),
+            _ => (chosen(&DECLARED), chosen(&MADE)),
+        }
+    }
+
+    fn cell(&self, bin: &HaproxyBin, kinds: &[Kind], faults: Vec<Fault>) -> Cell {
         Cell {
             bin: bin.clone(),
             faults,
-            kinds: self.kinds.clone(),
+            kinds: kinds.to_vec(),
             seed: self.seed,
             lengths: if self.is_full { IN_LIFE } else { IN_CI },
             sabotage: None,

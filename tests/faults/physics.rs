@@ -5,6 +5,8 @@
 //! - A process that begins without addresses answers 503 until the sidecar has put them back. That may take [`PUT_BACK`] from
 //!   when HAProxy answers and a sidecar runs that knows them; a new sidecar has to learn them first ([`LEARN`]).
 //! - Slots with a state file have their addresses from the beginning, unless HAProxy was away for [`KEPT_FOR`].
+//! - Nothing keeps routes, nor backends that were made at runtime: a map begins as its file was, or empty, so that what is found
+//!   by a route is as good as empty until it was put back, whatever servers it has.
 //! - An instance that ends when its `shutdown_delay` is over, though nobody could tell HAProxy of it, takes with it who was about
 //!   to ask it: 502.
 //! - Whatever else happens costs nothing. So two faults at once allow what each of them allows alone; only that a sidecar
@@ -15,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    site::KEPT,
+    kind::Kind,
     story::Event,
     support::load::{Outcome, Record},
     watch::Seen,
@@ -42,7 +44,7 @@ const ROOM: Duration = Duration::from_millis(750);
 pub(crate) enum Lack {
     /// Nobody listens.
     Process,
-    /// The backend is empty.
+    /// The backend is empty, or nothing leads to it.
     Servers,
     /// An instance ends that is in rotation.
     Instance,
@@ -85,8 +87,8 @@ pub(crate) struct Physics {
 
 /// A backend, and addresses of its service.
 #[derive(Debug)]
-pub(crate) struct Served<'a> {
-    pub(crate) backend: &'a str,
+pub(crate) struct Served {
+    pub(crate) kind: Kind,
     /// They are registered all the time.
     pub(crate) stays: Vec<String>,
     /// It is not.
@@ -100,11 +102,11 @@ pub(crate) fn of(
     machine_was_late: Duration,
 ) -> Physics {
     let Served {
-        backend,
+        kind,
         stays,
         leaves,
     } = served;
-    let backend = *backend;
+    let backend = kind.name;
     // What was before is no fault: a sidecar that was started then knows what it has to.
     let begins = events.iter().position(|(_, event)| *event == Event::Begins);
     let events = &events[begins.expect("a story has a beginning")..];
@@ -143,7 +145,7 @@ pub(crate) fn of(
     }
 
     let longest = away.iter().map(|(from, until)| *until - *from).max();
-    let is_kept = backend == KEPT && longest.is_none_or(|longest| longest < KEPT_FOR);
+    let is_kept = kind.survives() && longest.is_none_or(|longest| longest < KEPT_FOR);
     let begins = at(&[Event::ReloadAsked, Event::HaproxyEnds]);
     let ready = at(&[Event::Reloaded, Event::HaproxyAnswers]);
     if let (Some(from), Some(ready)) = (begins.first(), ready.last())

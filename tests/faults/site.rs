@@ -1,8 +1,9 @@
-//! One HAProxy with a backend of each kind, a Nomad, and the place of a sidecar or two: what faults befall.
+//! One HAProxy with backends of some kinds, a Nomad, and the place of a sidecar or two: what faults befall.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    fs,
     net::Ipv4Addr,
     path::PathBuf,
     process::Output,
@@ -11,10 +12,12 @@ use std::{
     time::Duration,
 };
 
+use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use crate::{
     crew::Crew,
+    kind::{Kind, Servers},
     lock,
     story::{Event, Story},
     support::{
@@ -26,15 +29,8 @@ use crate::{
     },
 };
 
-/// The name of a backend, and of a service. Slots that HAProxy restores from a state file, slots that it does not, and
-/// dynamic servers.
-pub(crate) const KINDS: [&str; 3] = ["kept", "slots", "dynamic"];
-
-/// The kind whose servers survive HAProxy.
-pub(crate) const KEPT: &str = "kept";
-
-/// Servers of others, in every backend: a static one, one that an operator has put into maintenance, and one that is
-/// named as if it were ours. They have no weight, so that they hide no failure.
+/// Servers of others, in every backend of the configuration: a static one, one that an operator has put into maintenance, and
+/// one that is named as if it were ours. They have no weight, so that they hide no failure.
 pub(crate) const FOREIGN: [&str; 3] = ["fixed", "hands", "nomad99"];
 
 pub(crate) const TOKEN: &str = "11111111-2222-3333-4444-555555555555";
@@ -63,7 +59,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 const DEFAULTS: &str = "
   server-state-file @DIR@/state
-defaults
+# Backends are made from it.
+defaults nomad
   mode http
   timeout connect 500ms
   retries 3
@@ -74,6 +71,23 @@ defaults
   timeout check 2s
   balance roundrobin
 ";
+
+/// Finds the backends that have no frontend of their own. There is no other backend to go to: who finds none is told 503.
+const ROUTES: &str = "
+  http-request set-var(txn.host) req.hdr(host),host_only,lower
+  http-request set-var(txn.to) var(txn.host),map_str(@HOSTS@)
+  http-request set-var(txn.to) var(txn.host),map_end(@SUFFIXES@) unless { var(txn.to) -m found }
+  use_backend %[var(txn.to)] if { var(txn.to) -m found }
+";
+
+/// An entry of somebody else's in the file of a map.
+const IN_FILE: &str = "in-file.example elsewhere\n";
+
+/// A server of somebody else's in a backend of somebody else's, where backends can be made.
+const BY_HAND: [&str; 2] = [
+    "add backend by-hand from nomad",
+    "add server by-hand/fixed 127.0.0.1:1 weight 0",
+];
 
 const TEMPLATE: &str = "  server-template nomad 1-8 slot.invalid:1 disabled init-addr last,127.0.0.1 check inter 1s fastinter 250ms downinter 250ms\n";
 
@@ -86,6 +100,9 @@ pub(crate) struct Site {
     haproxy: Mutex<Haproxy>,
     reloading: Mutex<()>,
     socket: PathBuf,
+    /// What finds a whole host, and what finds the end of one.
+    pub(crate) maps: [String; 2],
+    _directory_of_maps: TempDir,
     settings: Vec<(&'static str, String)>,
     sidecars: [Mutex<Option<Sidecar>>; 2],
     logs: Mutex<String>,
@@ -94,23 +111,11 @@ pub(crate) struct Site {
 
 impl Site {
     /// HAProxy and Nomad; no sidecar.
-    pub(crate) fn start(bin: &HaproxyBin, kinds: &[&'static str], runtime: &Handle) -> Self {
+    pub(crate) fn start(bin: &HaproxyBin, kinds: &[Kind], runtime: &Handle) -> Self {
         let addr = loopback();
-        let mut config = DEFAULTS.to_owned();
-        for (port, kind) in (FIRST_PORT..).zip(kinds) {
-            let from = if *kind == KEPT { "global" } else { "none" };
-            let template = if *kind == "dynamic" { "" } else { TEMPLATE };
-            write!(
-                config,
-                "\nfrontend {kind}-in\n  bind {addr}:{port}\n  default_backend {kind}\n\
-                 backend {kind}\n  load-server-state-from-file {from}\n{template}"
-            )
-            .expect("a text can be written to");
-            for name in FOREIGN {
-                writeln!(config, "  server {name} {addr}:1 weight 0")
-                    .expect("a text can be written to");
-            }
-        }
+        let directory_of_maps = tempfile::tempdir().expect("there is room");
+        let maps = maps(bin, &directory_of_maps);
+        let config = config(kinds, addr, &maps);
         let haproxy = Haproxy::start(bin, &config);
         let nomad = Nomad::start();
         nomad.issue(TOKEN, Token::Client(vec!["default".to_owned()]));
@@ -124,8 +129,10 @@ impl Site {
             ("SIDECAR_DRAIN_TIMEOUT", "3s".to_owned()),
             ("SIDECAR_STATE_FILE", in_directory("state")),
             ("SIDECAR_LOG_LEVEL", "debug".to_owned()),
+            ("SIDECAR_HOST_MAP", maps[0].clone()),
+            ("SIDECAR_SUFFIX_MAP", maps[1].clone()),
         ];
-        let crews = kinds.iter().map(|kind| Crew::start(runtime, &nomad, kind));
+        let crews = kinds.iter().map(|kind| Crew::start(runtime, &nomad, *kind));
         Self {
             story: Story::default(),
             crews: crews.collect(),
@@ -134,6 +141,8 @@ impl Site {
             haproxy: Mutex::new(haproxy),
             reloading: Mutex::default(),
             socket,
+            maps,
+            _directory_of_maps: directory_of_maps,
             settings,
             sidecars: [const { Mutex::new(None) }; 2],
             logs: Mutex::default(),
@@ -156,7 +165,14 @@ impl Site {
         lock(&self.haproxy).ask(command)
     }
 
-    /// The rows of the servers of others, without what moves by itself.
+    /// The entries of both maps: what is looked for, and the backend.
+    pub(crate) fn routes(&self) -> Vec<(String, String)> {
+        let maps = self.maps.iter();
+        maps.flat_map(|map| entries_in(&self.ask(&format!("show map {map}"))))
+            .collect()
+    }
+
+    /// The rows of the servers of others, without what moves by itself, and the entries of others.
     pub(crate) fn foreign_rows(&self) -> Vec<String> {
         let state = self.ask("show servers state");
         let mut lines = state.lines().skip(1);
@@ -166,14 +182,30 @@ impl Site {
             let is_foreign = FOREIGN.contains(row.get("srv_name")?);
             is_foreign.then(|| LASTING.map(|column| row[column]).join(" "))
         });
-        rows.collect()
+        let is_ours = |backend: &str| self.crews.iter().any(|crew| crew.kind.name == backend);
+        let routes = self.routes().into_iter();
+        let entries = routes
+            .filter(|(_, backend)| !is_ours(backend))
+            .map(|(key, backend)| format!("{key} leads to {backend}"));
+        rows.chain(entries).collect()
     }
 
-    /// An operator does it.
-    pub(crate) fn put_into_maintenance(&self) {
-        for crew in &self.crews {
-            self.ask(&format!("set server {}/hands state maint", crew.service));
+    /// An operator does it: maintenance of a server, or a backend, and an entry of a map.
+    pub(crate) fn operator_comes(&self) {
+        let is_made = |crew: &&Crew| crew.kind.servers == Servers::Made;
+        let (made, declared): (Vec<_>, Vec<_>) = self.crews.iter().partition(is_made);
+        for crew in declared {
+            self.ask(&format!("set server {}/hands state maint", crew.kind.name));
         }
+        if !made.is_empty() {
+            for command in BY_HAND {
+                self.ask(command);
+            }
+        }
+        self.ask(&format!(
+            "add map {} by-hand.example elsewhere",
+            self.maps[0]
+        ));
     }
 
     pub(crate) fn reload_haproxy(&self) {
@@ -342,4 +374,72 @@ impl Site {
             crew.correct(&self.nomad);
         }
     }
+}
+
+/// The maps of hosts and of ends of hosts: files where HAProxy has no virtual ones.
+fn maps(bin: &HaproxyBin, directory: &TempDir) -> [String; 2] {
+    if !bin.line().starts_with("2.") {
+        return ["virt@hosts", "virt@suffixes"].map(str::to_owned);
+    }
+    [("hosts", IN_FILE), ("suffixes", "")].map(|(name, content)| {
+        let path = directory.path().join(name);
+        fs::write(&path, content).expect("the file is ours");
+        path.display().to_string()
+    })
+}
+
+/// What is in `haproxy.cfg` after the `global` section's first lines.
+fn config(kinds: &[Kind], addr: Ipv4Addr, [hosts, suffixes]: &[String; 2]) -> String {
+    let mut config = DEFAULTS.to_owned();
+    let mut routes = String::new();
+    for (port, kind) in (FIRST_PORT..).zip(kinds) {
+        let name = kind.name;
+        let bind = format!("  bind {addr}:{port}\n");
+        if kind.route.is_some() {
+            routes += &bind;
+        } else {
+            let frontend = [
+                "frontend ",
+                name,
+                "-in\n",
+                &bind,
+                "  default_backend ",
+                name,
+            ];
+            config.extend(frontend);
+        }
+        let (from, template) = match kind.servers {
+            Servers::Kept => ("global", TEMPLATE),
+            Servers::Slots => ("none", TEMPLATE),
+            Servers::Dynamic => ("none", ""),
+            Servers::Made => continue,
+        };
+        write!(
+            config,
+            "\nbackend {name}\n  load-server-state-from-file {from}\n{template}"
+        )
+        .expect("a text can be written to");
+        for name in FOREIGN {
+            writeln!(config, "  server {name} {addr}:1 weight 0")
+                .expect("a text can be written to");
+        }
+    }
+    if routes.is_empty() {
+        // A map that nobody looks up is not there, and something is to be written into it.
+        routes += "  bind @DIR@/routes mode 600\n";
+    }
+    let lookups = ROUTES
+        .replace("@HOSTS@", hosts)
+        .replace("@SUFFIXES@", suffixes);
+    config + "frontend routes\n" + &routes + &lookups
+}
+
+/// The entries in an answer to `show map`: keys and values.
+pub(crate) fn entries_in(answer: &str) -> Vec<(String, String)> {
+    let entries = answer.lines().filter_map(|line| {
+        let (_, entry) = line.strip_prefix("0x")?.split_once(' ')?;
+        let (key, value) = entry.split_once(' ')?;
+        Some((key.to_owned(), value.to_owned()))
+    });
+    entries.collect()
 }

@@ -47,10 +47,10 @@ impl Loaded {
     pub(crate) fn judge(&self, crews: &[Crew]) -> Verdict {
         let mut verdict = Verdict::default();
         for (crew, reports) in crews.iter().zip(self.reports.chunks(LOADS.len())) {
-            let name = crew.service;
+            let name = crew.kind.name;
             let stays = crew.stays.iter();
             let served = Served {
-                backend: name,
+                kind: crew.kind,
                 stays: stays.map(|one| one.app.address().to_string()).collect(),
                 leaves: crew.leaves.app.address().to_string(),
             };

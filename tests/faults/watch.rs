@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,9 +12,12 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::support::{
-    haproxy::one_shot,
-    world::{Server, servers_in},
+use crate::{
+    site::{Site, entries_in},
+    support::{
+        haproxy::one_shot,
+        world::{Server, servers_in},
+    },
 };
 
 const EVERY: Duration = Duration::from_millis(20);
@@ -24,7 +26,7 @@ const EVERY: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) pid: String,
-    /// Addresses of the servers in rotation, by backend.
+    /// Addresses of the servers in rotation, by backend; where a route has to lead to it, only while one does.
     pub(crate) in_rotation: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -44,7 +46,13 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn begin(socket: PathBuf) -> Self {
+    pub(crate) fn begin(site: &Site) -> Self {
+        let socket = site.socket();
+        let [hosts, suffixes] = &site.maps;
+        let question = format!("show info;show servers state;show map {hosts};show map {suffixes}");
+        let crews = site.crews.iter();
+        let routed = crews.filter(|crew| crew.kind.route.is_some());
+        let routed: Vec<_> = routed.map(|crew| crew.kind.name).collect();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let is_over = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
@@ -52,8 +60,8 @@ impl Watch {
             move || {
                 while !is_over.load(Ordering::SeqCst) {
                     let asked = Instant::now();
-                    let answer = one_shot(&socket, "show info;show servers state");
-                    let look = answer.ok().and_then(|answer| look(&answer));
+                    let answer = one_shot(&socket, &question);
+                    let look = answer.ok().and_then(|answer| look(&answer, &routed));
                     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                     if seen.last().is_none_or(|last| last.look != look) {
                         let answered = Instant::now();
@@ -95,7 +103,7 @@ impl Drop for Watch {
 }
 
 /// None if the process is on its way out, or gone before it has said everything.
-fn look(answer: &str) -> Option<Look> {
+fn look(answer: &str, routed: &[&str]) -> Option<Look> {
     let value = |key: &str| {
         let mut lines = answer.lines();
         lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
@@ -104,6 +112,7 @@ fn look(answer: &str) -> Option<Look> {
     let pid = value("Pid")?.to_owned();
     // Up to 2.8 what was asked second may begin at once.
     let state = &answer[answer.find("1\n# be_id")?..];
+    let (state, maps) = state.split_at(state.find("\n0x").unwrap_or(state.len()));
     let mut in_rotation: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for ((backend, _), server) in servers_in(state) {
         if Server::is_in_rotation(&server) && server.weight > 0 {
@@ -113,5 +122,10 @@ fn look(answer: &str) -> Option<Look> {
                 .insert(server.address);
         }
     }
+    let leads_to: BTreeSet<_> = (entries_in(maps).into_iter())
+        .map(|(_, backend)| backend)
+        .collect();
+    in_rotation
+        .retain(|backend, _| !routed.contains(&backend.as_str()) || leads_to.contains(backend));
     Some(Look { pid, in_rotation })
 }

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use crate::{
     cell::Cell,
     fault::{Fault, IN_CI},
+    kind::{DECLARED, Kind, MADE},
     physics::{self, Served},
     runtime,
-    site::{KINDS, Site},
+    site::Site,
     story::Event,
     support::{
         haproxy::binaries,
@@ -20,22 +21,13 @@ use crate::{
 
 #[test]
 fn a_wiped_backend_a_changed_server_of_others_and_a_sick_one_in_service_are_told() {
-    let bins = binaries();
-    let cell = Cell {
-        bin: bins.last().expect("there is one").clone(),
-        faults: vec![Fault::KillSidecar],
-        kinds: KINDS.to_vec(),
-        seed: 1,
-        lengths: IN_CI,
-        sabotage: Some(sabotage),
-    };
-    let problems = cell.play(runtime().handle()).problems.join("\n");
+    let problems = problems(&DECLARED, sabotage);
     for told in [
         "kept: Close: ",
         "failed that need not have; lacking: []",
         "503 by HAProxy",
         "kept: None of [",
-        "servers of others were",
+        "servers and entries of others were",
         "requests reached an instance that never passed its check",
     ] {
         assert!(problems.contains(told), "not told: {told}\n{problems}");
@@ -44,6 +36,47 @@ fn a_wiped_backend_a_changed_server_of_others_and_a_sick_one_in_service_are_told
         !problems.contains("slots: "),
         "slots are as ever\n{problems}"
     );
+}
+
+#[test]
+fn a_route_that_is_missing_and_a_changed_entry_of_others_are_told() {
+    // Where there is none that makes backends, a route to slots is as good.
+    let (kinds, name) = match binaries().last() {
+        Some(bin) if bin.makes_backends() => (MADE.to_vec(), "made"),
+        _ => (DECLARED.to_vec(), "routed"),
+    };
+    let problems = problems(&kinds, |site| {
+        let [hosts, _] = &site.maps;
+        site.ask(&format!("set map {hosts} by-hand.example changed"));
+        for crew in &site.crews {
+            site.ask(&format!("del map {hosts} {}", crew.kind.host()));
+        }
+    });
+    for told in [
+        &format!("{name}: Close: "),
+        "failed that need not have; lacking: []",
+        "503 by HAProxy",
+        &format!("{name}: None of ["),
+        "servers and entries of others were",
+    ] {
+        assert!(problems.contains(told), "not told: {told}\n{problems}");
+    }
+    for other in ["made-wild: ", "kept: "] {
+        assert!(!problems.contains(other), "{other}is as ever\n{problems}");
+    }
+}
+
+fn problems(kinds: &[Kind], sabotage: fn(&Site)) -> String {
+    let bins = binaries();
+    let cell = Cell {
+        bin: bins.last().expect("there is one").clone(),
+        faults: vec![Fault::KillSidecar],
+        kinds: kinds.to_vec(),
+        seed: 1,
+        lengths: IN_CI,
+        sabotage: Some(sabotage),
+    };
+    cell.play(runtime().handle()).problems.join("\n")
 }
 
 fn sabotage(site: &Site) {
@@ -79,7 +112,7 @@ fn servers_that_are_put_back_too_late_are_told() {
         (at(200), Event::HaproxyAnswers),
     ];
     let served = Served {
-        backend: "dynamic",
+        kind: DECLARED[2],
         stays: vec!["10.0.0.1:80".to_owned()],
         leaves: "10.0.0.2:80".to_owned(),
     };

@@ -33,11 +33,7 @@ const QUICK: [(&str, &str); 2] = [("SIDECAR_HOLD", "0s"), ("SIDECAR_BACKEND_LING
 
 fn where_backends_can_be_made(test: impl Fn(&HaproxyBin) + Sync) {
     on_every_line(|bin| {
-        let mut numbers = bin.version.split(['.', '-']).map(str::parse::<u16>);
-        let line = (numbers.next(), numbers.next());
-        if let (Some(Ok(major)), Some(Ok(minor))) = line
-            && (major, minor) >= (3, 4)
-        {
+        if bin.makes_backends() {
             test(bin);
         }
     });

@@ -187,6 +187,52 @@ fn what_an_agent_says_keeps_no_server_from_leaving_and_lets_none_in_unchecked() 
 }
 
 #[test]
+fn what_the_agent_of_a_template_says_keeps_no_slot_from_leaving_and_lets_none_in_unchecked() {
+    on_every_line(|bin| {
+        let agent = Agent::start("ready up 50%");
+        let template = slots(3).replace(
+            " check ",
+            &format!(
+                " weight 10 agent-check agent-port {} agent-inter 50ms check ",
+                agent.port
+            ),
+        );
+        let world = World::start_with(bin, &[DEFAULTS, &section("slots", &template)].concat());
+        let [stays, leaves, fails] = ["stays", "leaves", "fails"].map(Toy::start);
+        fails.fail();
+        for toy in [&stays, &leaves, &fails] {
+            world.register("slots", toy);
+        }
+        let sidecar = world.sidecar();
+        world.until_served_by("slots", &[&stays, &leaves]);
+        let until_asked = |toy: &Toy| {
+            let slot = world.server_of("slots", toy);
+            soon("the agent's weight is in force", || {
+                (world.servers("slots")[&slot].weight == 5).then_some(())
+            });
+        };
+        until_asked(&stays);
+        until_asked(&leaves);
+        world.until_read_again(1);
+        assert_eq!(sidecar.count("by hand"), 0);
+        assert_eq!((fails.requests(), fails.checks() > 0), (0, true));
+
+        world.deregister(&instance("slots", leaves.address()).key());
+        let address = leaves.address().to_string();
+        soon("the slot is free", || {
+            let mut slots = world.servers("slots").into_values();
+            (!slots.any(|slot| slot.address == address)).then_some(())
+        });
+        world.until_served_by("slots", &[&stays]);
+        // And the next one in it has its agent again.
+        let comes = Toy::start("comes");
+        world.register("slots", &comes);
+        world.until_served_by("slots", &[&stays, &comes]);
+        until_asked(&comes);
+    });
+}
+
+#[test]
 fn a_server_profile_is_in_the_operators_words_and_a_tag_only_names_it() {
     on_every_line(|bin| {
         let world = World::start_with(bin, &[DEFAULTS, &section("dynamic", "")].concat());

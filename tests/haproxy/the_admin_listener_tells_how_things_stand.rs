@@ -62,6 +62,9 @@ fn ready_says_what_is_missing_and_metrics_count_what_happened() {
             // 8 slots, of which 2 are taken.
             (r#"servers_owned{state="free"}"#, 6),
             (r#"servers_owned{state="in_rotation"}"#, 4),
+            ("servers_admitting", 0),
+            (r#"admissions_total{end="in_rotation"}"#, 4),
+            (r#"admissions_total{end="left"}"#, 0),
         ] {
             sidecar.until_metric(name, value);
         }

@@ -42,6 +42,21 @@ fn a_service_with_two_tags_gets_its_backend_and_its_route() {
     });
 }
 
+#[test]
+fn a_service_with_a_path_of_all_hosts_gets_its_route() {
+    on_every_line(|bin| {
+        if bin.line() == "3.4" {
+            let tags = ["haproxy.path=/"];
+            drop(is_served(
+                bin,
+                "haproxy-zero-touch.cfg",
+                &tags,
+                "any.example",
+            ));
+        }
+    });
+}
+
 /// Starts everything, and asks until an instance of `web` answers; after a kill of HAProxy once more.
 fn is_served(bin: &HaproxyBin, config: &str, tags: &[&str], host: &str) -> (World, u16) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))

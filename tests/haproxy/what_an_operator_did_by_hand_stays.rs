@@ -85,6 +85,7 @@ fn what_an_operator_did_by_hand_stays_until_he_undoes_it_and_is_shown() {
             expect_shown(&world, &settings, &sidecar, deed, &held);
             others_come_and_go(&world, &toys, deed);
             sidecar.kill9();
+            expect_known_without_a_sidecar(&world, &settings, &held);
             sidecar = world.sidecar_with(&settings);
             sidecar.until_ready();
             expect_shown(&world, &settings, &sidecar, deed, &held);
@@ -176,6 +177,25 @@ fn expect_shown(
         status.contains("in charge: this sidecar changes HAProxy\n"),
         "{status}"
     );
+}
+
+/// `explain` reads both sides and what the last sidecar kept.
+fn expect_known_without_a_sidecar(
+    world: &World,
+    settings: &[(&str, &str)],
+    held: &[(&str, String); 2],
+) {
+    let mut settings = settings.to_vec();
+    settings.push(("SIDECAR_ADMIN_LISTEN", "127.0.0.1:1"));
+    for (backend, server) in held {
+        let what = format!("{backend}/{server}");
+        let told = world.with_settings(&settings, |all| {
+            sidecar::command_with(all, &["explain", &what])
+        });
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        let undo = format!("undo it with `set server {what} ");
+        assert!(told.contains(&undo), "{told}");
+    }
 }
 
 fn others_come_and_go(world: &World, toys: &[Vec<Toy>; 2], deed: &Deed) {

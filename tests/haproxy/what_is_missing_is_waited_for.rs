@@ -182,3 +182,30 @@ fn a_token_that_is_denied_at_the_start() {
         );
     });
 }
+
+#[test]
+fn one_of_several_namespaces_that_is_denied_at_the_start() {
+    on_every_line(|bin| {
+        let mut world = World::start(bin);
+        world.nomad.create_namespace("shop");
+        world.nomad.enable_acl();
+        let rights =
+            |names: &[&str]| Token::Client(names.iter().map(ToString::to_string).collect());
+        world.nomad.issue(TOKEN, rights(&["default"]));
+        is_waited_for(
+            &mut world,
+            &[
+                ("NOMAD_TOKEN", TOKEN),
+                ("SIDECAR_NAMESPACES", "default,shop"),
+            ],
+            &[
+                "HAProxy stays as it is",
+                "denied (403",
+                r#"it needs the policy `namespace "shop" { capabilities = ["read-job"] }`"#,
+            ],
+            |world| {
+                world.nomad.issue(TOKEN, rights(&["default", "shop"]));
+            },
+        );
+    });
+}

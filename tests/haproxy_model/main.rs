@@ -8,6 +8,7 @@ mod haproxy;
 mod haproxy_model;
 mod maps;
 mod pair;
+mod state_file;
 #[path = "../support/toy.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod toy;
@@ -473,68 +474,6 @@ fn a_process_that_was_replaced_agrees() {
         };
         new.agree_on_state("in the new process");
         new.agree_on(&["add server dyn/a 127.0.0.1:80"]);
-    }
-}
-
-/// Each in another state, with a literal address, with a host, and without a check.
-#[test]
-fn what_a_state_file_brings_back_agrees() {
-    let placeholder = SocketAddr::from(([127, 0, 0, 1], 1));
-    // Late enough to change nothing; but the first of a process is at once, so nobody is in its slot.
-    let check = Some(Check::every(Duration::from_secs(1_000)));
-    let config = Config {
-        backends: vec![
-            Backend::new("named")
-                .template("n", 10, placeholder, check)
-                .named(),
-            Backend::new("literal").template("n", 10, placeholder, check),
-            Backend::new("plain")
-                .template("n", 10, placeholder, None)
-                .named(),
-        ],
-    };
-    let states = [
-        "2 addr 127.0.0.2 port 80",
-        "2 state ready",
-        "2 weight 7",
-        "3 addr 127.0.0.3 port 81",
-        "3 state drain",
-        "4 addr 127.0.0.4 port 82",
-        "4 state ready",
-        "4 state maint",
-        "5 weight 0",
-        "5 addr 127.0.0.5 port 83",
-        "6 addr ::1 port 84",
-        "6 state ready",
-        "6 weight 0",
-        "7 weight 0",
-        "8 addr 127.0.0.6 port 85",
-        "8 state drain",
-        "8 health down",
-        "8 state ready",
-        "9 addr 127.0.0.7 port 86",
-        "9 state drain",
-        "9 health down",
-    ];
-    for bin in binaries() {
-        let reads = "  server-state-file @DIR@/state\n";
-        let mut pair = Pair::start_with(&bin, &config, [reads, ""], |_, _| Conduct::Refuses);
-        for backend in ["named", "literal", "plain"] {
-            let states = states.iter();
-            // Without a check it would stay down.
-            let states = states.filter(|state| backend != "plain" || !state.ends_with("down"));
-            for state in states {
-                pair.agree_on(&[&format!("set server {backend}/n{state}")]);
-            }
-        }
-        pair.agree_on(&["set maxconn server named/n2 5"]);
-        let file = pair.prompt.send(&["show servers state"]).remove(0);
-        std::fs::write(pair.real.directory().join("state"), &file).unwrap();
-        pair.real.reload();
-        pair.prompt = pair.real.prompt();
-        drop(pair.model.reload(pair.time, 2));
-        pair.model.load_state(&file);
-        pair.agree_on_state(&format!("{}: after a reload", bin.version));
     }
 }
 

@@ -1,5 +1,5 @@
-//! A day of one HAProxy: every scenario has a backend of slots and one of dynamic servers, each for HTTP and TCP, and
-//! load on all of them from when its first instances are in rotation until it is over.
+//! A day of one HAProxy: every scenario has a backend of slots and one of dynamic servers, or one that is made at runtime,
+//! each for HTTP and TCP, and load on all of them from when its first instances are in rotation until it is over.
 
 use std::{
     fmt::Write as _,
@@ -16,6 +16,7 @@ use haproxy_nomad_sidecar::model::SplitMix64;
 use tokio::runtime::{self, Runtime};
 
 use crate::{
+    config::{self, DYNAMIC, MADE, Maps, SLOTS},
     job::Job,
     scenarios::{Scenario, Window},
     support::{
@@ -27,35 +28,17 @@ use crate::{
     },
 };
 
-const SERVERS: [&str; 2] = ["slots", "dynamic"];
 const KINDS: [Kind; 3] = [Kind::KeepAlive, Kind::Close, Kind::Tcp];
 /// On a machine that does nothing else no request is sent later than this after it is due.
 const CALM: Duration = Duration::from_millis(100);
 /// Of each kind, to judge by.
 const ENOUGH: usize = 20;
-const FIRST_PORT: u16 = 9000;
-
-/// As an operator would write it.
-const DEFAULTS: &str = "
-defaults
-  # An instance that has just ended refuses connections. It must cost the client nothing: the next try is on another
-  # server at once (redispatch 1), and where there is none, three tries half a second apart are over before a client loses
-  # its patience.
-  timeout connect 500ms
-  retries 3
-  option redispatch 1
-  # Longer than the longest request.
-  timeout client 30s
-  timeout server 30s
-  # HAProxy admits and expels instances by this, for sessions of TCP as well.
-  option httpchk GET /health
-  timeout check 1s
-  balance roundrobin
-";
 
 /// How a day is arranged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
+    /// The kinds of servers that scenarios are played with.
+    pub(crate) servers: &'static [&'static str],
     /// The sidecar is killed so often, at random moments, and started again at once. Scenarios are played again until then.
     pub(crate) kills: u32,
     /// Its environment.
@@ -77,6 +60,7 @@ pub(crate) struct Setup {
 
 /// As the documentation advises.
 pub(crate) const ADVISED: Setup = Setup {
+    servers: &[SLOTS, DYNAMIC],
     kills: 0,
     // Longer than the longest request.
     sidecar: &[("SIDECAR_DRAIN_TIMEOUT", "5s")],
@@ -88,6 +72,18 @@ pub(crate) const ADVISED: Setup = Setup {
     tells_of_allocations: true,
 };
 
+/// The same with a configuration that has no backend.
+pub(crate) const ZERO_TOUCH: Setup = Setup {
+    servers: &[MADE],
+    sidecar: &[
+        ("SIDECAR_DRAIN_TIMEOUT", "5s"),
+        ("SIDECAR_BACKEND_PROFILES", "nomad,nomad-tcp"),
+        // So short that some of those that come back find their backend, some do not, and some meet its removal.
+        ("SIDECAR_BACKEND_LINGER", "3s"),
+    ],
+    ..ADVISED
+};
+
 /// One HAProxy with everything around it.
 pub(crate) struct Day<'a> {
     world: World,
@@ -95,8 +91,9 @@ pub(crate) struct Day<'a> {
     seed: u64,
     setup: Setup,
     scenarios: &'a [&'a Scenario],
-    /// Where HAProxy listens, from [`FIRST_PORT`] on.
+    /// Where HAProxy listens.
     addr: Ipv4Addr,
+    maps: Maps,
 }
 
 impl<'a> Day<'a> {
@@ -107,29 +104,8 @@ impl<'a> Day<'a> {
         scenarios: &'a [&'a Scenario],
     ) -> Self {
         let addr = loopback();
-        let mut config = DEFAULTS.to_owned();
-        let mut port = FIRST_PORT;
-        for scenario in scenarios {
-            for servers in SERVERS {
-                for (mode, suffix) in [("http", ""), ("tcp", "-tcp")] {
-                    let name = format!("{}-{servers}{suffix}", scenario.name);
-                    let template = match servers {
-                        "slots" => format!(
-                            "  server-template nomad 1-12 slot.invalid:1 disabled init-addr last,127.0.0.1 {}\n",
-                            setup.check
-                        ),
-                        _ => String::new(),
-                    };
-                    write!(
-                        config,
-                        "\nfrontend {name}-in\n  mode {mode}\n  bind {addr}:{port}\n  default_backend {name}\n\
-                         backend {name}\n  mode {mode}\n{template}"
-                    )
-                    .expect("a text can be written to");
-                    port += 1;
-                }
-            }
-        }
+        let maps = Maps::new(bin);
+        let config = config::text(addr, setup, scenarios, &maps);
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -146,6 +122,7 @@ impl<'a> Day<'a> {
             setup,
             scenarios,
             addr,
+            maps,
         }
     }
 
@@ -160,11 +137,11 @@ impl<'a> Day<'a> {
             let sidecar = scope.spawn(|| self.keep_sidecars(&is_enough, &is_over, &log));
             let mut plays = Vec::new();
             for (number, scenario) in (0u16..).zip(self.scenarios) {
-                for (kind, servers) in (0u16..).zip(SERVERS) {
+                for servers in scenario.servers(self.setup) {
                     let (problems, is_enough) = (&problems, &is_enough);
                     let play = move || {
-                        let first_port = FIRST_PORT + 4 * number + 2 * kind;
-                        let found = self.play_one(scenario, servers, first_port, is_enough);
+                        let ports = config::ports(number, servers);
+                        let found = self.play_one(scenario, servers, ports, is_enough);
                         problems
                             .lock()
                             .expect("nobody panics with it")
@@ -195,8 +172,9 @@ impl<'a> Day<'a> {
     /// Kills one after the other at random moments of its life, and starts the next one at once. The last one stays.
     fn keep_sidecars(&self, is_enough: &AtomicBool, is_over: &AtomicBool, log: &Mutex<String>) {
         let mut random = SplitMix64::new(self.seed);
+        let settings = [self.setup.sidecar, &self.maps.settings()].concat();
         for kills_left in (0..=self.setup.kills).rev() {
-            let mut sidecar = self.world.sidecar_with(self.setup.sidecar);
+            let mut sidecar = self.world.sidecar_with(&settings);
             if kills_left == self.setup.kills {
                 // The first of them brings everything in, so that load can begin.
                 sidecar.until_ready();
@@ -222,17 +200,18 @@ impl<'a> Day<'a> {
         &self,
         scenario: &Scenario,
         servers: &str,
-        first_port: u16,
+        ports: [u16; 2],
         is_enough: &AtomicBool,
     ) -> Vec<String> {
         let name = format!("{}-{servers}", scenario.name);
         let runtime = self.runtime.handle();
-        let job = Job::new(&self.world, runtime, &name, self.seed, self.setup);
+        let (world, maps) = (&self.world, &self.maps);
+        let job = Job::new(world, runtime, maps, &name, ports[1], self.seed, self.setup);
         let allocs: Vec<_> = (0..scenario.count)
             .map(|_| job.place_booting(&[], Duration::ZERO))
             .collect();
         job.until_served_by(&allocs);
-        let loads = KINDS.map(|kind| self.load(&job, kind, first_port));
+        let loads = KINDS.map(|kind| self.load(&job, kind, ports));
         job.tell("load begins");
         let mut left = allocs;
         let mut allowed = Vec::new();
@@ -272,6 +251,8 @@ impl<'a> Day<'a> {
         if retries > 0 && allowed.is_empty() && most_late < CALM {
             problems.push(format!("{name}: HAProxy had to try again {retries} times"));
         }
+        let too_long = job.too_long().into_iter().filter(|_| most_late < CALM);
+        problems.extend(too_long.map(|text| format!("{name}: {text}")));
         if !problems.is_empty() {
             problems.push(job.story());
         }
@@ -300,15 +281,15 @@ impl<'a> Day<'a> {
         job.services().into_iter().map(of_backend).sum()
     }
 
-    fn load(&self, job: &Job, kind: Kind, first_port: u16) -> Load {
+    fn load(&self, job: &Job, kind: Kind, ports: [u16; 2]) -> Load {
         let port = match kind {
-            Kind::KeepAlive | Kind::Close => first_port,
-            Kind::Tcp => first_port + 1,
+            Kind::KeepAlive | Kind::Close => ports[0],
+            Kind::Tcp => ports[1],
         };
         let order = Order {
             target: Target::Tcp(SocketAddr::from((self.addr, port))),
             kind,
-            host: "load.example".to_owned(),
+            host: job.host(),
             rate: self.setup.rate,
             longest: Duration::from_secs(2),
             seed: job.random(),
@@ -345,7 +326,7 @@ fn judge(job: &Job, kind: Kind, report: &Report, allowed: &[Window]) -> Option<S
         })
         .collect();
     // Where nothing runs nothing can be served: a load that saw nothing of it has not looked.
-    for window in allowed {
+    for window in allowed.iter().filter(|window| window.is_empty) {
         if !report.failed().any(|record| allows(window, kind, record)) {
             return Some("nothing failed while nothing ran".to_owned());
         }

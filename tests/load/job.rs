@@ -9,7 +9,7 @@ use std::{
     fmt::Display,
     net::SocketAddr,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -20,6 +20,7 @@ use haproxy_nomad_sidecar::model::SplitMix64;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
+    config::{MADE, Maps, SLOTS, profile},
     day::Setup,
     support::{
         app::{App, loopback},
@@ -38,12 +39,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Job<'a> {
     world: &'a World,
     runtime: &'a Handle,
+    maps: &'a Maps,
     service: String,
+    /// Begins the names of its instances. That of the service, but for [`Job::sibling`].
+    family: String,
+    /// By which requests find it, where they have to.
+    port: u16,
     setup: Setup,
     random: Mutex<SplitMix64>,
     placed: AtomicU32,
     began: Instant,
-    story: Mutex<Vec<String>>,
+    story: Arc<Mutex<Vec<String>>>,
+    /// What took too long.
+    too_long: Mutex<Vec<String>>,
 }
 
 /// One allocation.
@@ -56,7 +64,9 @@ impl<'a> Job<'a> {
     pub(crate) fn new(
         world: &'a World,
         runtime: &'a Handle,
+        maps: &'a Maps,
         service: &str,
+        port: u16,
         seed: u64,
         setup: Setup,
     ) -> Self {
@@ -66,18 +76,64 @@ impl<'a> Job<'a> {
         Self {
             world,
             runtime,
+            maps,
             service: service.to_owned(),
+            family: service.to_owned(),
+            port,
             setup,
             random: Mutex::new(SplitMix64::new(of_name)),
             placed: AtomicU32::new(0),
             began: Instant::now(),
-            story: Mutex::default(),
+            story: Arc::default(),
+            too_long: Mutex::default(),
+        }
+    }
+
+    /// Another job, which claims the same routes.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            service: format!("{}-next", self.service),
+            family: format!("{}#next", self.family),
+            random: Mutex::new(SplitMix64::new(self.random())),
+            placed: AtomicU32::new(0),
+            story: Arc::clone(&self.story),
+            too_long: Mutex::default(),
+            ..*self
         }
     }
 
     /// The services, which are also the names of their backends.
     pub(crate) fn services(&self) -> [String; 2] {
         [self.service.clone(), format!("{}-tcp", self.service)]
+    }
+
+    /// Whom requests of HTTP ask for.
+    pub(crate) fn host(&self) -> String {
+        let family = self.family.split('#').next().unwrap_or_default();
+        format!("{family}.example")
+    }
+
+    fn is_routed(&self) -> bool {
+        !self.setup.servers.contains(&SLOTS) || !self.service.ends_with(SLOTS)
+    }
+
+    /// The tags of its two services, with their routes or without.
+    fn tagged(&self, rows: &mut [ServiceRegistration; 2], tags: &[&str], with_routes: bool) {
+        let routes = [
+            format!("haproxy.domain={}", self.host()),
+            format!("haproxy.port={}", self.port),
+        ];
+        let profile = format!("haproxy.backend.profile={}", profile("tcp"));
+        for (at, row) in rows.iter_mut().enumerate() {
+            let mut all = [&[ENABLED], self.setup.tags, tags].concat();
+            if with_routes && self.is_routed() {
+                all.push(&routes[at]);
+            }
+            if at == 1 && self.setup.servers.contains(&MADE) {
+                all.push(&profile);
+            }
+            *row = row.clone().tags(&all);
+        }
     }
 
     // === what Nomad does ===
@@ -91,15 +147,15 @@ impl<'a> Job<'a> {
     /// The same, with a task that boots for so long.
     pub(crate) fn place_booting(&self, tags: &[&str], boots: Duration) -> Alloc {
         let number = 1 + self.placed.fetch_add(1, Ordering::SeqCst);
-        let name = format!("{}#{number}", self.service);
+        let name = format!("{}#{number}", self.family);
         let address = SocketAddr::from((loopback(), 0));
         let app = App::boot(self.runtime, &name, address, boots).expect("a port can be had");
         let port = i64::from(app.address().port());
-        let rows = self.services().map(|service| {
+        let mut rows = self.services().map(|service| {
             ServiceRegistration::new(&service, number, port)
                 .address(&app.address().ip().to_string())
-                .tags(&[&[ENABLED], self.setup.tags, tags].concat())
         });
+        self.tagged(&mut rows, tags, true);
         let alloc = Alloc { app, rows };
         self.register(&alloc);
         self.tell(format!(
@@ -129,13 +185,16 @@ impl<'a> Job<'a> {
 
     /// The same ID with other tags: an update in place, or the promotion of a canary.
     pub(crate) fn retag(&self, alloc: &mut Alloc, tags: &[&str]) {
-        for row in &mut alloc.rows {
-            *row = row
-                .clone()
-                .tags(&[&[ENABLED], self.setup.tags, tags].concat());
-        }
+        self.tagged(&mut alloc.rows, tags, true);
         self.register(alloc);
         self.tell(format!("{} has the tags {tags:?}", alloc.app.name()));
+    }
+
+    /// The same ID without its routes.
+    pub(crate) fn give_up_routes(&self, alloc: &mut Alloc) {
+        self.tagged(&mut alloc.rows, &[], false);
+        self.register(alloc);
+        self.tell(format!("{} claims no route", alloc.app.name()));
     }
 
     /// Waits until the task listens and its check has passed for `min_healthy_time`.
@@ -172,8 +231,27 @@ impl<'a> Job<'a> {
 
     // === what is waited for ===
 
-    /// Waits until exactly these are in rotation in both backends.
+    /// Waits until exactly these are in rotation in both backends, and found there.
     pub(crate) fn until_served_by<'b>(&self, allocs: impl IntoIterator<Item = &'b Alloc>) {
+        self.until_in_rotation(allocs);
+        self.until_found();
+    }
+
+    /// Waits until its routes lead to its backends.
+    pub(crate) fn until_found(&self) {
+        if self.is_routed() {
+            self.until("its routes lead to it", || self.is_found());
+            self.tell(format!("routes lead to {}", self.service));
+        }
+    }
+
+    pub(crate) fn is_found(&self) -> bool {
+        let socket = self.world.haproxy.socket();
+        self.maps.lead_to(&socket, &self.services())
+    }
+
+    /// Waits until exactly these are in rotation in both backends.
+    pub(crate) fn until_in_rotation<'b>(&self, allocs: impl IntoIterator<Item = &'b Alloc>) {
         let expected: BTreeSet<_> = allocs
             .into_iter()
             .map(|alloc| alloc.app.address().to_string())
@@ -214,6 +292,21 @@ impl<'a> Job<'a> {
             );
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Tells, and remembers if it was too long.
+    pub(crate) fn has_taken(&self, what: &str, took: Duration, at_most: Duration) {
+        let text = format!("it took {took:.2?} {what}");
+        self.tell(&text);
+        if took > at_most {
+            let mut too_long = self.too_long.lock().expect("no thread panics here");
+            too_long.push(format!("{text}, and not {at_most:?}"));
+        }
+    }
+
+    pub(crate) fn too_long(&self) -> Vec<String> {
+        let too_long = self.too_long.lock().expect("no thread panics here");
+        too_long.clone()
     }
 
     // === chance, and the story ===

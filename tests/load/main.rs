@@ -1,6 +1,6 @@
 //! The ordinary life of a service costs no request: rolling updates, canaries, scaling, changed tags, slow and failing
-//! instances, a sidecar that is killed. Under load at a constant rate, on every HAProxy of `HAPROXY_BINS`, with slots and
-//! dynamic servers, between the real program and a fake Nomad that plays the order and the times of a real one.
+//! instances, routes that move, a sidecar that is killed. Under load at a constant rate, on every HAProxy of `HAPROXY_BINS`,
+//! with slots, dynamic servers and, from 3.4 on, backends that are made at runtime, between the real program and a fake Nomad that plays the order and the times of a real one.
 //!
 //! All scenarios of a day run at once, each with services and backends of its own, in one HAProxy with one sidecar. A
 //! failure prints the seed and what happened when; `SEED=… cargo test --test load` plays that day again, `SCENARIOS=…`
@@ -21,6 +21,7 @@ mod support {
 }
 
 mod a_reload_with_a_state_file_costs_no_request;
+mod config;
 mod day;
 mod job;
 mod scenarios;
@@ -33,7 +34,8 @@ use std::{
     time::Duration,
 };
 
-use day::{ADVISED, Day, Setup};
+use config::MADE;
+use day::{ADVISED, Day, Setup, ZERO_TOUCH};
 use scenarios::Scenario;
 use support::{
     haproxy::{binaries, now},
@@ -43,21 +45,22 @@ use support::{
 #[test]
 fn the_ordinary_life_of_a_service_costs_no_request() {
     let _alone = alone();
-    for_as_long_as_asked(scenarios::ORDINARY, ADVISED);
+    for_as_long_as_asked(scenarios::ORDINARY, &[ADVISED, ZERO_TOUCH]);
 }
 
 #[test]
 fn a_sidecar_that_is_killed_during_rolling_updates_costs_no_request() {
-    let setup = Setup {
+    let with_kills = |setup| Setup {
         kills: 20,
         // Long enough for a few sidecars in a row that hardly live.
         shutdown_delay: Duration::from_secs(5),
         // A sidecar that starts between the two, and finds a slot of unknown origin at an address that another service
         // has, must think that the address is that service's now.
         between_services: Duration::from_millis(1),
-        ..ADVISED
+        ..setup
     };
-    for_as_long_as_asked(scenarios::WITH_KILLS, setup);
+    let setups = [ADVISED, ZERO_TOUCH].map(with_kills);
+    for_as_long_as_asked(scenarios::WITH_KILLS, &setups);
 }
 
 /// Held by a day without kills: more than two at a time would measure the machine.
@@ -84,7 +87,7 @@ fn judged(play: impl Fn() -> Vec<String>) -> Vec<String> {
 }
 
 /// Plays one day on each HAProxy, one after the other; and then others, if it is asked to go on.
-fn for_as_long_as_asked(scenarios: &[Scenario], setup: Setup) {
+fn for_as_long_as_asked(scenarios: &[Scenario], setups: &[Setup]) {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let minutes = Duration::from_secs(60 * number("SOAK_MINUTES").unwrap_or(0));
     let words = env::var("SCENARIOS").unwrap_or_default();
@@ -100,7 +103,11 @@ fn for_as_long_as_asked(scenarios: &[Scenario], setup: Setup) {
     let first = number("SEED").unwrap_or(1);
     for seed in first.. {
         let mut problems = Vec::new();
-        for bin in &bins {
+        let days = bins.iter().flat_map(|bin| {
+            let can = |setup: &&Setup| bin.makes_backends() || !setup.servers.contains(&MADE);
+            setups.iter().filter(can).map(move |setup| (bin, *setup))
+        });
+        for (bin, setup) in days {
             let found = judged(|| Day::begin(bin, seed, setup, &scenarios).play());
             if !found.is_empty() {
                 problems.push(format!("with HAProxy {}:", bin.version));

@@ -4,29 +4,58 @@ use std::{thread, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::job::{Alloc, Job};
+use crate::{
+    config::{DYNAMIC, MADE},
+    day::Setup,
+    job::{Alloc, Job},
+};
 
 /// One of them.
+#[derive(Clone, Copy)]
 pub(crate) struct Scenario {
-    /// With `-slots` or `-dynamic` the name of the service.
+    /// With `-slots`, `-dynamic` or `-made` the name of the service.
     pub(crate) name: &'static str,
     /// The instances to begin with.
     pub(crate) count: usize,
     pub(crate) play: Play,
+    /// If it makes sense with them only.
+    only: Option<&'static [&'static str]>,
 }
 
 /// Gets the running allocations and returns those that run at the end. Where nothing ran meanwhile, it says when.
 type Play = fn(&Job, Vec<Alloc>, &mut Vec<Window>) -> Vec<Alloc>;
 
-/// A time in which no instance ran.
+impl Scenario {
+    /// The kinds of servers that it is played with on such a day.
+    pub(crate) fn servers(&self, setup: Setup) -> impl Iterator<Item = &'static str> {
+        let kinds = setup.servers.iter().copied();
+        kinds.filter(|kind| self.only.is_none_or(|only| only.contains(kind)))
+    }
+}
+
+/// A time in which requests may fail.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     pub(crate) from: Instant,
     pub(crate) until: Instant,
+    /// No instance ran: some must have failed.
+    pub(crate) is_empty: bool,
 }
 
 const fn scenario(name: &'static str, count: usize, play: Play) -> Scenario {
-    Scenario { name, count, play }
+    Scenario {
+        name,
+        count,
+        play,
+        only: None,
+    }
+}
+
+const fn only(kinds: &'static [&'static str], scenario: Scenario) -> Scenario {
+    Scenario {
+        only: Some(kinds),
+        ..scenario
+    }
 }
 
 pub(crate) const ORDINARY: &[Scenario] = &[
@@ -47,7 +76,23 @@ pub(crate) const ORDINARY: &[Scenario] = &[
         registration_that_returns_during_its_hold,
     ),
     scenario("zero", 1, scaled_to_zero_and_back),
+    only(&[MADE], scenario("lingers", 1, stopped_and_back)),
+    only(
+        &[DYNAMIC, MADE],
+        scenario("moves", 2, host_that_moves_by_tags),
+    ),
+    only(
+        &[DYNAMIC, MADE],
+        scenario("inherits", 1, host_of_a_service_that_ends),
+    ),
 ];
+
+/// From the SIGTERM of the last instance until its routes are another service's: as long as its longest request, the check that
+/// finds it DOWN, an interval and two failures after that, and the change.
+const INHERITED_WITHIN: Duration = Duration::from_secs(6);
+
+/// From when an instance listens until it is in rotation and found: an interval of its check, two that pass, and the change.
+const BACK_WITHIN: Duration = Duration::from_secs(4);
 
 /// Played again and again while the sidecar is killed and started again.
 pub(crate) const WITH_KILLS: &[Scenario] = &[
@@ -208,14 +253,14 @@ fn keywords_that_change_everywhere(
         for alloc in &mut allocs {
             job.retag(alloc, &[fall]);
         }
-        if job.services()[0].ends_with("dynamic") {
+        if job.services()[0].ends_with("slots") {
+            thread::sleep(Duration::from_secs(1));
+        } else {
             job.until("all are others", || {
                 let after = job.servers_in_rotation();
                 after.len() == before.len() && after.is_disjoint(&before)
             });
             job.tell("all servers are others");
-        } else {
-            thread::sleep(Duration::from_secs(1));
         }
     }
     allocs
@@ -257,8 +302,90 @@ fn scaled_to_zero_and_back(
     job.until_healthy(&next);
     job.until_served_by([&next]);
     let until = Instant::now();
-    windows.push(Window { from, until });
+    windows.push(Window {
+        from,
+        until,
+        is_empty: true,
+    });
     vec![next]
+}
+
+/// The same, again and again: what is back before its backend was removed finds it, what is back later gets another one, and
+/// what comes while it is removed has to wait. Once it is found and in rotation, nothing fails.
+fn stopped_and_back(job: &Job, allocs: Vec<Alloc>, windows: &mut Vec<Window>) -> Vec<Alloc> {
+    (0..4).fold(allocs, |mut allocs, _| {
+        let from = job.stop(&allocs.remove(0));
+        thread::sleep(job.millis(0, 9000));
+        let next = job.place_booting(&[], job.millis(0, 500));
+        job.until_healthy(&next);
+        let listens = Instant::now();
+        job.until_served_by([&next]);
+        let until = Instant::now();
+        job.has_taken("to be found", until - listens, BACK_WITHIN);
+        windows.push(Window {
+            from,
+            until,
+            is_empty: true,
+        });
+        vec![next]
+    })
+}
+
+/// Two services claim one host, and one port. The first claim has them until its tags no longer say so, and again when they do.
+/// Both services run all the time, so nothing fails.
+fn host_that_moves_by_tags(job: &Job, mut allocs: Vec<Alloc>, _: &mut Vec<Window>) -> Vec<Alloc> {
+    let next = job.sibling();
+    let others = [next.place(&[]), next.place(&[])];
+    next.until_in_rotation(&others);
+    let asked = || others.iter().map(|other| other.app.requests()).sum::<u64>();
+    for _ in 0..3 {
+        let before = asked();
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(asked(), before, "the second claim was served");
+        for alloc in &mut allocs {
+            job.give_up_routes(alloc);
+        }
+        next.until_found();
+        job.until("the other service is asked", || asked() > before + 10);
+        for alloc in &mut allocs {
+            job.retag(alloc, &[]);
+        }
+        job.until_found();
+        // What was under way.
+        thread::sleep(Duration::from_secs(2));
+    }
+    next.stop_together(&others);
+    allocs
+}
+
+/// The service with the first claim ends, while another one that claims the same runs. Its last server is held, so until it
+/// ends nothing fails; then its routes lead to the other service as soon as HAProxy has found it DOWN. It comes back, and
+/// is second now, until the other one ends.
+fn host_of_a_service_that_ends(
+    job: &Job,
+    mut allocs: Vec<Alloc>,
+    windows: &mut Vec<Window>,
+) -> Vec<Alloc> {
+    let next = job.sibling();
+    let other = next.place(&[]);
+    next.until_in_rotation([&other]);
+    let mut hand_over = |from, to: &Job| {
+        to.until_found();
+        let until = Instant::now();
+        job.has_taken("to be another's", until - from, INHERITED_WITHIN);
+        windows.push(Window {
+            from,
+            until,
+            is_empty: false,
+        });
+    };
+    hand_over(job.stop(&allocs.remove(0)), &next);
+    let back = job.place(&[]);
+    job.until_in_rotation([&back]);
+    thread::sleep(Duration::from_secs(1));
+    assert!(next.is_found(), "a second claim has taken the routes");
+    hand_over(next.stop(&other), job);
+    vec![back]
 }
 
 /// The client of the new allocation says that it is stable, the old one's that it is gone: two clients, so either may

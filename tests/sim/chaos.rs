@@ -14,6 +14,7 @@ use crate::{
     laws::Deed,
     link::Health,
     nomad_model::DELETION,
+    routes::tags_of,
     world::{Event, World},
 };
 
@@ -234,7 +235,8 @@ impl World {
         address: SocketAddr,
         tags: &[&str],
     ) {
-        let tags = [&["haproxy.enable=true"], own, tags].concat();
+        let routes = tags_of(namespace, name);
+        let tags = [&["haproxy.enable=true"], own, routes, tags].concat();
         let registration = Registration {
             id: id.into(),
             service: ServiceKey::new(namespace, name),

@@ -8,8 +8,8 @@ use haproxy_nomad_sidecar::{
 };
 
 use crate::{
+    claim::Tenant,
     haproxy_model::View,
-    ledger::Tenant,
     link::Health,
     matrix::{address_of, is_ghost},
     sabotage::Sabotage,

@@ -392,9 +392,10 @@ impl World {
         if let Some(gone) = self.ledger.outdated(self.nomad.table()) {
             return Some(format!("{} is not known to be gone", gone.id));
         }
-        self.missing_among(&|_| true).map(|missing| match missing {
+        let missing = self.missing_among(&|_| true).map(|missing| match missing {
             Missing::Server(text) | Missing::Leftover(text) => text,
-        })
+        });
+        missing.or_else(|| self.missing_route())
     }
 
     /// A server that is not in service, though it should be, in any backend but this.
@@ -443,6 +444,7 @@ impl World {
         let slots = here.iter().filter(|view| is_slot(view)).count();
         let mut homeless = 0;
         let mut served = BTreeSet::new();
+        let mut awaited = BTreeSet::new();
         for server in wanted {
             let address: SocketAddr = server.address.to_string().parse().unwrap();
             let is_its = |view: &&&View| {
@@ -468,6 +470,10 @@ impl World {
             };
             served.insert(view.name.clone());
             let is_good = self.conducts.borrow().get(&address) == Some(&Conduct::Serves);
+            if !is_good {
+                // What it was before its tags changed stays, if nobody checks that, until it has passed a check.
+                awaited.insert(address);
+            }
             let is_ready = view.admin & (MAINTENANCE | DRAIN) == 0;
             if !self.is_held(view)
                 && (!is_ready || (is_good && view.weight > 0 && !view.in_rotation))
@@ -483,6 +489,7 @@ impl World {
         let ours = is_ever_followed(backend) && !orphaned;
         here.iter()
             .filter(|view| ours && is_ours(view, true) && !served.contains(&view.name))
+            .filter(|view| !(view.dynamic && view.in_rotation && awaited.contains(&view.address)))
             .find(|view| view.dynamic || view.admin & MAINTENANCE == 0)
             .map(|view| {
                 Missing::Leftover(format!(

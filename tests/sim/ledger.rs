@@ -14,59 +14,18 @@ use std::{
 
 use haproxy_nomad_sidecar::{
     catalog::{Heard, Reading, Scope, Tell, Wanted},
-    model::{Address, BackendName, NomadEvent, Registration, ServerName, ServiceKey},
+    model::{BackendName, NomadEvent, Registration, ServerName, ServiceKey},
     reconcile::{
-        Policy,
+        Policy, Remembered,
         desired::{DesiredServer, contribution},
         made::Places,
     },
 };
 
-use crate::nomad_model::Table;
-
-#[derive(Clone)]
-struct Claim {
-    registration: Registration,
-    server: Option<(BackendName, DesiredServer)>,
-    /// The highest index at which its presence was told.
-    index: u64,
-    /// Its absence was told since.
-    removable: bool,
-    /// The mirror has said that it is there.
-    told: bool,
-    /// Since when it says so, and when it ceased to; and to which sidecar it said so last.
-    told_since: Duration,
-    gone_since: Option<Duration>,
-    generation: u32,
-}
-
-/// A registration that a server was or is for, for those who judge what is done to the server.
-#[derive(Clone, Debug)]
-pub(crate) struct Tenant {
-    pub(crate) service: ServiceKey,
-    pub(crate) id: Arc<str>,
-    pub(crate) alloc_id: Arc<str>,
-    /// Of several with one address the youngest is served.
-    pub(crate) create_index: u64,
-    address: Address,
-    /// The mirror says that it is there, since then.
-    pub(crate) told_since: Option<Duration>,
-    /// The mirror said so, and ceased to at that time.
-    pub(crate) gone_since: Option<Duration>,
-    /// The last sidecar that knew it.
-    pub(crate) generation: u32,
-    pub(crate) is_canary: bool,
-    pub(crate) hold: Option<Duration>,
-    pub(crate) min_ready: usize,
-    pub(crate) drain_timeout: Option<Duration>,
-}
-
-impl Tenant {
-    /// The same registration, whatever its tags.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        self.service == other.service && self.id == other.id
-    }
-}
+use crate::{
+    claim::{Claim, Tenant, is_at, is_same},
+    nomad_model::Table,
+};
 
 /// What a HAProxy of this version has, and whether it can have more.
 pub(crate) fn places(backends: BTreeSet<BackendName>, version: &str) -> Places {
@@ -81,6 +40,11 @@ pub(crate) struct Ledger {
     places: Places,
     policy: Policy,
     claims: BTreeMap<(ServiceKey, Arc<str>), Vec<Claim>>,
+    /// What the mirror could not read.
+    unproven: BTreeSet<Scope>,
+    /// Since when that is nothing.
+    all_read_since: Option<Duration>,
+    is_synced: bool,
 }
 
 impl Ledger {
@@ -89,6 +53,9 @@ impl Ledger {
             places,
             policy,
             claims: BTreeMap::new(),
+            unproven: BTreeSet::new(),
+            all_read_since: None,
+            is_synced: false,
         }
     }
 
@@ -124,6 +91,19 @@ impl Ledger {
         for claim in self.claims.values_mut().flatten() {
             claim.index = 0;
             claim.told &= !is_new_sidecar;
+            claim.borrowed &= !is_new_sidecar;
+        }
+        self.all_read_since.take_if(|_| is_new_sidecar);
+        self.is_synced &= !is_new_sidecar;
+    }
+
+    /// A sidecar that has not heard Nomad yet takes in what the one before knew.
+    pub(crate) fn restored(&mut self, remembered: &Remembered) {
+        if self.is_synced {
+            return;
+        }
+        for registration in remembered.services.values().flatten() {
+            self.claim(registration).borrowed = true;
         }
     }
 
@@ -205,7 +185,9 @@ impl Ledger {
                 told: false,
                 told_since: Duration::ZERO,
                 gone_since: None,
+                gone_before: None,
                 generation: 0,
+                borrowed: false,
             });
             claims.len() - 1
         });
@@ -228,8 +210,17 @@ impl Ledger {
         match tell {
             Tell::Changed {
                 key, registrations, ..
-            } => self.replaced(key, registrations, by),
+            } => {
+                self.unproven.remove(&Scope::Service(key.clone()));
+                self.note_what_is_read(by.0);
+                self.return_borrowed(|service| service == key);
+                self.replaced(key, registrations, by)
+            }
             Tell::Synced(synced) => {
+                self.is_synced = true;
+                self.unproven.clone_from(&synced.unproven);
+                self.note_what_is_read(by.0);
+                self.return_borrowed(|service| synced.services.contains_key(service));
                 let known: BTreeSet<_> = self
                     .claims
                     .keys()
@@ -249,7 +240,8 @@ impl Ledger {
                     };
                     if synced.unproven.iter().any(is_its) {
                         let unread = claims.iter_mut().filter(|claim| !claim.told);
-                        unread.for_each(|claim| claim.gone_since = None);
+                        let gone_now = unread.filter(|claim| claim.gone_since == Some(by.0));
+                        gone_now.for_each(|claim| claim.gone_since = None);
                     }
                 }
                 Ok(())
@@ -264,6 +256,23 @@ impl Ledger {
         }
     }
 
+    fn note_what_is_read(&mut self, now: Duration) {
+        if self.unproven.is_empty() {
+            self.all_read_since.get_or_insert(now);
+        } else {
+            self.all_read_since = None;
+        }
+    }
+
+    fn return_borrowed(&mut self, is_told: impl Fn(&ServiceKey) -> bool) {
+        let told = self
+            .claims
+            .iter_mut()
+            .filter(|((service, _), _)| is_told(service));
+        told.flat_map(|(_, claims)| claims)
+            .for_each(|claim| claim.borrowed = false);
+    }
+
     fn replaced(
         &mut self,
         service: &ServiceKey,
@@ -276,6 +285,7 @@ impl Ledger {
             claim.removable &= claim.told;
             if !claim.told {
                 claim.told_since = now;
+                claim.gone_before = claim.gone_since;
             }
             claim.told = true;
             claim.gone_since = None;
@@ -296,6 +306,10 @@ impl Ledger {
                     return Err(format!(
                         "the mirror drops {service} {id} without having been told"
                     ));
+                }
+                // Told in one breath that it is there and that it is not, nobody has seen it there.
+                if claim.told && claim.told_since == now {
+                    claim.gone_since = claim.gone_before;
                 }
                 claim.told = false;
                 // Tags that no sidecar was told of are nobody's.
@@ -392,10 +406,55 @@ impl Ledger {
         })
     }
 
+    /// Whether anything resolves to this backend, as far as the sidecar knows.
+    pub(crate) fn follows(&self, backend: &str) -> bool {
+        let there = self
+            .claims
+            .values()
+            .flatten()
+            .filter(|claim| claim.is_there());
+        let mut servers = there.filter_map(|claim| claim.server.as_ref());
+        servers.any(|(of, _)| of.as_str() == backend)
+    }
+
+    /// Whether a service is there that may not be taken out, and all of its registrations were such then.
+    pub(crate) fn is_asked_for(
+        &self,
+        namespace: &str,
+        service: &str,
+        then: Duration,
+        asks: impl Fn(&Registration) -> bool,
+    ) -> bool {
+        let claims = self.claims.iter();
+        let of_it = claims.filter(|((of, _), _)| *of == ServiceKey::new(namespace, service));
+        let was_there = |claim: &&Claim| {
+            !claim.removable
+                || claim.is_there()
+                || claim.gone_since.is_some_and(|gone| gone >= then)
+        };
+        let claims = of_it.flat_map(|(_, claims)| claims);
+        let here: Vec<_> = claims
+            .filter(|claim| claim.server.is_some())
+            .filter(was_there)
+            .collect();
+        here.iter().any(|claim| !claim.removable)
+            && here.iter().all(|claim| asks(&claim.registration))
+    }
+
+    /// Whether a registration asks for a server at the same address in this other backend now.
+    pub(crate) fn moved(&self, tenant: &Tenant, from: &str, to: &str) -> bool {
+        let told = self.claims.values().flatten().filter(|claim| claim.told);
+        let mut at = told.filter_map(|claim| Some((claim.server.as_ref()?, claim.tenant()?)));
+        at.any(|((backend, server), one)| {
+            let is_there = backend.as_str() == to && server.address == tenant.address;
+            from != to && is_there && one.is(tenant)
+        })
+    }
+
     /// Whether an address was another's too, in any backend, since then.
     pub(crate) fn others_at(&self, address: SocketAddr, tenant: &Tenant, since: Duration) -> bool {
         self.at(address)
-            .filter(|claim| claim.told || claim.gone_since.is_some_and(|gone| gone >= since))
+            .filter(|claim| claim.is_there() || claim.gone_since.is_some_and(|gone| gone >= since))
             .filter_map(Claim::tenant)
             .any(|one| !one.is(tenant))
     }
@@ -403,25 +462,33 @@ impl Ledger {
     /// Whether an address is somebody else's now.
     pub(crate) fn is_anothers(&self, address: SocketAddr, tenant: Option<&Tenant>) -> bool {
         self.at(address)
-            .filter(|claim| claim.told)
+            .filter(|claim| claim.is_there())
             .filter_map(Claim::tenant)
             .any(|one| tenant.is_none_or(|tenant| !one.is(tenant)))
     }
 
-    /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said.
+    /// Who has an address since then at the latest, if nobody has it in this backend, as far as the mirror has said. What this
+    /// sidecar has never known to be there, since it first read HAProxy, is let alone while something cannot be read.
     pub(crate) fn stranger_at(
         &self,
         backend: &str,
         address: SocketAddr,
         since: Duration,
+        by: (u32, Option<Duration>),
     ) -> Option<String> {
         let is_here = |claim: &&Claim| {
             let server = claim.server.as_ref();
             server.is_some_and(|(of, _)| of.as_str() == backend)
         };
         let (here, elsewhere): (Vec<_>, Vec<_>) = self.at(address).partition(is_here);
-        let is_gone =
-            |claim: &&Claim| !claim.told && claim.gone_since.is_some_and(|at| at <= since);
+        let all_is_read = self.all_read_since.is_some_and(|at| at <= since);
+        let is_gone = |claim: &&Claim| {
+            let was_known =
+                claim.generation == by.0 && by.1.is_some_and(|at| Some(at) < claim.gone_since);
+            !claim.is_there()
+                && (all_is_read || was_known)
+                && claim.gone_since.is_some_and(|at| at <= since)
+        };
         // Two services of one allocation may have one port.
         let is_same_task = |one: &&Claim| {
             let alloc_id = &one.registration.alloc_id;
@@ -442,48 +509,4 @@ impl Ledger {
             server.is_some_and(|(_, server)| is_at(server, address))
         })
     }
-}
-
-impl Claim {
-    /// None if it asks for no server.
-    fn tenant(&self) -> Option<Tenant> {
-        let (_, server) = self.server.as_ref()?;
-        let tag = |key: &str| {
-            let mut tags = self.registration.tags.iter();
-            tags.find_map(|tag| {
-                tag.strip_prefix("haproxy.")?
-                    .strip_prefix(key)?
-                    .strip_prefix('=')
-            })
-        };
-        let seconds = |key: &str| {
-            let number = tag(key)?.strip_suffix('s')?.parse().ok()?;
-            Some(Duration::from_secs(number))
-        };
-        Some(Tenant {
-            address: server.address,
-            service: self.registration.service.clone(),
-            id: self.registration.id.clone(),
-            alloc_id: self.registration.alloc_id.clone(),
-            create_index: self.registration.create_index,
-            told_since: self.told.then_some(self.told_since),
-            gone_since: self.gone_since,
-            generation: self.generation,
-            is_canary: tag("canary") == Some("true"),
-            hold: seconds("hold"),
-            min_ready: tag("min-ready").map_or(1, |text| text.parse().unwrap()),
-            drain_timeout: seconds("drain.timeout"),
-        })
-    }
-}
-
-fn is_at(server: &DesiredServer, address: SocketAddr) -> bool {
-    server.address.ip == address.ip() && server.address.port.get() == address.port()
-}
-
-fn is_same(one: &Registration, other: &Registration) -> bool {
-    one.id == other.id
-        && one.address == other.address
-        && one.port == other.port
-        && one.tags == other.tags
 }

@@ -13,6 +13,7 @@
 )]
 
 mod chaos;
+mod claim;
 mod clients;
 mod guards;
 mod hands;
@@ -29,6 +30,7 @@ mod link;
 mod matrix;
 mod nomad_model;
 mod random;
+mod routes;
 mod rules;
 mod sabotage;
 mod scenarios;

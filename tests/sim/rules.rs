@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use haproxy_nomad_sidecar::model::{Command, ServerName};
 
 use crate::{
+    claim::Tenant,
     haproxy_model::{Cut, Dispatch, Model, Rotation, View},
-    ledger::Tenant,
     session::Sent,
     world::World,
 };
@@ -123,7 +123,7 @@ impl World {
         let tenants = self
             .ledger
             .tenants(&view.backend, address, dynamic_name(view));
-        let known = tenants.into_iter().filter(|one| one.told_since.is_some());
+        let known = tenants.into_iter().filter(|one| one.is_there);
         if let Some(tenant) = known.max_by_key(|one| one.create_index) {
             let entry = (tenant, self.now, self.generation);
             self.book.tenants.insert(name, entry);
@@ -168,6 +168,15 @@ impl World {
         let held_until = gone + tenant.hold.unwrap_or(Duration::MAX).min(self.ledger.hold());
         let was_down = since > gone;
         let is_claimed = self.ledger.others_at(view.address, &tenant, gone);
+        // Where its tags say now.
+        let is_there_now = |other: &View| {
+            other.address == view.address
+                && (other.in_rotation || other.has_passed)
+                && self.ledger.moved(&tenant, &view.backend, &other.backend)
+        };
+        if self.servers().iter().any(is_there_now) {
+            return;
+        }
         if !is_claimed {
             self.judge_guards(view, &tenant, (since, gone), line);
         }
@@ -416,17 +425,23 @@ impl World {
             );
             self.violated(HAPROXY_ADMITS, &how);
         }
-        if !self.is_followed(backend) {
+        if !self.ledger.follows(backend) {
             self.book.unfollowed.insert(backend.to_owned(), self.now);
         }
         let left_alone = self.book.unfollowed.get(backend).copied();
         let calm_since = self.book.trouble.max(self.stalled_until);
         let calm_since = calm_since.max(left_alone.unwrap_or_default());
+        // What an operator makes ready is where he left it.
+        let by_hand = (backend.to_owned(), dispatch.server.clone());
         if self.sidecar.is_some()
+            && !self.operator.touched.contains(&by_hand)
             && self.now >= calm_since + DONE_BY
-            && let Some(owner) =
-                self.ledger
-                    .stranger_at(backend, dispatch.to, self.now.saturating_sub(DONE_BY))
+            && let Some(owner) = self.ledger.stranger_at(
+                backend,
+                dispatch.to,
+                self.now.saturating_sub(DONE_BY),
+                (self.generation, self.knows_since),
+            )
         {
             let how = format!("a request to {server} reaches {owner} at {}", dispatch.to);
             self.violated(QUIET_SLOTS, &how);

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use haproxy_nomad_sidecar::model::{Command, ServerRef};
+use haproxy_nomad_sidecar::model::{Command, MapChange, ServerRef};
 
 use crate::{
     guards,
     haproxy_model::View,
     invariants,
     matrix::Fault,
-    play, play_matrix, rules,
+    play, play_matrix, routes, rules,
     session::Sent,
     variable,
     world::{FIRST_PID, World},
@@ -51,10 +51,14 @@ pub(crate) enum Sabotage {
     NobodyRuns,
     /// What has ended is said to run.
     NobodyHasEnded,
+    /// Every map is empty as far as the core sees.
+    MapsSeemEmpty,
+    /// With each new entry one of an operator's goes.
+    HandsOnForeignEntries,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::OldReadings,
         Self::HandsOnForeign,
         Self::FalseEmptyBelieved,
@@ -71,9 +75,11 @@ impl Sabotage {
         Self::NothingFreezes,
         Self::NobodyRuns,
         Self::NobodyHasEnded,
+        Self::MapsSeemEmpty,
+        Self::HandsOnForeignEntries,
     ];
 
-    /// The number of the invariant; those of the guards come after them.
+    /// The number of the invariant; those of the guards and of routes come after them.
     pub(crate) fn invariant(self) -> usize {
         1 + Self::ALL.iter().position(|one| *one == self).unwrap()
     }
@@ -106,6 +112,8 @@ impl Sabotage {
             Self::NothingFreezes => guards::FROZEN,
             Self::NobodyRuns => guards::ALIVE,
             Self::NobodyHasEnded => guards::ENDED,
+            Self::MapsSeemEmpty => routes::ROUTES,
+            Self::HandsOnForeignEntries => routes::OTHERS_ROUTES,
         }
     }
 
@@ -132,7 +140,9 @@ impl Sabotage {
             | Self::DrainedSeemIdle
             | Self::FreedSeemQuiet
             | Self::NothingComesInDown
-            | Self::UpByForce => None,
+            | Self::UpByForce
+            | Self::MapsSeemEmpty
+            | Self::HandsOnForeignEntries => None,
         }
     }
 
@@ -191,6 +201,20 @@ impl World {
         reply
     }
 
+    /// Carries out the change of a map, as it is or not, and judges it.
+    pub(crate) fn carry_out_map(&mut self, pid: u32, change: &MapChange, line: &Sent) -> String {
+        let now = self.now;
+        let process = self.processes.get_mut(&pid).unwrap();
+        if self.sabotage == Some(Sabotage::HandsOnForeignEntries) {
+            process.execute(now, "del map virt@hosts static.example");
+        }
+        let reply = process.execute(now, line.text.trim_end());
+        if Some(pid) == self.current_pid {
+            self.judge_map(change, line);
+        }
+        reply
+    }
+
     /// What the first process said to this last.
     fn first_reading(&mut self, pid: u32, text: &str, reply: String) -> String {
         if pid == FIRST_PID {
@@ -244,6 +268,9 @@ impl World {
             }
             Some(Sabotage::NeverDone) if text.starts_with("show servers state") && self.quiet => {
                 return without_one(&reply);
+            }
+            Some(Sabotage::MapsSeemEmpty) if text.starts_with("show map ") => {
+                return String::new();
             }
             Some(Sabotage::DrainedSeemIdle) => "DRAIN",
             Some(Sabotage::FreedSeemQuiet) => "MAINT",

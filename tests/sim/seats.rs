@@ -269,6 +269,7 @@ impl World {
             && self.now.saturating_sub(written) < snapshot::MAX_AGE
         {
             self.trace(|| format!("  the snapshot of {written:?} is taken in"));
+            self.ledger.restored(&remembered);
             self.input(Input::Restored(remembered));
         }
     }

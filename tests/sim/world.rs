@@ -29,6 +29,7 @@ use crate::{
     matrix::Matrix,
     nomad_model::Nomad,
     random::Random,
+    routes,
     rules::Book,
     sabotage::Sabotage,
     seats::Seat,
@@ -482,6 +483,7 @@ impl World {
             self.last_pid,
             self.now,
         );
+        routes::declare(&mut process);
         if let Some(file) = &self.state_file {
             process.load_state(file);
         }
@@ -547,12 +549,15 @@ impl World {
         }
         self.judge_line(line);
         let text = line.text.trim_end();
-        let Some(Request::Change(command)) = &line.request else {
-            let now = self.now;
-            let reply = self.processes.get_mut(&pid).unwrap().execute(now, text);
-            return self.twist_reading(pid, text, reply);
+        let reply = match &line.request {
+            Some(Request::Change(command)) => self.carry_out_change(pid, command, line),
+            Some(Request::ChangeMap(change)) => self.carry_out_map(pid, change, line),
+            _ => {
+                let now = self.now;
+                let reply = self.processes.get_mut(&pid).unwrap().execute(now, text);
+                return self.twist_reading(pid, text, reply);
+            }
         };
-        let reply = self.carry_out_change(pid, command, line);
         self.trace(|| format!("  {pid}> {text} = {}", reply.trim_end()));
         self.changes += 1;
         // Only a refusal tells that a balance method takes no weights: each sidecar has to ask once.

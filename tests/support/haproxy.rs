@@ -43,6 +43,13 @@ impl HaproxyBin {
         let second = dots.nth(1).expect("a version has two dots");
         &self.version[..second]
     }
+
+    /// Whether it can have more backends than its configuration has: from 3.4 on.
+    pub(crate) fn makes_backends(&self) -> bool {
+        let numbers = self.line().split_once('.').expect("a line has a dot");
+        let number = |text: &str| text.parse().expect("a number");
+        (number(numbers.0), number(numbers.1)) >= (3u16, 4u16)
+    }
 }
 
 /// Every HAProxy to test with: the ones of `HAPROXY_BINS` (paths, colon-separated), else the one on `PATH`.

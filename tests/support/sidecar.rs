@@ -1,17 +1,20 @@
-//! The real program as a child process: its settings, its log, its admin listener, and signals to it.
+//! The real program as a child process: its settings, its log, its admin listener, and signals to it. Whatever it tells is
+//! searched for the secrets that it was given.
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::{self, Permissions},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tempfile::TempDir;
 
 use super::haproxy::now;
@@ -38,10 +41,10 @@ pub(crate) fn within<T>(limit: Duration, what: &str, mut poll: impl FnMut() -> O
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_haproxy-nomad-sidecar");
 
-/// The program with these settings and nothing else in its environment.
+/// The program with these settings and nothing else in its environment but secrets, if it has none of its own.
 fn command(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.env_clear().envs(settings.iter().copied());
+    command.env_clear().envs(all_settings(settings));
     command.stdin(Stdio::null());
     command
 }
@@ -54,8 +57,96 @@ pub(crate) fn plan(settings: &[(&str, &str)]) -> Output {
 /// Runs a command to its end.
 pub(crate) fn command_with(settings: &[(&str, &str)], arguments: &[&str]) -> Output {
     let output = command(settings).args(arguments).output();
-    output.expect("the program was built with the test")
+    let output = output.expect("the program was built with the test");
+    let secrets = secrets(&all_settings(settings));
+    for text in [&output.stdout, &output.stderr] {
+        assert_tells_no_secret(
+            &format!("{arguments:?}"),
+            &String::from_utf8_lossy(text),
+            &secrets,
+        );
+    }
+    output
 }
+
+// === secrets ===
+
+const TOKEN: &str = "5ec4e7aa-1111-2222-3333-444444444444";
+const USER: &str = "somebody:5ec4e7-pass-phrase";
+
+/// With secrets to look for. Without ACLs, Nomad does not care for them.
+fn all_settings<'a>(settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let mut all = settings.to_vec();
+    let is_set = |name: &str| settings.iter().any(|(it, _)| *it == name);
+    if !["NOMAD_TOKEN", "NOMAD_TOKEN_FILE", "SIDECAR_CONFIG"]
+        .map(is_set)
+        .contains(&true)
+    {
+        all.push(("NOMAD_TOKEN", TOKEN));
+    }
+    if !["NOMAD_HTTP_AUTH", "SIDECAR_CONFIG"]
+        .map(is_set)
+        .contains(&true)
+    {
+        all.push(("NOMAD_HTTP_AUTH", USER));
+    }
+    all
+}
+
+/// What nobody may read anywhere.
+fn secrets(settings: &[(&str, &str)]) -> BTreeSet<String> {
+    let mut secrets = BTreeSet::new();
+    for (name, value) in settings {
+        match *name {
+            "NOMAD_TOKEN" => drop(secrets.insert((*value).to_owned())),
+            "NOMAD_TOKEN_FILE" => secrets.extend(fs::read_to_string(value)),
+            "NOMAD_HTTP_AUTH" => {
+                let (_, password) = value.split_once(':').unwrap_or(("", value));
+                secrets.insert(password.to_owned());
+                secrets.insert(BASE64_STANDARD.encode(value));
+            }
+            _ => {}
+        }
+    }
+    let trimmed = secrets.iter().map(|secret| secret.trim().to_owned());
+    // What is shorter may stand anywhere by chance.
+    trimmed.filter(|secret| secret.len() >= 8).collect()
+}
+
+fn assert_tells_no_secret(place: &str, text: &str, secrets: &BTreeSet<String>) {
+    for secret in secrets {
+        assert!(
+            !text.contains(secret.as_str()),
+            "{place} shows the secret {secret}:\n{text}"
+        );
+    }
+}
+
+/// The files that it writes.
+fn written(settings: &[(String, String)]) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for (name, value) in settings {
+        match name.as_str() {
+            "SIDECAR_AUDIT_LOG" | "SIDECAR_STATE_FILE" => paths.push(value.into()),
+            "SIDECAR_SNAPSHOT_FILE" => {
+                paths.extend([value.into(), format!("{value}.hands").into()]);
+            }
+            "HAPROXY_SOCKET" => paths.push(format!("{value}.sidecar.lock").into()),
+            _ => {}
+        }
+    }
+    paths
+}
+
+/// What its listener answers.
+const PAGES: [&str; 6] = [
+    "/live",
+    "/ready",
+    "/metrics",
+    "/status?changes=1000",
+    "/",
+    "/checks?backend=web",
+];
 
 /// A running `haproxy-nomad-sidecar run`. Killed when dropped; a logged ERROR fails the test then.
 pub(crate) struct Sidecar {
@@ -64,6 +155,9 @@ pub(crate) struct Sidecar {
     /// Where its copy is.
     program: Option<TempDir>,
     started: Instant,
+    settings: Vec<(String, String)>,
+    /// Those of the beginning, too: files change.
+    secrets: BTreeSet<String>,
 }
 
 impl Sidecar {
@@ -88,7 +182,7 @@ impl Sidecar {
             |settings| {
                 let mut command = Command::new(before[0]);
                 command.args(&before[1..]).arg(&program);
-                command.env_clear().envs(settings.iter().copied());
+                command.env_clear().envs(all_settings(settings));
                 command.env("PATH", env::var_os("PATH").unwrap_or_default());
                 command.stdin(Stdio::null());
                 command
@@ -115,6 +209,11 @@ impl Sidecar {
             directory,
             program: None,
             started,
+            settings: all_settings(settings)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            secrets: secrets(&all_settings(settings)),
         }
     }
 
@@ -178,11 +277,7 @@ impl Sidecar {
     }
 
     fn get_as(&self, path: &str, kind: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin()).expect("it listens");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: sidecar\r\nAccept: {kind}\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
+        let answer = ask(self.admin(), path, kind, None).expect("it answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
         let status = head
             .split(' ')
@@ -235,15 +330,72 @@ impl Sidecar {
     }
 }
 
-impl Drop for Sidecar {
-    fn drop(&mut self) {
+impl Sidecar {
+    /// What its listener answers. One that has ended, is stopped, or has too few files, is not waited for.
+    fn pages(&mut self) -> Vec<(String, String)> {
+        let log = self.log();
+        let mut lines = log
+            .lines()
+            .filter(|line| line.contains("the admin listener answers"));
+        let addr = lines.find_map(|line| line.split_once("addr=")?.1.trim().parse().ok());
+        let (Some(addr), Ok(None)) = (addr, self.process.try_wait()) else {
+            return Vec::new();
+        };
+        let kinds =
+            |path: &'static str| ["application/json", "text/plain"].map(|kind| (path, kind));
+        let answers = PAGES.into_iter().flat_map(kinds).map(|(path, kind)| {
+            let limit = Some(Duration::from_millis(500));
+            Some((path.to_owned(), ask(addr, path, kind, limit).ok()?))
+        });
+        answers.map_while(|answer| answer).collect()
+    }
+
+    /// Everything that it tells, where it can be asked, and everything that it wrote.
+    fn told(&mut self) -> Vec<(String, String)> {
+        let mut told = self.pages();
         self.process.kill().unwrap_or_default();
         self.process.wait().expect("it is our child");
-        let log = self.log();
+        told.push(("the log".to_owned(), self.log()));
+        for path in written(&self.settings) {
+            if let Ok(bytes) = fs::read(&path) {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                told.push((path.display().to_string(), text));
+            }
+        }
+        told
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("log of the sidecar:\n{log}");
-        } else {
-            assert!(!log.contains(" ERROR "), "an error was logged:\n{log}");
+            self.process.kill().unwrap_or_default();
+            self.process.wait().expect("it is our child");
+            eprintln!("log of the sidecar:\n{}", self.log());
+            return;
+        }
+        let told = self.told();
+        let log = self.log();
+        assert!(!log.contains(" ERROR "), "an error was logged:\n{log}");
+        let settings: Vec<_> = self
+            .settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        self.secrets.extend(secrets(&settings));
+        for (place, text) in told {
+            assert_tells_no_secret(&place, &text, &self.secrets);
         }
     }
+}
+
+/// The whole answer, head and body.
+fn ask(addr: SocketAddr, path: &str, kind: &str, limit: Option<Duration>) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(limit)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: sidecar\r\nAccept: {kind}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

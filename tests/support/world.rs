@@ -272,9 +272,12 @@ impl World {
         });
     }
 
-    /// The servers of a backend.
+    /// The servers of a backend; none if there is no such backend.
     pub(crate) fn servers(&self, backend: &str) -> BTreeMap<String, Server> {
         let state = self.haproxy.ask(&format!("show servers state {backend}"));
+        if state.starts_with("Can't find backend") {
+            return BTreeMap::new();
+        }
         let servers = servers_in(&state).into_iter();
         servers.map(|((_, name), server)| (name, server)).collect()
     }

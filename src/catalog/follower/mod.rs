@@ -175,6 +175,11 @@ impl Follower {
         !self.view.registrations(key).is_empty()
     }
 
+    /// Whether it was not read yet, and nothing has kept it from that.
+    pub(super) fn begins(&self) -> bool {
+        !self.view.is_live() && self.trouble.is_none() && !self.paused
+    }
+
     /// Every service that has registrations.
     pub(super) fn services(&self) -> impl Iterator<Item = (ServiceKey, Vec<Registration>)> {
         self.view.services()

@@ -202,6 +202,25 @@ fn a_denied_namespace_does_not_hold_back_the_others_and_is_unproven() {
 }
 
 #[test]
+fn the_first_sync_waits_for_every_namespace() {
+    let mut rig = Rig::following(&["default", "other"], &Wanted::new("haproxy", false));
+    rig.wait(Duration::from_millis(250));
+    rig.list(listing(100, &["web"]));
+    rig.read("web", reading(100, &[web("a", 50)]));
+    assert_eq!(rig.told(), [], "half of the catalog is not the catalog");
+    let other = rig.lists.remove("other").unwrap();
+    rig.hear(Heard::Listed {
+        ticket: other,
+        result: listing(100, &[]),
+    });
+    let told = rig.told();
+    assert!(
+        matches!(told.as_slice(), [Tell::Synced(synced)] if synced.unproven.is_empty() && synced.services.len() == 1),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn an_index_that_went_back_is_confirmed_and_then_everything_is_read_again() {
     let mut rig = Rig::synced_with(&[web("a", 50)]);
     rig.line(registered(120, web("b", 120)));

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::{
     config::Config,
-    daemon::{freeze::Freeze, nomad_settings, policy, report::Chain},
+    daemon::{freeze::Freeze, nomad_settings, policy, report::Chain, snapshot::hands},
     haproxy::session::Connection,
     model::{Batch, BatchId, Registration, Request, Response, ServiceKey},
     nomad::{client::Client, watch::read_once},
@@ -31,6 +31,9 @@ impl BothSides {
         let mut core = Reconciler::new(policy(config), Mode::Observe, 0);
         if let Some(is_frozen) = Freeze::new(config).changed() {
             core.handle(Duration::ZERO, Input::Freeze(is_frozen));
+        }
+        if let Some(hands) = hands::look(config) {
+            core.handle(Duration::ZERO, Input::Recalled(hands));
         }
         let settings = nomad_settings(config);
         let services = match timeout(PATIENCE, read_once(&settings)).await {

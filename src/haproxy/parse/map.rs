@@ -3,7 +3,7 @@
 //! HAProxy stores any bytes and shows them raw, so what an operator put there may look like anything. What is not two words
 //! of our grammar is somebody else's, never an error.
 
-use super::{ParseError, line, name};
+use super::{ParseError, line, name, shown};
 use crate::model::{MapContent, MapEntry, MapWord};
 
 /// The entries of a map.
@@ -26,6 +26,7 @@ pub fn map(answer: &[u8]) -> Result<MapContent, ParseError> {
                 content.others += 1;
                 is_kept = false;
             }
+            Row::Continued if number == 1 => return Err(ParseError::Beginning(shown(row))),
             // A key or value with a line feed in it: what it seemed to be, it is not.
             Row::Continued => {
                 if let Some(last) = content.entries.last_mut().filter(|_| is_kept) {
@@ -107,6 +108,11 @@ mod tests {
         assert_eq!(map(answer).unwrap().others, 4);
         assert_eq!(map(b"").unwrap(), MapContent::default());
         assert_eq!(map(b"0x1 a b\n0x2 c"), Err(ParseError::CutOff(2)));
+        let error = map(b"What a lovely day.\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the answer does not begin as expected, but with \"What a lovely day.\""
+        );
     }
 
     proptest! {

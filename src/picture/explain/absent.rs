@@ -1,7 +1,10 @@
 //! What the picture does not have: something that is not followed, or not there, or that nobody could read.
 
 use super::{Evidence, Explained, safe, story, trouble_of};
-use crate::picture::{Namespace, Service};
+use crate::{
+    picture::{Namespace, Service},
+    spelling,
+};
 
 pub(super) fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
     let elsewhere = evidence.elsewhere.iter();
@@ -142,7 +145,7 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     }
 }
 
-/// A service whose name differs by little.
+/// A service or backend whose name differs by little.
 fn like(what: &str, evidence: &Evidence) -> Option<String> {
     let what = what.rsplit('/').next().unwrap_or(what);
     let names = evidence
@@ -155,25 +158,5 @@ fn like(what: &str, evidence: &Evidence) -> Option<String> {
         .backends
         .iter()
         .map(|backend| &*backend.name);
-    let near = names
-        .chain(backends)
-        .map(|name| (distance(what, name), name));
-    let best = near.filter(|(distance, _)| *distance <= 2).min()?;
-    Some(safe(best.1))
-}
-
-/// How many letters have to be put in, left out or changed, if not too many.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(100).enumerate() {
-        let mut above = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = above + usize::from(x != *y);
-            above = row[j + 1];
-            row[j + 1] = change.min(above + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+    spelling::meant(what, names.chain(backends)).map(safe)
 }

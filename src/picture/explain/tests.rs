@@ -1,5 +1,7 @@
 use super::*;
-use crate::picture::{Backend, By, Charge, Place, Registration, Route, RouteState, Server, Stage};
+use crate::picture::{
+    Backend, By, Charge, Namespace, Place, Registration, Route, RouteState, Server, Stage, Trouble,
+};
 
 fn picture() -> Picture {
     let registration = Registration {
@@ -87,6 +89,29 @@ changed at 12; the catalog was read by this command
         assert_eq!(told(picture(), what), expected, "{what}");
     }
     assert!(told(picture(), "shop/web").contains("there is no such service"));
+}
+
+#[test]
+fn a_trouble_that_lasts_is_named_whichever_namespace_has_it() {
+    let of = |name: &str, ended_ms| Namespace {
+        name: name.to_owned(),
+        trouble: Some(Trouble {
+            text: format!("{name} is denied"),
+            ended_ms,
+            ..Trouble::default()
+        }),
+        ..Namespace::default()
+    };
+    let mut picture = picture();
+    picture.services.clear();
+    picture.nomad.namespaces = vec![of("default", Some(1_000)), of("shop", None)];
+    let text = told(picture, "nomad1");
+    assert!(
+        text.contains(
+            "nothing is believed to be gone while Nomad cannot be read: shop is denied\n"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The verdict on one registration or server: whether it gets traffic, why, and what happens next.
 
-use super::{Evidence, safe, time};
+use super::{Evidence, safe, time, trouble_of};
 use crate::picture::{
     Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
 };
@@ -338,11 +338,7 @@ fn foreign(server: &Server) -> Verdict {
 fn unwanted(backend: &Backend, server: &Server, picture: &Picture) -> Verdict {
     let is_waiting = backend.waiting.contains(&server.name);
     let guards = picture.sidecar.guards;
-    let trouble = picture
-        .nomad
-        .namespaces
-        .iter()
-        .find_map(|one| one.trouble.as_ref());
+    let trouble = picture.nomad.namespaces.iter().find_map(trouble_of);
     let (why, next) = if is_waiting && guards.frozen {
         (
             "removals are stopped (--freeze or the freeze file)".to_owned(),
@@ -353,12 +349,9 @@ fn unwanted(backend: &Backend, server: &Server, picture: &Picture) -> Verdict {
             "no more than --max-removals-per-second servers are taken out of rotation".to_owned(),
             "it is drained when it is its turn",
         )
-    } else if let Some(trouble) = trouble.filter(|trouble| trouble.ended_ms.is_none()) {
+    } else if let Some(trouble) = trouble {
         (
-            format!(
-                "nothing is believed to be gone while Nomad cannot be read: {}",
-                safe(&trouble.text)
-            ),
+            format!("nothing is believed to be gone while Nomad cannot be read: {trouble}"),
             "it stays as it is until Nomad was read",
         )
     } else if !picture.nomad.unread.is_empty() {

@@ -116,6 +116,8 @@ pub(super) struct Guards {
     frozen: Option<Frozen>,
     /// Since when servers wait for the limit, and whether that was told.
     pub(super) limited: Option<(Duration, bool)>,
+    /// Servers may be waiting for it.
+    pub(super) some_wait: bool,
 }
 
 #[derive(Debug)]
@@ -141,6 +143,7 @@ impl Guards {
             dead: BTreeMap::new(),
             frozen: None,
             limited: None,
+            some_wait: false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{agents::template_with_agents, *};
 use crate::reconcile::plan::{Kind, kind};
 
 fn desired_strategy() -> impl Strategy<Value = Vec<DesiredServer>> {
@@ -22,7 +22,7 @@ fn desired_strategy() -> impl Strategy<Value = Vec<DesiredServer>> {
     })
 }
 
-fn essence(observed: &ObservedBackend) -> BTreeSet<(String, String, u8, u16)> {
+fn essence(observed: &ObservedBackend) -> BTreeSet<(String, String, u8, u16, bool)> {
     let is_slot = kind(&observed.servers, &Policy::default()) == Kind::Slots;
     let essence = observed.servers.iter().map(|server| {
         let name = if is_slot {
@@ -35,19 +35,21 @@ fn essence(observed: &ObservedBackend) -> BTreeSet<(String, String, u8, u16)> {
             format!("{:?}:{}", server.ip, server.port),
             server.admin.0,
             server.weight,
+            server.agent.is_enabled(),
         )
     });
     // Which slot has which instance, and how free a free one looks, is nobody's business.
-    essence.filter(|(_, _, admin, _)| admin & 1 == 0).collect()
+    essence.filter(|(_, _, admin, ..)| admin & 1 == 0).collect()
 }
 
 proptest! {
     /// Invariant 4.
     #[test]
     fn after_a_plan_was_applied_there_is_nothing_left_to_do(
-        before in desired_strategy(), after in desired_strategy(), slots in 0..14_u8,
+        before in desired_strategy(), after in desired_strategy(), slots in 0..14_u8, agents: bool,
         version in prop_oneof![Just(V26), Just(V30), Just(V34)],
     ) {
+        let template = if agents { template_with_agents } else { template };
         let mut world = World::new(template(slots), version);
         world.settle(&before);
         world.settle(&after);
@@ -66,8 +68,9 @@ proptest! {
     #[test]
     fn a_sidecar_that_died_between_two_commands_is_continued(
         before in desired_strategy(), after in desired_strategy(), slots in 12..14_u8, dynamic: bool, cut: prop::sample::Index,
-        back: bool, version in prop_oneof![Just(V26), Just(V30), Just(V34)],
+        back: bool, agents: bool, version in prop_oneof![Just(V26), Just(V30), Just(V34)],
     ) {
+        let template = if agents { template_with_agents } else { template };
         let mut world = World::new(template(if dynamic { 0 } else { slots }), version);
         world.settle(&before);
         let (mut undisturbed, mut interrupted) = (world.observed.clone(), world.observed.clone());

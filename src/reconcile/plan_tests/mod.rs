@@ -1,6 +1,7 @@
 //! The planner's tables and laws: after a plan was applied there is nothing left to do; a sidecar that dies between any
 //! two commands is continued by its successor; what is somebody else's is not touched.
 
+mod agents;
 mod hands;
 mod laws;
 mod replacing;
@@ -195,6 +196,33 @@ fn by_hand(plan: &Plan) -> Vec<(ServerName, Hand, bool)> {
     let left = plan.by_hand.iter();
     left.map(|left| (left.server.clone(), left.hand, left.is_outdated))
         .collect()
+}
+
+/// The address that it shows may be the last but one.
+#[test]
+fn a_slot_whose_address_was_sent_when_the_connection_broke_is_waited_for() {
+    let mut world = World::new(template(2), V34);
+    let desired = [instance(1, &[]), instance(2, &[])];
+    let steps = world.plan(&desired).steps;
+    for step in &steps {
+        world.memory.send(world.now, &step.command);
+    }
+    let first = steps.iter().filter(|step| match step.command.server() {
+        Some(server) => server.server == name("nomad1"),
+        None => false,
+    });
+    first.for_each(|step| apply(&mut world.observed, &step.command));
+    world.memory.disconnect(world.now);
+    world.look();
+    let waiting = world.plan(&desired);
+    assert_eq!(words(&waiting.steps), [""; 0]);
+    assert!(waiting.look_again <= Some(Duration::from_millis(50)));
+    world.now += Duration::from_millis(201);
+    world.look();
+    assert_eq!(
+        words(&world.plan(&desired).steps)[..2],
+        ["nomad1 drain", "nomad1 down"]
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One server in the place of another: changed tags, other registrations, slots that are used again.
 
 use super::*;
-use crate::reconcile::plan::Tenant;
+use crate::reconcile::plan::{Kind, Tenant};
 
 fn tenant(server: &DesiredServer) -> Tenant {
     Tenant {
@@ -329,4 +329,22 @@ fn clients_with_a_cookie_keep_their_server_for_the_whole_drain() {
         words(&world.plan(&[]).steps),
         [format!("{} maint", server.name)]
     );
+}
+
+/// A slot keeps its server when tags change that only a dynamic server would have to be replaced for.
+#[test]
+fn a_slot_leaves_by_the_last_tags_of_its_registration() {
+    let versions = [
+        instance(1, &["haproxy.check.rise=3"]),
+        instance(1, &["haproxy.min-ready=2"]),
+    ];
+    let slot = name("nomad1");
+    for last in &versions {
+        let mut memory = Memory::default();
+        let departed = versions.iter().map(|one| (one.identity(), one.clone()));
+        memory.departed.extend(departed);
+        memory.tenants.insert(slot.clone(), tenant(last));
+        let found = memory.departed_of(last.address, &slot, Kind::Slots);
+        assert_eq!(found, Some(last));
+    }
 }

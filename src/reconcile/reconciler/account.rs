@@ -12,7 +12,7 @@ use super::{Output, Reconciler};
 use crate::reconcile::{
     Guard,
     desired::{Rejection, possible_services},
-    facts::{Fact, Found, Overview},
+    facts::{Admissions, Fact, Found, Overview},
     made::Origin,
     plan::{self, Kind, ObservedBackend},
 };
@@ -161,16 +161,19 @@ impl Reconciler {
 
     /// Tells who has arrived, and lets the state file follow what was read.
     pub(super) fn follow_what_was_read(&mut self, now: Duration) {
-        for (name, backend) in &mut self.backends {
-            if !mem::take(&mut backend.is_newly_observed) {
+        for name in mem::take(&mut self.newly_observed) {
+            let Some(backend) = self.backends.get_mut(&name) else {
                 continue;
-            }
+            };
+            let Admissions { passed, left, .. } = mem::take(&mut backend.admissions);
+            self.admissions.passed += passed;
+            self.admissions.left += left;
             for arrival in backend.arrivals(now, &self.policy) {
                 let fact = Fact::Arrived(name.clone(), arrival);
                 self.outputs.push_back(Output::Tell(fact));
             }
             if let Some(observed) = &backend.observed
-                && let Some(fact) = self.state_file.observe(name, observed, &self.policy)
+                && let Some(fact) = self.state_file.observe(&name, observed, &self.policy)
             {
                 self.outputs.push_back(Output::Tell(fact));
             }
@@ -201,6 +204,7 @@ impl Reconciler {
             unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
             mass: self.guards.is_mass(),
+            admissions: self.admissions,
             routes: self.routes.count,
             routes_unsettled: !self.routes.settled,
             route_obstacles: (self.routes.obstacles.iter().take(SHOWN_OBSTACLES))
@@ -215,6 +219,7 @@ impl Reconciler {
             overview.blocked += usize::from(!backend.hindrances.is_empty());
             overview.wanted += backend.desired.len();
             overview.held += backend.memory.holds.len();
+            overview.admissions.waiting += backend.unadmitted.len();
             if let Some(Origin::Made { is_published }) = backend.origin() {
                 let made = &mut overview.made;
                 let of_its_kind = match (&backend.memory.life.empty_since, is_published) {

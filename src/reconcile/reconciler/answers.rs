@@ -81,6 +81,7 @@ impl Reconciler {
         observed.origin = if vanished { Origin::Missing } else { origin };
         self.recalled.remind(name, backend, &observed);
         self.looks += u64::from(backend.observe(now, now, observed));
+        self.newly_observed.insert(name.clone());
         if vanished != is_missing {
             // It was deleted, or made, by somebody else: which backends there are is read again, and with it who resolves
             // where.

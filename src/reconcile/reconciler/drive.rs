@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +23,7 @@ use crate::reconcile::{
 
 /// So many batches of commands in a row for one backend mean that something does not take.
 const MOST_ROUNDS: u32 = 40;
-/// When a sidecar that stands by looks again at what the other one has not done yet.
+/// When a sidecar that does not act looks again at what somebody else may have done.
 pub(super) const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 impl Reconciler {
@@ -73,22 +74,32 @@ impl Reconciler {
             .values_mut()
             .for_each(|backend| backend.wake(now));
         self.step_routes(now);
-        let mut due: Vec<_> = self
-            .backends
-            .iter()
-            .filter(|(_, backend)| backend.is_due(now))
-            .map(|(name, backend)| (!backend.is_urgent(), name.clone()))
-            .collect();
         // What has to be changed comes before what is only watched.
-        due.sort();
-        for (_, name) in due {
-            if self.under_way.len() >= MAX_UNDER_WAY {
-                break;
+        for is_urgent in [true, false] {
+            let mut last: Option<BackendName> = None;
+            while self.under_way.len() < MAX_UNDER_WAY
+                && let Some(name) = self.next_due(now, last.as_ref(), is_urgent)
+            {
+                self.noticing(&name, |all| all.step(now, &name));
+                last = Some(name);
             }
-            self.step(now, &name);
         }
         self.step_routes(now);
         self.check_sync(now);
+    }
+
+    /// The next backend after `last` that is to be looked at.
+    fn next_due(
+        &self,
+        now: Duration,
+        last: Option<&BackendName>,
+        is_urgent: bool,
+    ) -> Option<BackendName> {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut backends = self.backends.range((after, Bound::Unbounded));
+        backends
+            .find(|(_, backend)| backend.is_urgent() == is_urgent && backend.is_due(now))
+            .map(|(name, _)| name.clone())
     }
 
     /// Takes one backend a step further.
@@ -363,6 +374,11 @@ impl Reconciler {
             .into_iter()
             .chain(resumption)
             .min();
+        if !plan.steps.is_empty() && self.mode != Mode::Act {
+            // What is not sent comes to nothing, so there is nothing to see soon.
+            let again = now + STANDBY_LOOK;
+            backend.due = backend.due.map(|due| due.max(again));
+        }
         if backend.would != would {
             let mut told: Vec<_> = backend.would.iter().map(|step| &step.command).collect();
             let mut new = Vec::new();
@@ -384,8 +400,7 @@ impl Reconciler {
         let is_waiting = self.draining_since.is_some() && plan.look_again.is_some();
         if self.mode == Mode::Standby && !plan.steps.is_empty() {
             // Whoever is in charge is about to do it.
-            let again = now + STANDBY_LOOK;
-            backend.due = Some(backend.due.map_or(again, |due| due.min(again)));
+            backend.due = Some(now + STANDBY_LOOK);
             backend.settled = false;
             return;
         }
@@ -425,7 +440,7 @@ impl Reconciler {
             if let Purpose::Backend(name) = purpose
                 && let Some(backend) = self.backends.get_mut(&name)
             {
-                backend.disconnect();
+                backend.disconnect(now);
             }
             return;
         };
@@ -444,7 +459,7 @@ impl Reconciler {
                 let Some(backend) = self.backends.get_mut(&name) else {
                     return;
                 };
-                backend.disconnect();
+                backend.disconnect(now);
                 let delay = backend.failures.next_delay(&mut self.random);
                 backend.paused_until = Some(now + delay);
                 backend.problem = Some(problem.clone());

@@ -217,6 +217,7 @@ impl Reconciler {
             self.outputs.push_back(Output::Tell(fact));
         }
         backend.waiting.clone_from(&plan.waiting);
+        self.guards.some_wait |= !plan.waiting.is_empty();
     }
 
     pub(super) fn freeze(&mut self, now: Duration, is_frozen: bool) {
@@ -252,14 +253,14 @@ impl Reconciler {
             let fact = Fact::Frozen { lasts, waiting };
             self.outputs.push_back(Output::Tell(fact));
         }
-        let waiting = if self.guards.is_frozen() {
+        let waiting = if self.guards.is_frozen() || !self.guards.some_wait {
             0
         } else {
-            self.backends
-                .values()
-                .map(|backend| backend.waiting.len())
-                .sum()
+            let backends = self.backends.values();
+            backends.map(|backend| backend.waiting.len()).sum()
         };
+        // Whether it is worth while to count them, at every input.
+        self.guards.some_wait &= self.guards.is_frozen() || waiting > 0;
         let (told, limited) = match self.guards.limited {
             None => (false, (waiting > 0).then_some((now, false))),
             Some((_, told)) if waiting == 0 => (told, None),

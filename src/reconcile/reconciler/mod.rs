@@ -40,7 +40,7 @@ use super::{
     Policy,
     backend::Backend,
     desired::{Contribution, contribution},
-    facts::Fact,
+    facts::{Admissions, Fact},
     guards::{Guards, Question},
     made::{Origin, Places},
     plan::ObservedBackend,
@@ -192,6 +192,8 @@ pub struct Reconciler {
     /// Which services resolve to a backend. Kept when they no longer do: what they left has to be taken out.
     members: BTreeMap<BackendName, BTreeSet<ServiceKey>>,
     backends: BTreeMap<BackendName, Backend>,
+    /// Those of them that nobody has looked at yet since they were read.
+    newly_observed: BTreeSet<BackendName>,
     routes: Routes,
     process: Option<Process>,
     last_process: Option<(ProcessInfo, Duration)>,
@@ -207,6 +209,7 @@ pub struct Reconciler {
     sync_check_at: Option<Duration>,
     first_sync_told: bool,
     admitting: Option<admission::Admitting>,
+    admissions: Admissions,
     failures: Backoff,
     draining_since: Option<Duration>,
     state_file: Keeper,
@@ -230,6 +233,7 @@ impl Reconciler {
             claims: claims::Claims::default(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
+            newly_observed: BTreeSet::new(),
             routes: Routes::new(),
             process: None,
             last_process: None,
@@ -240,6 +244,7 @@ impl Reconciler {
             restored: Restored::default(),
             recalled: Recalled::default(),
             sync_check_at: None,
+            admissions: Admissions::default(),
             first_sync_told: false,
             admitting: Some(admission::Admitting::default()),
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
@@ -441,7 +446,7 @@ impl Reconciler {
         }
         self.under_way.clear();
         for backend in self.backends.values_mut() {
-            backend.disconnect();
+            backend.disconnect(now);
         }
         self.routes.disconnect();
     }
@@ -453,7 +458,9 @@ impl Reconciler {
         match purpose {
             Purpose::Everything => self.read_everything(now, responses),
             Purpose::Routes => self.routes_answered(now, &requests, responses),
-            Purpose::Backend(name) => self.backend_answered(now, &name, &requests, responses),
+            Purpose::Backend(name) => self.noticing(&name, |all| {
+                all.backend_answered(now, &name, &requests, responses);
+            }),
         }
     }
 
@@ -568,6 +575,7 @@ impl Reconciler {
                 observed.origin = places.map_or(Origin::Operator, |places| places.origin(name));
                 self.recalled.remind(name, backend, &observed);
                 self.looks += u64::from(backend.observe(read_at, now, observed));
+                self.newly_observed.insert(name.clone());
             }
         }
         self.routes.dirty = true;

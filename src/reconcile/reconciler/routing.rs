@@ -14,6 +14,10 @@ use crate::reconcile::{
     },
 };
 
+/// While HAProxy has other things to answer, the routes that come within this time are written together: all maps are read
+/// for each batch of changes.
+const TOGETHER: Duration = Duration::from_millis(50);
+
 impl Reconciler {
     /// Takes the routes a step further.
     pub(super) fn step_routes(&mut self, now: Duration) {
@@ -21,8 +25,15 @@ impl Reconciler {
         if self.under_way.len() >= MAX_UNDER_WAY || self.draining_since.is_some() {
             return;
         }
+        let is_recent = |sent: Duration| now.saturating_sub(sent) < TOGETHER;
+        if !self.under_way.is_empty() && self.routes.sent_at.is_some_and(is_recent) {
+            return;
+        }
         let view = |name: &BackendName| self.view(name);
-        if !self.routes.is_due(&view) {
+        let is_due = self.routes.is_due(&view);
+        // While it waits for something else, it is not looked.
+        self.routes.noticed &= self.routes.busy || self.routes.paused_until.is_some();
+        if !is_due {
             return;
         }
         let ending = self
@@ -71,6 +82,7 @@ impl Reconciler {
 
     fn send_routes(&mut self, now: Duration, changes: Vec<MapChange>, after: Vec<Request>) {
         self.routes.settled = false;
+        self.routes.sent_at = Some(now);
         self.routes.changing_since.get_or_insert(now);
         for change in &changes {
             let fact = Fact::Routes(RouteFact::Sent(change.clone()));
@@ -138,6 +150,17 @@ impl Reconciler {
                     .push_back(Output::Tell(Fact::Routes(RouteFact::WouldSend(changes))));
             }
         }
+    }
+
+    /// Does something to a backend, and lets routes look when that is of interest to them.
+    pub(super) fn noticing(&mut self, name: &BackendName, act: impl FnOnce(&mut Self)) {
+        let seen = |all: &Self| {
+            let backend = all.backends.get(name);
+            backend.map(|backend| (backend.takes_traffic(), backend.is_wanted()))
+        };
+        let before = seen(self);
+        act(self);
+        self.routes.noticed |= before != seen(self);
     }
 
     /// What routes have to know of a backend.

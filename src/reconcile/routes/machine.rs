@@ -14,6 +14,7 @@ use super::{
     Maps, Route, RouteObstacle, RouteReason, RoutesCount, Routing,
     claims::{self, Claimant, Verdict},
     diff::{self, Wanted, Wish},
+    rounds::Rounds,
 };
 use crate::{
     model::{
@@ -28,8 +29,6 @@ use crate::{
 
 /// After this time a map may have been changed by somebody else.
 const OLD: Duration = Duration::from_millis(20);
-/// So many batches of changes in a row mean that something does not take.
-const MOST_ROUNDS: u32 = 20;
 
 /// What routes have to know of a backend.
 #[expect(
@@ -109,9 +108,13 @@ pub(in crate::reconcile) struct Routes {
     /// Everything was applied, since HAProxy was connected.
     pub(in crate::reconcile) settled: bool,
     pub(in crate::reconcile) failures: Backoff,
-    rounds: u32,
+    rounds: Rounds,
     /// Backends whose first server in rotation is waited for.
     waiting: BTreeSet<BackendName>,
+    /// A backend is otherwise than it was when it was looked last.
+    pub(in crate::reconcile) noticed: bool,
+    /// When changes were sent last.
+    pub(in crate::reconcile) sent_at: Option<Duration>,
     replacement: Option<Replacement>,
     refused: BTreeMap<Route, String>,
     /// The routes that are somebody's and not in HAProxy as they should be.
@@ -155,8 +158,10 @@ impl Routes {
             paused_until: None,
             settled: false,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
-            rounds: 0,
+            rounds: Rounds::default(),
             waiting: BTreeSet::new(),
+            noticed: false,
+            sent_at: None,
             replacement: None,
             refused: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -219,7 +224,7 @@ impl Routes {
         self.observed.clear();
         self.replacement = None;
         self.refused.clear();
-        self.rounds = 0;
+        self.rounds = Rounds::default();
     }
 
     /// Whether an entry of a map leads to this backend, or may do.
@@ -241,13 +246,17 @@ impl Routes {
         if self.busy || self.paused_until.is_some() {
             return false;
         }
+        if self.dirty || self.stale || self.fresh {
+            return true;
+        }
+        // This is asked at every step of every backend.
+        if !self.noticed {
+            return false;
+        }
         let mut fading = (self.claimants.values())
             .filter(|claimant| claimant.is_empty && !claimant.is_gone)
             .map(|claimant| &claimant.routing.backend);
-        self.dirty
-            || self.stale
-            || self.fresh
-            || self.waiting.iter().any(|name| view(name).takes_traffic)
+        self.waiting.iter().any(|name| view(name).takes_traffic)
             || fading.any(|name| !view(name).is_wanted)
     }
 
@@ -293,11 +302,16 @@ impl Routes {
                     .any(|one| around.maps.of(*kind) == Some(one.map()))
             });
             let after = readings(&kinds.collect(), around.maps);
+            self.rounds.changes(changes.iter().cloned());
             return (Next::Change(changes, after), news);
         };
         let Some(map) = around.maps.of(kind) else {
             return (Next::Nothing, news);
         };
+        // The whole of it, as if it were added.
+        let sent =
+            (entries.iter().cloned()).map(|(key, value)| MapChange::Add(map.clone(), key, value));
+        self.rounds.whole(sent);
         self.replacement = Some(Replacement {
             kind,
             entries,
@@ -381,11 +395,8 @@ impl Routes {
                 (_, _) => {}
             }
         }
-        if has_changes {
-            self.rounds += 1;
-        }
-        if self.rounds >= MOST_ROUNDS {
-            self.rounds = 0;
+        if has_changes && self.rounds.are_too_many() {
+            self.rounds = Rounds::default();
             problem.get_or_insert(
                 "HAProxy acknowledges changes of maps that it does not show".to_owned(),
             );
@@ -400,7 +411,7 @@ impl Routes {
     /// Nothing is left to do for now.
     pub(in crate::reconcile) fn settle(&mut self) {
         self.settled = true;
-        self.rounds = 0;
+        self.rounds = Rounds::default();
         self.problem = None;
         self.failures.reset();
     }

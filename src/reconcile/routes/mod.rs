@@ -7,6 +7,7 @@
 pub(super) mod claims;
 mod diff;
 pub(super) mod machine;
+mod rounds;
 mod tags;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};

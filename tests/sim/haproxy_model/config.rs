@@ -53,6 +53,8 @@ pub(crate) struct ServerLine {
     pub(crate) backup: bool,
     /// `cookie <value>`
     pub(crate) cookie: Option<String>,
+    /// The port of its agent, which is hardly ever asked.
+    pub(crate) agent: Option<u16>,
     /// A `use-server` line names it, so it cannot be deleted.
     pub(crate) is_referenced: bool,
 }
@@ -148,6 +150,14 @@ impl Backend {
         self
     }
 
+    /// With an agent at this port for its servers so far.
+    pub(crate) fn agents(mut self, port: u16) -> Self {
+        for line in &mut self.servers {
+            line.agent = Some(port);
+        }
+        self
+    }
+
     /// With `server-template <prefix> 1-<count> <placeholder> disabled [check …]`.
     pub(crate) fn template(
         mut self,
@@ -180,6 +190,7 @@ impl ServerLine {
             maxconn: 0,
             backup: false,
             cookie: None,
+            agent: None,
             is_referenced: false,
         }
     }
@@ -227,6 +238,7 @@ impl ServerLine {
         let flag = |is_set: bool, word: &'static str| if is_set { word } else { "" };
         let check = self.check.map(|check| check.keywords());
         let cookie = self.cookie.as_ref().map(|value| format!(" cookie {value}"));
+        let agent = |port| format!(" agent-check agent-port {port} agent-inter 1000000ms");
         let address = if self.is_named {
             let (ip, port) = (self.address.ip(), self.address.port());
             format!("slot.invalid:{port} init-addr last,{ip}")
@@ -234,7 +246,7 @@ impl ServerLine {
             self.address.to_string()
         };
         let mut text = format!(
-            "  server {} {address} weight {} maxconn {}{}{}{}{}",
+            "  server {} {address} weight {} maxconn {}{}{}{}{}{}",
             self.name,
             self.weight,
             self.maxconn,
@@ -242,6 +254,7 @@ impl ServerLine {
             flag(self.backup, " backup"),
             check.unwrap_or_default(),
             cookie.unwrap_or_default(),
+            self.agent.map(agent).unwrap_or_default(),
         );
         if self.is_referenced {
             text = text + "\n  use-server " + &self.name + " if FALSE";

@@ -44,7 +44,8 @@ impl Model {
         self.maps.insert(name.to_owned(), map);
     }
 
-    pub(super) fn show_map(&self, name: &str) -> String {
+    /// `show map <name>`
+    pub(crate) fn show_map(&self, name: &str) -> String {
         let Some(map) = self.maps.get(name) else {
             return UNKNOWN.to_owned();
         };

@@ -190,6 +190,8 @@ impl Server {
             initial_weight: line.weight,
             maxconn: line.maxconn,
             cookie: line.cookie.clone(),
+            agent: line.agent,
+            agent_enabled: line.agent.is_some(),
             check: line.check,
             check_enabled: line.check.is_some(),
             check_paused: line.disabled,

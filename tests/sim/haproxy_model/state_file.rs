@@ -48,6 +48,7 @@ impl Server {
             .into_iter()
             .find(|status| u16::from(status.number()) == number(10))
             .expect("a status that the model knows");
+        self.agent_enabled = self.agent.is_some() && number(14) & 4 != 0;
         self.check_result = number(11).to_le_bytes()[0];
         // Whoever wrote the line has seen it pass.
         self.has_passed = oper == RUNNING;

@@ -22,6 +22,10 @@ fn the_overview_counts_what_is_wanted_and_what_is_in_rotation() {
             in_rotation: 1,
             ..crate::reconcile::Owned::default()
         },
+        admissions: Admissions {
+            passed: 1,
+            ..Admissions::default()
+        },
         tallies: vec![crate::reconcile::Tally {
             backend: BackendName::new("web").unwrap(),
             wanted: 1,

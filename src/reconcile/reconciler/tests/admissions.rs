@@ -47,6 +47,23 @@ fn what_was_brought_in_is_waited_for_until_it_is_up() {
 }
 
 #[test]
+fn what_became_of_those_that_were_made_ready_is_counted() {
+    let mut world = applied();
+    let counted = |world: &World| {
+        let admissions = world.core.overview().admissions;
+        (admissions.waiting, admissions.passed, admissions.left)
+    };
+    assert_eq!(counted(&world), (4, 0, 0));
+    up(&mut world, "web", 2);
+    world.wait(SECOND);
+    assert_eq!(counted(&world), (2, 2, 0));
+    // The one that is left of web goes before its check has passed.
+    world.input(synced(catalog(&[("web", 1..3), ("api", 5..6)])));
+    world.wait(30 * SECOND);
+    assert_eq!(counted(&world).2, 1);
+}
+
+#[test]
 fn a_server_that_is_ill_is_waited_for_5_s_and_a_service_30_s() {
     for (up_of_web, until) in [(1, 5), (0, 30)] {
         let mut world = applied();

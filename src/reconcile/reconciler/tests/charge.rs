@@ -152,3 +152,16 @@ fn observing_tells_the_whole_plan_once_and_writes_nothing() {
         .collect();
     assert_eq!(plans, [6]);
 }
+
+#[test]
+fn what_is_not_sent_is_not_looked_for_at_once() {
+    for mode in [Mode::Observe, Mode::Standby] {
+        let mut world = World::new(&["web"]);
+        world.core = Reconciler::new(Policy::default(), mode, 1);
+        world.slots(vec![restarts::slot(1, "127.0.0.1:1", 5)]);
+        world.input(Input::Connected(world.info.clone()));
+        world.input(synced(catalog(&[("web", 1..2)])));
+        let next = world.core.next_timeout().unwrap();
+        assert!(next >= world.now + SECOND, "{mode:?}: {next:?}");
+    }
+}

@@ -502,3 +502,24 @@ fn a_backend_that_is_made_is_routed_once_published_and_ends_after_its_routes() {
     assert_eq!(kinds, ["Delete", "UnpublishBackend", "DeleteBackend"]);
     assert!(!world.haproxy.contains_key(&name));
 }
+
+#[test]
+fn routes_of_services_that_come_at_once_are_written_together() {
+    let names: Vec<_> = (10..60).map(|number| format!("web{number}")).collect();
+    let mut world = World::started(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    world.checks_fail = true;
+    let services = (names.iter().zip(1..)).map(|(name, number)| {
+        let domain = format!("domain={name}.example");
+        let registrations = tagged(name, number..number + 1, &[&domain]);
+        (service(name), registrations)
+    });
+    world.input(synced(services.collect()));
+    world.wait(SECOND);
+    world.up();
+    world.forget();
+    world.wait(SECOND);
+    assert_eq!(world.map("virt@hosts").len(), names.len());
+    let is_reading = |request: &&Request| matches!(request, Request::Map(_));
+    let readings = world.sent.iter().filter(is_reading).count();
+    assert!(readings <= 5, "{readings}");
+}

@@ -1,10 +1,10 @@
-//! Which known word was perhaps meant.
+//! Which known word was perhaps meant. **Pure.**
 
 /// Longer words are not compared: nobody misspells so much, and it would take long.
 const MAX_LENGTH: usize = 40;
 
 /// The nearest of `known`, if it is near enough: a third of the letters may be wrong. The first of several.
-pub(super) fn meant<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn meant<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LENGTH {
         return None;
     }
@@ -19,7 +19,7 @@ pub(super) fn meant<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Opt
 }
 
 /// Whether a word is known but for one letter, or but for capitals.
-pub(super) fn is_near(word: &str, known: &str) -> bool {
+pub(crate) fn is_near(word: &str, known: &str) -> bool {
     let is_short = word.len() <= MAX_LENGTH;
     is_short
         && distance(
