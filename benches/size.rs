@@ -207,7 +207,7 @@ fn longest_wait(sidecar: &Sidecar, work: impl FnOnce()) -> Duration {
 fn memory(sidecar: &Sidecar, name: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid()));
     let status = status.expect("it runs");
-    let mut lines = status.lines().filter_map(|line| line.split_once(":"));
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = lines.find(|(key, _)| *key == name).expect("Linux has it");
     let kib = value.trim().trim_end_matches(" kB").parse::<f64>();
     kib.expect("it is a number") / 1024.0

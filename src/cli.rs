@@ -67,7 +67,7 @@ pub enum Asked {
     /// Only this text.
     Text(Vec<u8>),
     /// A command with its settings.
-    Command(Command, Sources),
+    Command(Command, Box<Sources>),
 }
 
 const NAME: &str = "haproxy-nomad-sidecar";
@@ -120,7 +120,7 @@ where
         file: cli.config.filter(|path| !path.as_os_str().is_empty()),
         task: Task::from_env(),
     };
-    Ok(Asked::Command(command, sources))
+    Ok(Asked::Command(command, Box::new(sources)))
 }
 
 /// The command line, with a help of each command that has only what is its own.

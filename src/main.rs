@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if message.use_stderr() { USAGE } else { 0 });
         }
     };
-    let config = match Config::load(sources) {
+    let config = match Config::load(*sources) {
         Ok(config) => config,
         Err(error) => return end(USAGE, &error),
     };

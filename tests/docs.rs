@@ -1,6 +1,11 @@
 //! The pages of `docs` that say what the program says, held against its sources: every line of the log at WARN or above,
 //! every label of a metric, and what works with which HAProxy.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test; most of it is no function with the attribute"
+)]
+
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
