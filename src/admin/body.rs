@@ -1,4 +1,4 @@
-//! The body of an answer: a few pieces of memory, which other answers may share.
+//! The body of an answer: a few pieces of memory, which other answers may share, or events without an end.
 
 use std::{
     collections::VecDeque,
@@ -9,13 +9,19 @@ use std::{
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
-/// Pieces, one after the other.
-#[derive(Debug)]
-pub(super) struct Pieces(VecDeque<Bytes>);
+use super::events::Events;
 
-impl<const N: usize> From<[Bytes; N]> for Pieces {
+/// What is answered.
+pub(super) enum Answer {
+    /// Pieces, one after the other.
+    Pieces(VecDeque<Bytes>),
+    /// What happens from now on.
+    Events(Events),
+}
+
+impl<const N: usize> From<[Bytes; N]> for Answer {
     fn from(pieces: [Bytes; N]) -> Self {
-        Self(
+        Self::Pieces(
             pieces
                 .into_iter()
                 .filter(|piece| !piece.is_empty())
@@ -24,29 +30,42 @@ impl<const N: usize> From<[Bytes; N]> for Pieces {
     }
 }
 
-impl From<String> for Pieces {
+impl From<String> for Answer {
     fn from(text: String) -> Self {
         Self::from([Bytes::from(text)])
     }
 }
 
-impl Body for Pieces {
+impl Body for Answer {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        match &mut *self {
+            Self::Pieces(pieces) => {
+                Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+            }
+            Self::Events(events) => events.poll(context),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        match self {
+            Self::Pieces(pieces) => pieces.is_empty(),
+            Self::Events(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let size: usize = self.0.iter().map(Bytes::len).sum();
-        SizeHint::with_exact(size as u64)
+        match self {
+            Self::Pieces(pieces) => {
+                let size: usize = pieces.iter().map(Bytes::len).sum();
+                SizeHint::with_exact(size as u64)
+            }
+            Self::Events(_) => SizeHint::default(),
+        }
     }
 }

@@ -89,7 +89,7 @@ pub async fn bind_forever(listen: Listen) -> Listener {
             Listen::Tcp(addr) => TcpListener::bind(addr).await.map(|listener| {
                 // With port 0 the kernel has chosen one.
                 let addr = listener.local_addr().unwrap_or(*addr);
-                info!(%addr, "the admin listener answers /live, /ready, /status and /metrics");
+                info!(%addr, "the admin listener answers /live, /ready, /status, /events and /metrics, and browsers at /");
                 Listener::Tcp(listener)
             }),
             Listen::Unix(path) => bind_unix(path).await.inspect(|_| {

@@ -1,10 +1,13 @@
-//! The admin listener: `/live`, `/ready`, `/status` and `/metrics` over HTTP/1.1.
+//! The admin listener: the page, `/live`, `/ready`, `/status`, `/events` and `/metrics` over HTTP/1.1.
 //!
-//! It sees the daemon's published [`Status`] and the [`Metrics`] only, and changes nothing. Each connection is good for
-//! one request and lives ten seconds at most, so whoever can reach the port can keep little of the process busy.
+//! It sees the daemon's published [`Status`], the [`Metrics`] and the [`Pictures`] only, and changes nothing. Each connection is good
+//! for one request and lives ten seconds at most, but for a few that listen to events and take what they are told, so whoever
+//! can reach the port can keep little of the process busy.
 
 mod backend_metrics;
 mod body;
+mod events;
+mod feed;
 mod guard_metrics;
 mod haproxy_metrics;
 mod listen;
@@ -12,6 +15,7 @@ mod metrics;
 mod namespace;
 mod nomad_metrics;
 mod operator_metrics;
+mod page;
 mod pictures;
 mod process_metrics;
 mod route_metrics;
@@ -31,22 +35,24 @@ use std::{
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tracing::{debug, info, warn};
 
-use body::Pieces;
+use body::Answer;
+use events::{Events, Patience};
 use listen::Stream;
 
 pub use backend_metrics::{BackendCount, BackendMetrics};
+pub use feed::Feed;
 pub use guard_metrics::GuardMetrics;
 pub use haproxy_metrics::HaproxyMetrics;
 pub use listen::{Listen, Listener, bind_forever};
@@ -63,6 +69,9 @@ pub use text_format::to_text_format;
 
 /// Connections at once. One more is closed unanswered.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Of these, so many may listen to events.
+const MAX_LISTENERS: usize = 16;
 
 /// For the head of a request to arrive.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -82,6 +91,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const GET: HeaderValue = HeaderValue::from_static("GET");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const TEXT_FORMAT: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
@@ -95,6 +105,7 @@ pub async fn serve(
     pictures: Arc<Pictures>,
 ) {
     let mut connections = JoinSet::new();
+    let seats = Arc::new(Semaphore::new(MAX_LISTENERS));
     let mut is_failing = false;
     loop {
         tokio::select! {
@@ -104,7 +115,8 @@ pub async fn serve(
                         info!("the admin listener accepts connections again");
                     }
                     let (metrics, pictures) = (Arc::clone(&metrics), Arc::clone(&pictures));
-                    connections.spawn(answer(stream, status.clone(), metrics, pictures));
+                    let seats = Arc::clone(&seats);
+                    connections.spawn(answer(stream, status.clone(), metrics, pictures, seats));
                 }
                 Ok((_, peer)) => debug!(%peer, "too many admin connections; this one is closed"),
                 Err(error) if concerns_one_connection(&error) => {
@@ -130,15 +142,20 @@ async fn answer(
     status: watch::Receiver<Status>,
     metrics: Arc<Metrics>,
     pictures: Arc<Pictures>,
+    seats: Arc<Semaphore>,
 ) {
+    let patience = Patience::new();
     let service = service_fn(|request: Request<Incoming>| {
         let (status, metrics, pictures) = (&status, &metrics, &pictures);
+        let (seats, patience) = (&seats, &patience);
         async move {
             let drawn = match (request.method(), request.uri().path()) {
                 (&Method::GET, "/status") if !wants_plain(&request) => {
                     Some(picture(&request, pictures).await)
                 }
                 (&Method::GET, "/checks") => Some(checks(&request, pictures).await),
+                (&Method::GET, "/events") => Some(events(&request, pictures, seats, patience)),
+                (&Method::GET, path) => page::file(path),
                 _ => None,
             };
             let response = drawn.unwrap_or_else(|| respond(&request, &status.borrow(), metrics));
@@ -151,10 +168,11 @@ async fn answer(
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_LIMIT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "an admin connection failed"),
-        Err(_) => debug!("an admin connection was closed for taking too long"),
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            debug!(%error, "an admin connection failed");
+        },
+        () = patience.end() => debug!("an admin connection was closed for taking too long"),
     }
 }
 
@@ -162,21 +180,25 @@ async fn answer(
     clippy::disallowed_methods,
     reason = "the listener is part of the shell"
 )]
-fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Response<Pieces> {
+fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Response<Answer> {
     let now = Instant::now();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/live") => live(status, now),
         (&Method::GET, "/ready") => ready(status, now),
         (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
         (&Method::GET, "/metrics") => exposition(request, status, metrics, now),
-        (_, "/live" | "/ready" | "/status" | "/checks" | "/metrics") => {
+        (
+            _,
+            "/" | "/page.js" | "/page.css" | "/live" | "/ready" | "/status" | "/checks" | "/events"
+            | "/metrics",
+        ) => {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
             response.headers_mut().insert(ALLOW, GET);
             response
         }
         _ => plain(
             StatusCode::NOT_FOUND,
-            "there are /live, /ready, /status and /metrics\n".to_owned(),
+            "there are /, /live, /ready, /status, /events and /metrics\n".to_owned(),
         ),
     }
 }
@@ -193,7 +215,7 @@ fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
     all.find_map(|one| one.strip_prefix(name)?.strip_prefix('='))
 }
 
-async fn picture<B>(request: &Request<B>, pictures: &Pictures) -> Response<Pieces> {
+async fn picture<B>(request: &Request<B>, pictures: &Pictures) -> Response<Answer> {
     let changes = parameter(request, "changes").map_or(Ok(CHANGES), str::parse);
     let Ok(changes) = changes else {
         let text = "changes is a number: /status?changes=1000\n".to_owned();
@@ -206,7 +228,7 @@ async fn picture<B>(request: &Request<B>, pictures: &Pictures) -> Response<Piece
     }
 }
 
-async fn checks<B>(request: &Request<B>, pictures: &Pictures) -> Response<Pieces> {
+async fn checks<B>(request: &Request<B>, pictures: &Pictures) -> Response<Answer> {
     let Some(backend) = parameter(request, "backend") else {
         let text = "of which backend? /checks?backend=<name>\n".to_owned();
         return plain(StatusCode::BAD_REQUEST, text);
@@ -217,12 +239,35 @@ async fn checks<B>(request: &Request<B>, pictures: &Pictures) -> Response<Pieces
     }
 }
 
-fn no_answer() -> Response<Pieces> {
+/// Events for as long as somebody reads them, after the last one that it has heard.
+fn events<B>(
+    request: &Request<B>,
+    pictures: &Arc<Pictures>,
+    seats: &Arc<Semaphore>,
+    patience: &Arc<Patience>,
+) -> Response<Answer> {
+    let Ok(seat) = Arc::clone(seats).try_acquire_owned() else {
+        let text =
+            format!("{MAX_LISTENERS} listen already, which is as many as may: ask /status\n");
+        return plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    };
+    let last = request.headers().get("last-event-id");
+    let last = last.and_then(|id| id.to_str().ok());
+    let events = Events::new(Arc::clone(pictures), last, Arc::clone(patience), seat);
+    let mut response = response(StatusCode::OK, EVENT_STREAM, Answer::Events(events));
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // For nginx, which would keep them back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn no_answer() -> Response<Answer> {
     let text = "no answer: HAProxy is away, or the core starts afresh; see /ready\n".to_owned();
     plain(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
-fn live(status: &Status, now: Instant) -> Response<Pieces> {
+fn live(status: &Status, now: Instant) -> Response<Answer> {
     match status.silent_for(now) {
         None => plain(StatusCode::OK, "ok\n".to_owned()),
         Some(silence) => plain(
@@ -235,7 +280,7 @@ fn live(status: &Status, now: Instant) -> Response<Pieces> {
     }
 }
 
-fn ready(status: &Status, now: Instant) -> Response<Pieces> {
+fn ready(status: &Status, now: Instant) -> Response<Answer> {
     let snapshot = status.snapshot.iter().map(|snapshot| snapshot.line(now));
     let besides = snapshot
         .chain(status.standby_line())
@@ -256,7 +301,7 @@ fn exposition<B>(
     status: &Status,
     metrics: &Metrics,
     now: Instant,
-) -> Response<Pieces> {
+) -> Response<Answer> {
     let accepted = request.headers().get_all(ACCEPT).iter();
     let mut accepted = accepted.filter_map(|value| value.to_str().ok());
     let takes_open_metrics = accepted.any(|value| value.contains("application/openmetrics-text"));
@@ -267,11 +312,11 @@ fn exposition<B>(
     }
 }
 
-fn plain(status: StatusCode, body: String) -> Response<Pieces> {
+fn plain(status: StatusCode, body: String) -> Response<Answer> {
     response(status, PLAIN, body)
 }
 
-fn response(status: StatusCode, kind: HeaderValue, body: impl Into<Pieces>) -> Response<Pieces> {
+fn response(status: StatusCode, kind: HeaderValue, body: impl Into<Answer>) -> Response<Answer> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -295,6 +340,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
+        time::timeout,
     };
 
     use super::*;
@@ -456,10 +502,10 @@ mod tests {
     async fn other_paths_and_methods_are_refused() {
         let (addr, _status) = listening(starting()).await;
         assert_eq!(
-            ask(addr, "GET /").await,
+            ask(addr, "GET /page").await,
             plain_answer(
                 "404 Not Found",
-                "there are /live, /ready, /status and /metrics\n"
+                "there are /, /live, /ready, /status, /events and /metrics\n"
             )
         );
         assert_eq!(

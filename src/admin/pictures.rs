@@ -12,6 +12,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::Feed;
 use crate::picture::Change;
 
 /// A picture is good for so long.
@@ -69,6 +70,8 @@ pub struct Question {
 /// Where both sides meet. It outlives the core.
 #[derive(Debug)]
 pub struct Pictures {
+    /// What those who listen are told.
+    pub feed: Feed,
     wanted: Notify,
     latest: watch::Sender<Option<Arc<Shot>>>,
     alive: Mutex<Vec<Weak<Shot>>>,
@@ -80,6 +83,7 @@ impl Default for Pictures {
     fn default() -> Self {
         let (questions, asked) = mpsc::channel(MOST_QUESTIONS);
         Self {
+            feed: Feed::default(),
             wanted: Notify::new(),
             latest: watch::Sender::new(None),
             alive: Mutex::default(),

@@ -50,7 +50,7 @@ use crate::{
     reconcile::{Fact, Failure, Input, Mode, Output, Policy, Question, Reconciler},
     snapshot::{Refusal, Usable},
 };
-use charge::{Charge, Standing};
+use charge::{Charge, Standing, Standings};
 use freeze::Freeze;
 use keep::{Failures, Part};
 use report::{Report, Show};
@@ -333,36 +333,6 @@ struct Shell {
     hands: Option<hands::Keeper>,
 }
 
-/// What is heard of the lock; nothing, under `--observe`.
-struct Standings {
-    seen: Option<watch::Receiver<Option<Standing>>>,
-    last: Option<Standing>,
-}
-
-impl Standings {
-    fn new(seen: Option<watch::Receiver<Option<Standing>>>) -> Self {
-        Self { seen, last: None }
-    }
-
-    /// The next one that is not the last one. Cancel-safe.
-    async fn next(&mut self) -> Standing {
-        if let Some(seen) = &mut self.seen {
-            loop {
-                if let Some(new) = seen.borrow_and_update().clone()
-                    && self.last.as_ref() != Some(&new)
-                {
-                    self.last = Some(new.clone());
-                    return new;
-                }
-                if seen.changed().await.is_err() {
-                    break;
-                }
-            }
-        }
-        std::future::pending().await
-    }
-}
-
 impl Shell {
     fn has_drained(&self) -> bool {
         let at = now().saturating_duration_since(self.started);
@@ -370,6 +340,7 @@ impl Shell {
     }
 
     async fn turned(&mut self, standing: Standing) {
+        self.report.looks_otherwise();
         let mode = match standing {
             Standing::InCharge => Mode::Act,
             Standing::Standby(_) => Mode::Standby,
@@ -386,6 +357,7 @@ impl Shell {
         match event {
             session::Event::Connected(info) => {
                 self.report.connected(&info);
+                self.report.looks_otherwise();
                 self.input(Input::Connected(info)).await;
             }
             session::Event::Completed { id, responses } => {
@@ -418,6 +390,7 @@ impl Shell {
             }
             session::Event::Lost(error) => {
                 self.report.lost(&error);
+                self.report.looks_otherwise();
                 self.input(Input::Disconnected).await;
                 self.tick();
             }
@@ -427,6 +400,9 @@ impl Shell {
 
     async fn catalog(&mut self, event: catalog::Event) {
         self.report.catalog(&event);
+        if !matches!(event, catalog::Event::Current { .. }) {
+            self.report.looks_otherwise();
+        }
         self.keeper.heard(now(), &event);
         match event {
             catalog::Event::Synced(synced) => {
@@ -459,8 +435,10 @@ impl Shell {
 
     /// One input, then everything that the core wants.
     async fn input(&mut self, input: Input) {
+        let looks = self.core.looks();
         self.core
             .handle(now().saturating_duration_since(self.started), input);
+        let mut looks_otherwise = looks != self.core.looks();
         let mut stands_otherwise = false;
         while let Some(output) = self.core.poll() {
             match output {
@@ -483,6 +461,7 @@ impl Shell {
                 // Without an answer it is as if nobody had asked.
                 Output::Ask(question) => drop(self.questions.try_send(question)),
                 Output::Tell(fact) => {
+                    looks_otherwise = true;
                     stands_otherwise |= matches!(
                         fact,
                         Fact::Restarted { .. }
@@ -496,6 +475,9 @@ impl Shell {
                     self.report.fact(fact);
                 }
             }
+        }
+        if looks_otherwise {
+            self.report.looks_otherwise();
         }
         // Counting everything is not free: only when readiness changes, and every second.
         if stands_otherwise {

@@ -31,6 +31,7 @@ use crate::{
     reconcile::{
         Arrival, Extent, Fact, Guard, HoldEnded, Overview,
         plan::{Step, Why},
+        routes::RouteFact,
     },
 };
 
@@ -331,7 +332,12 @@ impl Report {
                 steps,
                 new,
             } => self.would_send(&backend, steps, &new),
-            Fact::Routes(fact) => routes::fact(&self.metrics, fact),
+            Fact::Routes(fact) => {
+                if let RouteFact::Sent(change) = &fact {
+                    self.show.audit.sent_to_map(change, system_time());
+                }
+                routes::fact(&self.metrics, fact);
+            }
             Fact::Noticed(backend, text) => debug!(%backend, text, "HAProxy has a remark"),
             Fact::Failed {
                 backend,

@@ -5,6 +5,7 @@
 //! back from when it was taken. What is empty is left out.
 
 mod explain;
+mod route;
 mod screen;
 mod text;
 
@@ -13,6 +14,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use explain::{Evidence, Explained, Subject, explain, find};
+pub use route::{Route, RouteState};
 pub use screen::screen;
 pub use text::Text;
 
@@ -37,6 +39,9 @@ pub struct Picture {
     pub services: Vec<Service>,
     /// The backends that they resolve to.
     pub backends: Vec<Backend>,
+    /// The routes that their tags ask for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
     /// The last changes of HAProxy, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Charge, Kind, Picture, Stage,
+    Charge, Kind, Picture, RouteState, Stage,
     explain::{charge, safe, time, trouble_of},
 };
 
@@ -129,6 +129,22 @@ fn backends(picture: &Picture, text: &mut String) {
         line(text, format_args!("{}", row.trim_end()));
     }
     more(picture.backends.len(), "backends", text);
+    if !picture.routes.is_empty() {
+        let counted = [
+            RouteState::Active,
+            RouteState::Waiting,
+            RouteState::Blocked,
+            RouteState::Taken,
+            RouteState::Refused,
+        ];
+        let counted = counted.iter().filter_map(|state| {
+            let all = picture.routes.iter().filter(|one| one.state == *state);
+            let count = all.count();
+            (count > 0).then(|| format!("{count} {}", state.as_str()))
+        });
+        let counted = counted.collect::<Vec<_>>().join(", ");
+        line(text, format_args!("\nROUTES   {counted}"));
+    }
 }
 
 fn more(count: usize, what: &str, text: &mut String) {
@@ -177,6 +193,18 @@ fn troubles(picture: &Picture, text: &mut String) {
                 let id = server.registration.as_deref().unwrap_or("nobody's");
                 lines.push(format!("{name}: held: {} ({})", server.name, safe(id)));
             }
+        }
+    }
+    for route in &picture.routes {
+        if route.state != RouteState::Active {
+            lines.push(format!(
+                "{}/{}: {} {}: {}",
+                safe(&route.namespace),
+                safe(&route.service),
+                safe(&route.name()),
+                route.state.as_str(),
+                safe(route.why.as_deref().unwrap_or_default())
+            ));
         }
     }
     for service in &picture.services {

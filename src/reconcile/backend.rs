@@ -348,8 +348,15 @@ impl Backend {
         review.of(&mut self.memory)
     }
 
-    /// Takes in what was read.
-    pub(super) fn observe(&mut self, read_at: Duration, now: Duration, observed: ObservedBackend) {
+    /// Takes in what was read; whether it looks otherwise than before.
+    pub(super) fn observe(
+        &mut self,
+        read_at: Duration,
+        now: Duration,
+        observed: ObservedBackend,
+    ) -> bool {
+        let before = self.observed.iter().flat_map(|before| &before.servers);
+        let looks_otherwise = !before.map(look).eq(observed.servers.iter().map(look));
         self.memory.observe(now, &observed);
         self.settle_admissions(now, &observed);
         self.observed_at = read_at;
@@ -364,6 +371,7 @@ impl Backend {
         self.fresh = true;
         self.dirty = false;
         self.due = None;
+        looks_otherwise
     }
 
     /// Whether it is to be looked at.
@@ -543,4 +551,15 @@ fn boundary(steps: &[plan::Step]) -> usize {
         .iter()
         .rposition(|step| step.command.server() != server)
         .map_or(MAX_STEPS, |at| at + 1)
+}
+
+/// What of a server is seen.
+fn look(state: &ServerState) -> impl PartialEq + '_ {
+    (
+        &state.name,
+        state.address(),
+        state.admin,
+        state.oper,
+        state.weight,
+    )
 }

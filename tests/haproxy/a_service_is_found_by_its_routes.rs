@@ -308,6 +308,12 @@ fn an_operators_entries_stay_and_what_is_in_the_way_is_said() {
         ]);
         let second = site.register("pre", &["haproxy.domain=a.example"]);
         sidecar.logged(&["not routed: host a.example belongs to the service default/dynamic"]);
+        let status = sidecar.json("/status");
+        let routes = status["routes"].as_array().expect("a list");
+        let taken = routes.iter().find(|route| route["state"] == "taken");
+        let taken = taken.expect("one has it, one has not");
+        assert_eq!(taken["taken_by"], "default/dynamic", "{taken}");
+        assert_eq!(taken["map"], site.maps["host"].as_str(), "{taken}");
         sidecar
             .logged(&["the service default/pre claims host a.example, too, and does not get it"]);
         let (code, text) = sidecar.get("/status");

@@ -44,6 +44,59 @@ fn says(world: &World, sidecar: &Sidecar, what: &str, expected: bool, parts: &[&
     text
 }
 
+#[test]
+fn a_host_that_another_service_has() {
+    on_every_line(|bin| {
+        let folder = tempfile::tempdir().expect("the temporary directory is writable");
+        let map = folder.path().join("hosts.map");
+        fs::write(&map, "mine.example nobody\n").expect("the folder is ours");
+        let map = map.to_str().expect("a path of ours is text");
+        let config = format!(
+            "{DEFAULTS}\nfrontend www\n  bind @DIR@/www.http mode 600\n  \
+             use_backend %[req.hdr(host),lower,map_str({map})]\n{}{}\nbackend nobody\n",
+            section("slots", &slots(4)),
+            section("dynamic", "")
+        );
+        let world = World::start_with(bin, &config);
+        let [first, second] = ["first", "second"].map(Toy::start);
+        let register = |service: &str, toy: &Toy, hosts: &str| {
+            let tags = [ENABLED, &format!("haproxy.domain={hosts}")];
+            world
+                .nomad
+                .register(instance(service, toy.address()).tags(&tags));
+        };
+        register("slots", &first, "photos.example,mine.example");
+        let sidecar = world.sidecar_with(&[("SIDECAR_HOST_MAP", map)]);
+        world.until_served_by("slots", &[&first]);
+        let active = format!("route    host photos.example in {map} to slots: active");
+        let blocked = "gets traffic, but not by host mine.example: host mine.example is not routed to slots: an entry that is \
+                       not the sidecar's leads to nobody; delete it (del map) or take the tag away";
+        says(&world, &sidecar, "slots", true, &[&active, blocked]);
+
+        register("dynamic", &second, "photos.example");
+        world.until_served_by("dynamic", &[&second]);
+        let taken = "is in rotation, but no route leads to it: host photos.example belongs to the service default/slots, which \
+                     has the first claim: take the tag away from one of them";
+        says(
+            &world,
+            &sidecar,
+            "dynamic",
+            false,
+            &[taken, "to dynamic: taken: "],
+        );
+        // Who has it, and who wants it.
+        let all = ["slots", taken];
+        says(&world, &sidecar, "photos.example", false, &all);
+        let screen = screen(&world, &sidecar);
+        for part in [
+            "ROUTES   1 active, 1 blocked, 1 taken",
+            "default/dynamic: host photos.example taken: ",
+        ] {
+            assert!(screen.contains(part), "{part}: {screen}");
+        }
+    });
+}
+
 fn register_what_cannot_be_served(world: &World, more: &[Toy; 4]) {
     world.register("full", &more[0]);
     world.register("full", &more[1]);
@@ -159,16 +212,20 @@ fn what_nomad_or_the_configuration_of_haproxy_is_the_reason_for() {
     });
 }
 
+fn screen(world: &World, sidecar: &Sidecar) -> String {
+    let admin = sidecar.admin().to_string();
+    let settings = [("SIDECAR_ADMIN_LISTEN", admin.as_str())];
+    let screen = world.with_settings(&settings, |all| command_with(all, &["status"]));
+    let screen = String::from_utf8_lossy(&screen.stdout).into_owned();
+    eprintln!("{}:\n{screen}", world.version());
+    screen
+}
+
 fn the_status_says_the_same(world: &World, sidecar: &Sidecar) {
     let status = sidecar.json("/status");
     assert_eq!(status["version"], 1);
     assert_eq!(status["sidecar"]["charge"], "in_charge");
-    let screen = world.with_settings(
-        &[("SIDECAR_ADMIN_LISTEN", &sidecar.admin().to_string())],
-        |all| command_with(all, &["status"]),
-    );
-    let screen = String::from_utf8_lossy(&screen.stdout).into_owned();
-    eprintln!("{}:\n{screen}", world.version());
+    let screen = screen(world, sidecar);
     for part in [
         "; this sidecar is in charge; HAProxy ",
         "full: blocked: _nomad-task-",

@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "each test program uses a part of the support")]
 #[path = "../support"]
 mod support {
+    pub(crate) mod browser;
     pub(crate) mod fake_nomad;
     pub(crate) mod haproxy;
     pub(crate) mod http;
@@ -42,6 +43,7 @@ mod tags_become_keywords_of_a_server;
 mod the_admin_listener_tells_how_things_stand;
 mod the_admin_socket_is_found;
 mod the_change_of_one_service_costs_one_backend;
+mod the_page_shows_what_is_wrong;
 mod the_policy_says_who_may_have_what;
 mod the_shipped_configurations_serve;
 mod the_token_is_read_again;

@@ -32,7 +32,7 @@ fn ready_says_what_is_missing_and_metrics_count_what_happened() {
             (status == 503 && body.contains(&missing) && body.contains(&no_list)).then_some(())
         });
         assert_eq!(sidecar.get("/live").0, 200);
-        assert_eq!(sidecar.get("/").0, 404);
+        assert_eq!(sidecar.get("/page").0, 404);
         assert_eq!(sidecar.metric("ready"), Some(0.0));
         assert_eq!(sidecar.metric("initial_sync_duration_seconds"), None);
         assert!(sidecar.metric(r#"sync_failures_total{kind="haproxy"}"#) >= Some(1.0));

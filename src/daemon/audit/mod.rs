@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 pub(super) use file::write;
 
 use crate::{
+    admin::Pictures,
     haproxy::command::print,
-    model::{self, Batch, BatchId, Request, Response},
+    model::{self, Batch, BatchId, MapChange, Request, Response},
     picture::{Change, Outcome},
     reconcile::plan::Step,
 };
@@ -38,9 +39,17 @@ struct Ring {
     under_way: BTreeMap<BatchId, Vec<u64>>,
     index: Option<u64>,
     file: Option<mpsc::Sender<Change>>,
+    listeners: Option<Arc<Pictures>>,
 }
 
 impl Audit {
+    /// Changes, of which those who listen there are told when HAProxy has answered.
+    pub(super) fn told_to(pictures: &Arc<Pictures>) -> Self {
+        let audit = Self::default();
+        audit.with(|ring| ring.listeners = Some(Arc::clone(pictures)));
+        audit
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Ring) -> T) -> T {
         // Whoever panicked here left a list of texts.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -81,22 +90,45 @@ impl Audit {
     /// This is being sent, with the next batch.
     pub(super) fn sent(&self, step: &Step, at: SystemTime) {
         let server = step.command.server();
-        let command = print(&Request::Change(step.command.clone()));
+        self.tell(Change {
+            at: humantime::format_rfc3339_millis(at).to_string().into(),
+            why: step.why.to_string().into(),
+            backend: step.command.backend().as_str().into(),
+            // None when it is about the backend itself.
+            server: server.map_or("", |server| server.server.as_str()).into(),
+            command: (print(&Request::Change(step.command.clone())).trim_end()).into(),
+            ..Change::default()
+        });
+    }
+
+    /// The same of a change of a map.
+    pub(super) fn sent_to_map(&self, change: &MapChange, at: SystemTime) {
+        let (why, backend) = match change {
+            MapChange::Add(_, _, value) => ("a route that tags ask for", value.as_str()),
+            MapChange::Set(_, _, value) => {
+                ("a route that leads elsewhere by its tags", value.as_str())
+            }
+            MapChange::Delete(..) => ("a route that no tag asks for", ""),
+            MapChange::AddTo(_, _, _, value) => ("routes in their order", value.as_str()),
+            MapChange::Prepare(_) | MapChange::Commit(..) => ("routes in their order", ""),
+        };
+        self.tell(Change {
+            at: humantime::format_rfc3339_millis(at).to_string().into(),
+            why: why.into(),
+            backend: backend.into(),
+            command: (print(&Request::ChangeMap(change.clone())).trim_end()).into(),
+            ..Change::default()
+        });
+    }
+
+    fn tell(&self, change: Change) {
         self.with(|ring| {
             ring.next += 1;
-            let change = Change {
+            ring.changes.push_back(Change {
                 number: ring.next,
-                at: humantime::format_rfc3339_millis(at).to_string().into(),
-                why: step.why.to_string().into(),
                 index: ring.index,
-                backend: step.command.backend().as_str().into(),
-                // None when it is about the backend itself.
-                server: server.map_or("", |server| server.server.as_str()).into(),
-                command: command.trim_end().into(),
-                outcome: Outcome::Sent,
-                reply: None,
-            };
-            ring.changes.push_back(change);
+                ..change
+            });
             ring.told.push(ring.next);
             if ring.changes.len() > REMEMBERED {
                 ring.changes.pop_front();
@@ -132,6 +164,7 @@ impl Audit {
                         model::Outcome::RetryLater(text) => (Outcome::Later, Some(text)),
                         model::Outcome::Refused(text) => (Outcome::Refused, Some(text)),
                     },
+                    Some(Response::MapVersion(_)) => (Outcome::Done, None),
                     Some(_) | None => (Outcome::Unknown, None),
                 };
                 ring.end(number, outcome, reply);
@@ -146,7 +179,7 @@ impl Audit {
 }
 
 fn is_change(request: &Request) -> bool {
-    matches!(request, Request::Change(_))
+    matches!(request, Request::Change(_) | Request::ChangeMap(_))
 }
 
 impl Ring {
@@ -163,6 +196,9 @@ impl Ring {
         };
         change.outcome = outcome;
         change.reply = reply.map(|text| text.as_str().into());
+        if let Some(pictures) = &self.listeners {
+            pictures.feed.changed(change.clone());
+        }
         if let Some(file) = &self.file {
             // One that is full is the writer's to tell: the numbers have a gap.
             drop(file.try_send(change.clone()));
@@ -174,7 +210,7 @@ impl Ring {
 mod tests {
     use super::*;
     use crate::{
-        model::{BackendName, Command, ServerName, ServerRef},
+        model::{BackendName, Command, MapName, MapWord, ServerName, ServerRef},
         reconcile::plan::Why,
     };
 
@@ -232,6 +268,36 @@ mod tests {
         for change in changes {
             assert_eq!(lines.try_recv(), Ok(change));
         }
+    }
+
+    #[test]
+    fn a_change_of_a_map_is_one_too() {
+        let audit = Audit::default();
+        let map = MapName::new("virt@hosts").unwrap();
+        let [key, value] = ["a.example", "web"].map(|word| MapWord::new(word).unwrap());
+        let changes = [
+            MapChange::Prepare(map.clone()),
+            MapChange::Add(map, key, value),
+        ];
+        for change in &changes {
+            audit.sent_to_map(change, SystemTime::UNIX_EPOCH);
+        }
+        let batch = Batch {
+            id: BatchId(0),
+            requests: changes.into_iter().map(Request::ChangeMap).collect(),
+            lock_step: false,
+        };
+        audit.batch(&batch);
+        let responses = [
+            Response::MapVersion(3),
+            Response::Changed(model::Outcome::Done),
+        ];
+        audit.answered(batch.id, &batch.requests, &responses);
+        let told = audit.changes();
+        assert!(told.iter().all(|change| change.outcome == Outcome::Done));
+        let words = (&*told[1].backend, &*told[1].why, &*told[1].command);
+        let command = "add map virt@hosts a.example web";
+        assert_eq!(words, ("web", "a route that tags ask for", command));
     }
 
     #[test]

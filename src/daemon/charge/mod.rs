@@ -254,6 +254,37 @@ impl fmt::Debug for Seconds {
     }
 }
 
+/// What is heard of the lock; nothing, under `--observe`.
+pub(super) struct Standings {
+    seen: Option<watch::Receiver<Option<Standing>>>,
+    last: Option<Standing>,
+}
+
+impl Standings {
+    /// Hears of it there.
+    pub(super) fn new(seen: Option<watch::Receiver<Option<Standing>>>) -> Self {
+        Self { seen, last: None }
+    }
+
+    /// The next one that is not the last one. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Standing {
+        if let Some(seen) = &mut self.seen {
+            loop {
+                if let Some(new) = seen.borrow_and_update().clone()
+                    && self.last.as_ref() != Some(&new)
+                {
+                    self.last = Some(new.clone());
+                    return new;
+                }
+                if seen.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{holder::tests::holder, *};

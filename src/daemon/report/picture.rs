@@ -19,12 +19,20 @@ use crate::{
 const SHARE: u32 = 20;
 
 /// What is shown of the daemon.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(in crate::daemon) struct Show {
     /// Where pictures are asked for.
     pub(in crate::daemon) pictures: Arc<Pictures>,
     /// The changes.
     pub(in crate::daemon) audit: Audit,
+}
+
+impl Default for Show {
+    fn default() -> Self {
+        let pictures = Arc::default();
+        let audit = Audit::told_to(&pictures);
+        Self { pictures, audit }
+    }
 }
 
 /// The picture that is being written down.
@@ -35,6 +43,11 @@ pub(super) struct Drawing {
 }
 
 impl Report {
+    /// Something looks otherwise: who listens is told.
+    pub(in crate::daemon) fn looks_otherwise(&self) {
+        self.show.pictures.feed.looks_otherwise();
+    }
+
     /// When the next picture may be drawn; nothing while one is being written down.
     pub(in crate::daemon) fn may_draw(&self) -> bool {
         let Drawing {

@@ -1,5 +1,5 @@
 //! What an operator means: a service with or without its namespace, a backend, the beginning of an allocation's ID, an
-//! address, a registration's ID or a server.
+//! address, a registration's ID, a server or the key of a route.
 
 use std::collections::BTreeSet;
 
@@ -22,10 +22,16 @@ pub enum Subject<'a> {
 pub fn find<'a>(picture: &'a Picture, what: &str) -> Vec<Subject<'a>> {
     let mut found = Vec::new();
     let mut registered = BTreeSet::new();
+    let by_route = picture.routes.iter();
+    let by_route = by_route.filter(|route| *route.key == *what || route.name() == what);
+    let by_route: BTreeSet<_> = by_route
+        .map(|route| (&*route.namespace, &*route.service))
+        .collect();
     for service in &picture.services {
         for registration in &service.registrations {
             registered.insert(&*registration.id);
-            if is_of(service, registration, what) {
+            let has_route = by_route.contains(&(&*service.namespace, &*service.name));
+            if has_route || is_of(service, registration, what) {
                 found.push(Subject::Registration(service, registration));
             }
         }

@@ -5,6 +5,7 @@
 
 mod absent;
 mod find;
+mod routes;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -71,14 +72,16 @@ impl fmt::Display for Explained {
     }
 }
 
-/// Everything that `what` names; never nothing.
+/// Everything that `what` names, what gets no traffic first; never nothing.
 #[must_use]
 pub fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
     let subjects = find(&evidence.picture, what);
-    let explained: Vec<_> = subjects
+    let mut explained: Vec<_> = subjects
         .into_iter()
         .map(|subject| story::tell(subject, evidence))
         .collect();
+    // Of many, those that are looked for.
+    explained.sort_by_key(|one| one.gets_traffic);
     if explained.is_empty() {
         return absent::explain(what, evidence);
     }

@@ -1,7 +1,7 @@
 //! The chain from Nomad to HAProxy, a line for each link.
 
 use super::{
-    Evidence, Explained, Subject, safe, time,
+    Evidence, Explained, Subject, routes, safe, time,
     verdict::{self, Verdict},
 };
 use crate::picture::{
@@ -85,7 +85,10 @@ fn of_registration(
     if let (Some(backend), Some(server)) = (backend, server) {
         of_server(backend, server, evidence, &mut chain);
     }
+    let routes = routes::of(service, picture);
+    chain.extend(routes::lines(&routes));
     let verdict = verdict::of_registration(registration, backend.map(|it| (it, server)), evidence);
+    let verdict = routes::found(verdict, &routes);
     let name = place
         .and_then(|place| Some(format!("{}/{}", place.backend, place.server.as_ref()?)))
         .unwrap_or_else(|| safe(&registration.id));

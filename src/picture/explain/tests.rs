@@ -1,6 +1,7 @@
 use super::*;
 use crate::picture::{
-    Backend, By, Charge, Namespace, Place, Registration, Server, Service, Stage, Trouble,
+    Backend, By, Charge, Namespace, Place, Registration, Route, RouteState, Server, Service, Stage,
+    Trouble,
 };
 
 fn picture() -> Picture {
@@ -175,6 +176,54 @@ fn a_tag_that_switches_off_is_told_from_one_that_is_missing() {
         off.contains("its tag \"haproxy.enable=false\" switches it off"),
         "{off}"
     );
+}
+
+#[test]
+fn who_is_not_found_by_his_routes_gets_no_traffic() {
+    let mut picture = picture();
+    let route = |key: &str, state, why: Option<&str>| Route {
+        kind: "host".into(),
+        key: key.into(),
+        map: Some("virt@hosts".into()),
+        namespace: "default".into(),
+        service: "web".into(),
+        backend: "web".into(),
+        state,
+        why: why.map(str::to_owned),
+        taken_by: None,
+    };
+    let taken = "host a.example belongs to the service default/old";
+    picture.routes = vec![
+        route("a.example", RouteState::Taken, Some(taken)),
+        Route {
+            service: "other".into(),
+            ..route("c.example", RouteState::Active, None)
+        },
+    ];
+    let text = told(picture.clone(), "web");
+    assert!(
+        text.starts_with(&format!(
+            "web (web/nomad1) is in rotation, but no route leads to it: {taken}\n"
+        )),
+        "{text}"
+    );
+    let line = format!("  route    host a.example in virt@hosts to web: taken: {taken}\n");
+    assert!(text.contains(&line), "{text}");
+    assert!(!text.contains("c.example"), "{text}");
+    assert_eq!(told(picture.clone(), "a.example"), text);
+
+    picture
+        .routes
+        .push(route("b.example", RouteState::Active, None));
+    let text = told(picture, "web");
+    assert!(
+        text.starts_with(&format!(
+            "web (web/nomad1) gets traffic, but not by host a.example: {taken}\n"
+        )),
+        "{text}"
+    );
+    let active = "  route    host b.example in virt@hosts to web: active\n";
+    assert!(text.contains(active), "{text}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Reconciler {
         let mut observed = observed.filter(|_| !vanished).unwrap_or_default();
         observed.origin = if vanished { Origin::Missing } else { origin };
         self.recalled.remind(name, backend, &observed);
-        backend.observe(now, now, observed);
+        self.looks += u64::from(backend.observe(now, now, observed));
         self.newly_observed.insert(name.clone());
         if vanished != is_missing {
             // It was deleted, or made, by somebody else: which backends there are is read again, and with it who resolves

@@ -214,6 +214,8 @@ pub struct Reconciler {
     draining_since: Option<Duration>,
     state_file: Keeper,
     outputs: VecDeque<Output>,
+    /// Counts how often servers looked otherwise than before.
+    looks: u64,
 }
 
 impl Reconciler {
@@ -249,6 +251,7 @@ impl Reconciler {
             draining_since: None,
             state_file: Keeper::default(),
             outputs: VecDeque::new(),
+            looks: 0,
         }
     }
 
@@ -571,7 +574,7 @@ impl Reconciler {
                 let mut observed = rows.remove(name).unwrap_or_default();
                 observed.origin = places.map_or(Origin::Operator, |places| places.origin(name));
                 self.recalled.remind(name, backend, &observed);
-                backend.observe(read_at, now, observed);
+                self.looks += u64::from(backend.observe(read_at, now, observed));
                 self.newly_observed.insert(name.clone());
             }
         }

@@ -35,6 +35,7 @@ enum Next {
     /// After this one.
     Services(Option<ServiceKey>),
     Backends(Option<BackendName>),
+    Routes(Option<ServiceKey>),
     Nothing,
 }
 
@@ -47,6 +48,12 @@ impl Sketch {
 }
 
 impl Reconciler {
+    /// Counts how often servers were seen to be otherwise than before.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+
     /// How everything stands, as far as the core knows it.
     #[must_use]
     pub fn picture(&self, now: Duration) -> Picture {
@@ -93,6 +100,19 @@ impl Reconciler {
                     drawn += backend.servers.len() + 1;
                     sketch.picture.backends.push(backend);
                     sketch.next = Next::Backends(Some(name.clone()));
+                }
+                sketch.next = Next::Routes(None);
+                true
+            }
+            Next::Routes(last) => {
+                let of = self.routes.draw(&self.policy.maps, self.mode);
+                for (service, routes) in of.after(last.as_ref()) {
+                    if drawn >= most {
+                        return true;
+                    }
+                    drawn += routes.len() + 1;
+                    sketch.picture.routes.extend(routes);
+                    sketch.next = Next::Routes(Some(service.clone()));
                 }
                 sketch.next = Next::Nothing;
                 false

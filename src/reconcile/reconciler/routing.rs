@@ -118,6 +118,7 @@ impl Reconciler {
         self.routes.settled = false;
         let again_in = self.routes.failures.next_delay(&mut self.random);
         self.routes.paused_until = Some(now + again_in);
+        self.routes.problem = Some(problem.clone());
         let fact = Fact::Routes(RouteFact::Failed { problem, again_in });
         self.outputs.push_back(Output::Tell(fact));
     }

@@ -45,10 +45,12 @@ pub(in crate::reconcile) fn routing(
         let problem = TagProblem { tag, problem };
         remark(&newest.id, Remark::Route(RouteReason::Tag(problem)));
     }
+    let mut refused = BTreeMap::new();
     routes.retain(|route| match allowed(service, route, rules) {
         Ok(()) => true,
         Err(refusal) => {
-            remark(&newest.id, Remark::Refused(refusal));
+            remark(&newest.id, Remark::Refused(refusal.clone()));
+            refused.insert(route.clone(), refusal);
             false
         }
     });
@@ -78,6 +80,7 @@ pub(in crate::reconcile) fn routing(
         registration: newest.id.clone(),
         keep: tags.routes.keep(),
         claims,
+        refused,
     })
 }
 

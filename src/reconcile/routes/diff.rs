@@ -36,7 +36,8 @@ pub(super) struct Difference {
     /// The whole map must be replaced by this, for its order.
     pub(super) replacement: Option<Vec<(MapWord, MapWord)>>,
     pub(super) active: usize,
-    pub(super) waiting: usize,
+    /// The keys that wait for a server in rotation.
+    pub(super) waiting: BTreeSet<MapWord>,
     pub(super) obstacles: BTreeSet<RouteObstacle>,
 }
 
@@ -73,7 +74,9 @@ pub(super) fn difference(wanted: &Wanted<'_>, content: &MapContent) -> Differenc
                     RouteObstacle::Foreign(route(), wish.backend.clone(), entry.value.clone());
                 difference.obstacles.insert(obstacle);
             }
-            _ if !wish.takes_traffic => difference.waiting += 1,
+            _ if !wish.takes_traffic => {
+                difference.waiting.insert(key.clone());
+            }
             Some(_) => difference
                 .changes
                 .push(MapChange::Set(map(), key.clone(), value)),
@@ -279,7 +282,7 @@ mod tests {
             changes(&difference),
             ["set c.example web2", "add f.example web", "del d.example"]
         );
-        assert_eq!((difference.active, difference.waiting), (1, 1));
+        assert_eq!((difference.active, difference.waiting.len()), (1, 1));
         let obstacles: Vec<_> = difference
             .obstacles
             .iter()

@@ -1,10 +1,14 @@
 //! What the core remembers of routes: who claims them, what HAProxy was seen to have, and what is being written. It goes its own
 //! way beside the backends: whatever happens here stops none of them.
 
+mod draw;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+
+use draw::{Open, open_of};
 
 use super::{
     Maps, Route, RouteObstacle, RouteReason, RoutesCount, Routing,
@@ -113,6 +117,10 @@ pub(in crate::reconcile) struct Routes {
     pub(in crate::reconcile) sent_at: Option<Duration>,
     replacement: Option<Replacement>,
     refused: BTreeMap<Route, String>,
+    /// The routes that are somebody's and not in HAProxy as they should be.
+    open: BTreeMap<Route, Open>,
+    /// Why they could not be read or written the last time.
+    pub(in crate::reconcile) problem: Option<String>,
     /// What was told.
     pub(in crate::reconcile) obstacles: BTreeSet<RouteObstacle>,
     remarks: BTreeSet<(ServiceKey, Rejection)>,
@@ -156,6 +164,8 @@ impl Routes {
             sent_at: None,
             replacement: None,
             refused: BTreeMap::new(),
+            open: BTreeMap::new(),
+            problem: None,
             obstacles: BTreeSet::new(),
             remarks: BTreeSet::new(),
             count: RoutesCount::default(),
@@ -175,7 +185,7 @@ impl Routes {
             }
             return;
         };
-        if former.is_none() && new.claims.is_empty() {
+        if former.is_none() && new.claims.is_empty() && new.refused.is_empty() {
             return;
         }
         let mut claimant = Claimant {
@@ -402,6 +412,7 @@ impl Routes {
     pub(in crate::reconcile) fn settle(&mut self) {
         self.settled = true;
         self.rounds = Rounds::default();
+        self.problem = None;
         self.failures.reset();
     }
 
@@ -481,6 +492,7 @@ impl Routes {
         let mut obstacles = BTreeSet::new();
         let mut count = RoutesCount::default();
         self.waiting.clear();
+        self.open.clear();
         for kind in MapKind::ALL {
             let mut routes = BTreeMap::new();
             for (route, owned) in &self.verdict.owned {
@@ -537,8 +549,9 @@ impl Routes {
             };
             let difference = diff::difference(&wanted, content);
             count.active += difference.active;
-            count.waiting += difference.waiting;
+            count.waiting += difference.waiting.len();
             count.blocked += difference.obstacles.len();
+            self.open.extend(open_of(kind, &difference));
             obstacles.extend(difference.obstacles);
             match difference.replacement {
                 Some(entries) => replacement = Some((kind, entries)),

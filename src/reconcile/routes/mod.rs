@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::model::{BackendName, MapChange, MapKind, MapName, MapWord, ServiceKey};
 
-use super::tags::TagProblem;
+use super::{Refusal, tags::TagProblem};
 
 pub use tags::RouteTags;
 
@@ -238,6 +238,8 @@ pub struct Routing {
     pub keep: bool,
     /// The routes, with the lowest `CreateIndex` of the registrations that ask for each.
     pub claims: BTreeMap<Route, u64>,
+    /// Routes that the rules do not allow.
+    pub refused: BTreeMap<Route, Refusal>,
 }
 
 /// Changes by what they do: added, changed, removed; and maps that were written anew.

@@ -431,10 +431,15 @@ impl<'a> Stage<'a> {
         line("api", &format!("http://{}/api/", self.web));
         line("HAProxy's statistics", &format!("http://{}/", self.stats));
         line("HAProxy's socket", &self.haproxy.socket().display());
-        line(
-            "the sidecar",
-            &format!("http://{0}/ready http://{0}/metrics", self.admin),
-        );
+        line("the sidecar's page", &format!("http://{}/", self.admin));
+        if let Ok(program) = sidecar() {
+            let explain = format!(
+                "{} explain web --admin-listen {}",
+                program.display(),
+                self.admin
+            );
+            line("why, in a terminal", &explain);
+        }
         line("the sidecar's log", &self.log().display());
         line("Nomad", &format!("http://{}", self.nomad.addr()));
     }

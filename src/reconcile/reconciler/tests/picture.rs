@@ -1,7 +1,7 @@
 //! What the core shows of itself.
 
 use super::*;
-use crate::picture::{By, Charge, HoldBy, Picture, Stage};
+use crate::picture::{By, Charge, HoldBy, Picture, RouteState, Stage};
 
 impl World {
     fn picture(&self) -> Picture {
@@ -93,6 +93,72 @@ fn what_is_not_served_says_why() {
     assert!(
         shown[2].2.contains("HAProxy has no backend named nowhere"),
         "{shown:?}"
+    );
+}
+
+#[test]
+fn each_route_is_shown_with_what_became_of_it() {
+    let mut world = World::started(&["web", "api", "new"]);
+    let with = |name: &str, numbers, tags: &[&str]| {
+        let mut all = registrations(name, numbers);
+        for one in &mut all {
+            let tags = tags.iter().map(|tag| format!("haproxy.{tag}"));
+            one.tags.extend(tags);
+        }
+        Input::Changed(service(name), all)
+    };
+    let regex = ["domain.type=regex", "domain=^v"];
+    world.input(with("web", 1..2, &["domain=a.example", "sni=kept.example"]));
+    world.input(with("api", 2..3, &["domain=a.example", "port=80"]));
+    world.up();
+    world.wait(SECOND);
+    world.checks_fail = true;
+    world.input(with("new", 3..4, &["domain=n.example"]));
+    world.input(with("api", 2..3, &["domain=a.example", regex[0], regex[1]]));
+    world.input(with("web", 1..2, &["domain=a.example", "sni=kept.example"]));
+    world.wait(SECOND);
+    let shown = |world: &World| -> Vec<_> {
+        let routes = world.picture().routes.into_iter();
+        routes
+            .map(|one| {
+                (
+                    format!("{} {}", one.service, one.name()),
+                    one.state,
+                    one.why.unwrap_or_default(),
+                )
+            })
+            .collect()
+    };
+    let refused = "the namespace default may not claim hosts by a regular expression";
+    for (name, state, why) in shown(&world) {
+        let (expected, part) = match name.as_str() {
+            "web host a.example" | "web SNI kept.example" => (RouteState::Active, ""),
+            "new host n.example" => (RouteState::Waiting, "no server of new is in rotation yet"),
+            "api regex ^v" | "api regex a.example" => (RouteState::Refused, refused),
+            _ => panic!("{name}"),
+        };
+        assert_eq!(state, expected, "{name}: {why}");
+        assert!(why.starts_with(part), "{name}: {why}");
+    }
+    assert_eq!(shown(&world).len(), 5);
+
+    world.input(with("api", 2..3, &["domain=a.example"]));
+    world.input(Input::Changed(service("web"), Vec::new()));
+    world.wait(SECOND);
+    let routes = world.picture().routes;
+    let taken = routes.iter().find(|one| &*one.service == "api").unwrap();
+    assert_eq!(taken.state, RouteState::Taken);
+    assert_eq!(taken.taken_by.as_deref(), Some("default/web"));
+    let kept = routes.iter().find(|one| &*one.service == "web").unwrap();
+    assert_eq!(kept.state, RouteState::Active);
+    let why = "nothing of the service is registered, and the route is kept (tag route.keep)";
+    assert_eq!(kept.why.as_deref(), Some(why));
+
+    world.input(Input::Disconnected);
+    assert!(
+        shown(&world)
+            .iter()
+            .all(|(_, state, _)| matches!(state, RouteState::Waiting | RouteState::Taken))
     );
 }
 
