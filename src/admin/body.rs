@@ -30,6 +30,12 @@ impl<const N: usize> From<[Bytes; N]> for Answer {
     }
 }
 
+impl From<VecDeque<Bytes>> for Answer {
+    fn from(pieces: VecDeque<Bytes>) -> Self {
+        Self::Pieces(pieces)
+    }
+}
+
 impl From<String> for Answer {
     fn from(text: String) -> Self {
         Self::from([Bytes::from(text)])

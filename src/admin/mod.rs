@@ -60,7 +60,7 @@ pub use metrics::{Metrics, ServersOwned, SyncFailure};
 pub use namespace::{Followed, Namespace, Trouble};
 pub use nomad_metrics::NomadMetrics;
 pub use operator_metrics::OperatorMetrics;
-pub use pictures::{Pictures, Question, Shot};
+pub use pictures::{Document, Pictures, Question, Shot};
 pub use route_metrics::RouteMetrics;
 pub use snapshot_metrics::SnapshotMetrics;
 pub use state_file_metrics::StateFileMetrics;

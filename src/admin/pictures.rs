@@ -2,6 +2,8 @@
 //! a second, and its bytes are shared by all who ask. Slow readers keep a few old ones alive, and no more.
 
 use std::{
+    collections::VecDeque,
+    io,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -19,8 +21,11 @@ use crate::picture::Change;
 const GOOD_FOR: Duration = Duration::from_millis(250);
 /// For the core to draw one, or to hear of HAProxy. It does not come round while it starts afresh.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So many are kept for slow readers. Who asks then gets the last one, however old it is.
+/// So many are kept for slow readers, or of so many bytes. Who asks then gets the last one, however old it is.
 const MOST_ALIVE: usize = 3;
+const MOST_BYTES: usize = 4 << 20;
+/// Of a document. A vector that grows as a whole takes the double for a moment.
+const PIECE: usize = 64 << 10;
 /// Questions to HAProxy that wait.
 const MOST_QUESTIONS: usize = 8;
 
@@ -30,17 +35,51 @@ pub struct Shot {
     /// When.
     pub at: Instant,
     /// The document without its changes and its last brace.
-    pub document: Vec<u8>,
+    pub document: Document,
     /// The changes, the oldest first.
     pub changes: Vec<Change>,
 }
 
-/// A shot's bytes, which keep it.
-struct Shared(Arc<Shot>);
+/// Text in pieces.
+#[derive(Debug, Default)]
+pub struct Document(Vec<Vec<u8>>);
+
+impl Document {
+    fn size(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// Takes the last byte away.
+    pub fn pop(&mut self) {
+        self.0.last_mut().and_then(Vec::pop);
+    }
+}
+
+impl io::Write for Document {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_full = |piece: &Vec<u8>| piece.len() >= PIECE;
+        if self.0.last().is_none_or(is_full) {
+            self.0.push(Vec::with_capacity(PIECE));
+        }
+        let Some(piece) = self.0.last_mut() else {
+            return Ok(0);
+        };
+        let taken = bytes.len().min(PIECE.saturating_sub(piece.len()));
+        piece.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One piece of a shot, which keeps all of it.
+struct Shared(Arc<Shot>, usize);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        &self.0.document
+        self.0.document.0.get(self.1).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -49,12 +88,14 @@ impl Shot {
     pub(super) fn pieces(
         self: &Arc<Self>,
         changes: usize,
-    ) -> Result<[Bytes; 2], serde_json::Error> {
+    ) -> Result<VecDeque<Bytes>, serde_json::Error> {
         let first = self.changes.len().saturating_sub(changes);
         let mut rest = b",\"changes\":".to_vec();
         serde_json::to_writer(&mut rest, &self.changes[first..])?;
         rest.push(b'}');
-        Ok([Bytes::from_owner(Shared(Arc::clone(self))), rest.into()])
+        let shared = |at| Bytes::from_owner(Shared(Arc::clone(self), at));
+        let document = (0..self.document.0.len()).map(shared);
+        Ok(document.chain([rest.into()]).collect())
     }
 }
 
@@ -101,10 +142,15 @@ impl Pictures {
         let mut seen = self.latest.subscribe();
         let latest = seen.borrow_and_update().clone();
         if let Some(latest) = latest
-            && (latest.at.elapsed() < GOOD_FOR || self.count_alive() >= MOST_ALIVE)
+            && (latest.at.elapsed() < GOOD_FOR || self.is_full(&latest))
         {
             return Some(latest);
         }
+        // The next one has its place, unless somebody still reads it.
+        self.latest.send_if_modified(|latest| {
+            latest.take();
+            false
+        });
         self.wanted.notify_one();
         timeout(PATIENCE, seen.changed()).await.ok()?.ok()?;
         seen.borrow().clone()
@@ -118,10 +164,17 @@ impl Pictures {
         timeout(PATIENCE, answered).await.ok()?.ok()
     }
 
-    fn count_alive(&self) -> usize {
+    fn is_full(&self, latest: &Arc<Shot>) -> bool {
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         alive.retain(|shot| shot.strong_count() > 0);
-        alive.len()
+        // The last one has its place, too, and is in the hand of who asks.
+        let is_read = |shot: &&Weak<Shot>| {
+            let is_latest = shot.as_ptr() == Arc::as_ptr(latest);
+            shot.strong_count() > if is_latest { 2 } else { 0 }
+        };
+        let read = alive.iter().filter(is_read).filter_map(Weak::upgrade);
+        let bytes: usize = read.map(|shot| shot.document.size()).sum();
+        alive.len() >= MOST_ALIVE || bytes >= MOST_BYTES
     }
 
     // === The core ===
@@ -164,14 +217,14 @@ mod tests {
         };
         Shot {
             at: Instant::now(),
-            document: text.as_bytes().to_vec(),
+            document: Document(vec![text.as_bytes().to_vec()]),
             changes: (1..=3).map(change).collect(),
         }
     }
 
     fn text(shot: &Arc<Shot>, changes: usize) -> String {
         let pieces = shot.pieces(changes).unwrap();
-        String::from_utf8(pieces.concat()).unwrap()
+        String::from_utf8(Vec::from(pieces).concat()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -209,6 +262,23 @@ mod tests {
         drop((slow, shown));
         // Only the last one is left: a new one is wanted, and nobody draws it.
         assert!(pictures.get().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_big_picture_that_is_read_is_the_only_one() {
+        let pictures = Pictures::default();
+        let mut big = shot("");
+        let text = vec![b' '; MOST_BYTES + 1];
+        io::Write::write_all(&mut big.document, &text).unwrap();
+        big.at -= Duration::from_secs(5);
+        pictures.show(big);
+        let reader = pictures.latest.borrow().clone().unwrap().pieces(0).unwrap();
+        assert_eq!(Vec::from(reader.clone()).concat().len(), text.len() + 14);
+        assert!(reader.len() > 64 && reader.iter().all(|piece| piece.len() <= PIECE));
+        assert!(pictures.get().await.is_some());
+        drop(reader);
+        assert!(pictures.get().await.is_none());
+        assert!(pictures.latest.borrow().is_none(), "it has left its place");
     }
 
     #[tokio::test(start_paused = true)]

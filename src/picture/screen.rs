@@ -79,7 +79,10 @@ fn head(picture: &Picture, text: &mut String) {
 
 fn backends(picture: &Picture, text: &mut String) {
     if picture.backends.is_empty() {
-        line(text, format_args!("no service resolves to a backend"));
+        // Unread, nothing is known of it.
+        if picture.haproxy.read {
+            line(text, format_args!("no service resolves to a backend"));
+        }
         return;
     }
     let width = picture
@@ -231,4 +234,17 @@ fn troubles(picture: &Picture, text: &mut String) {
         line(text, format_args!("{one}"));
     }
     more(lines.len(), "lines", text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_haproxy_that_could_not_be_read_nothing_is_said() {
+        let mut picture = Picture::default();
+        assert!(!screen(&picture).contains("no service resolves"));
+        picture.haproxy.read = true;
+        assert!(screen(&picture).contains("no service resolves to a backend"));
+    }
 }

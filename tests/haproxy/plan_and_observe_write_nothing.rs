@@ -61,7 +61,10 @@ fn plan_prints_the_commands_with_their_reasons_and_exits_with_2_or_0() {
                     .filter(|line| line.contains(&format!(" {backend}/")));
                 here.cloned().collect()
             };
-            assert_eq!(of(&world.tap.changes()), of(&planned), "{backend}");
+            let mut sent = of(&world.tap.changes());
+            // An address that is slow to be shown is sent again.
+            sent.dedup();
+            assert_eq!(sent, of(&planned), "{backend}");
         }
 
         world.tap.forget();

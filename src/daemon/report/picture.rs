@@ -10,7 +10,7 @@ use tracing::error;
 
 use super::Report;
 use crate::{
-    admin::{self, Pictures, Shot},
+    admin::{self, Document, Pictures, Shot},
     daemon::{audit::Audit, now},
     picture::{Namespace, Picture, Trouble, ms},
 };
@@ -65,16 +65,19 @@ impl Report {
         self.drawing.not_before = Some(began + took * SHARE);
         let pictures = Arc::clone(&self.show.pictures);
         // Many megabytes in the end: elsewhere than in the loop.
-        self.drawing.writing = Some(spawn_blocking(move || match serde_json::to_vec(&picture) {
-            Ok(mut document) => {
-                document.pop();
-                pictures.show(Shot {
-                    at: began,
-                    document,
-                    changes,
-                });
+        self.drawing.writing = Some(spawn_blocking(move || {
+            let mut document = Document::default();
+            let written = serde_json::to_writer(&mut document, &picture);
+            drop(picture);
+            if let Err(error) = written {
+                return error!(%error, "the picture cannot be written, which is a bug");
             }
-            Err(error) => error!(%error, "the picture cannot be written, which is a bug"),
+            document.pop();
+            pictures.show(Shot {
+                at: began,
+                document,
+                changes,
+            });
         }));
     }
 
