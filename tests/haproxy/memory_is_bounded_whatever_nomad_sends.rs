@@ -1,11 +1,6 @@
 //! With 64 MB of memory: 10,000 registrations fit, and what does not fit is refused alone, said, and costs no server.
 
-use std::{
-    fs,
-    net::{Ipv4Addr, TcpListener},
-    thread,
-    time::Duration,
-};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 use crate::support::{
     fake_nomad::{Deletion, ServiceRegistration},
@@ -61,55 +56,6 @@ fn ten_thousand_registrations_fit() {
     });
     let owned = sidecar.metric(r#"servers_owned{state="down"}"#);
     eprintln!("{} {owned:?}", memory(&sidecar));
-}
-
-/// Of each service, where backends are made: the fullest that 10,000 registrations can be.
-const OF_EACH: u16 = 10;
-
-#[test]
-fn a_thousand_services_with_backends_and_routes_that_are_made_for_them_fit() {
-    let newest = newest();
-    if newest.line().starts_with("2.") || ["3.0", "3.2"].contains(&newest.line()) {
-        return;
-    }
-    let config = "
-defaults nomad
-  mode http
-  timeout connect 5s
-  timeout client 5s
-  timeout server 5s
-frontend in from nomad
-  bind @DIR@/http mode 600
-  use_backend %[req.hdr(host),map_str(virt@hosts)]
-";
-    let world = World::start_with(&newest, config);
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
-    let port = listener.local_addr().expect("it is bound").port();
-    thread::spawn(move || listener.incoming().for_each(drop));
-    let services: u16 = 1_000;
-    world.nomad.register_all((0..services).flat_map(|service| {
-        (0..OF_EACH).map(move |number| {
-            let [high, low] = service.to_be_bytes();
-            let host = Ipv4Addr::new(127, 2 + high, low, 1 + u8::try_from(number).unwrap_or(0));
-            let mut one = instance(&format!("service{service}"), (host, port).into());
-            let tag = format!("haproxy.domain=service{service}.example");
-            one.tags.get_or_insert_default().push(tag);
-            one
-        })
-    }));
-    let sidecar = sidecar(&world);
-    within(PATIENCE, "every route is there", || {
-        (sidecar.metric(r#"routes{state="active"}"#) >= Some(services.into())).then_some(())
-    });
-    within(PATIENCE, "everything is in rotation", || {
-        let seen = sidecar.metric(r#"servers_owned{state="in_rotation"}"#);
-        (seen >= Some((services * OF_EACH).into())).then_some(())
-    });
-    // A picture of all of it at once, and the next one.
-    for _ in 0..2 {
-        assert!(sidecar.json("/status")["backends"][999].is_object());
-    }
-    eprintln!("{}", memory(&sidecar));
 }
 
 #[test]
