@@ -186,7 +186,9 @@ fn get(stream: &mut TcpStream, path: &str) {
 }
 
 /// Sends `lines` as fast as one connection takes them with a window, and waits for the last answer.
-pub(crate) fn replay(socket: &Path, lines: &[String]) {
+pub(crate) fn replay<'a>(socket: &Path, lines: impl IntoIterator<Item = &'a String>) {
+    let lines: Vec<_> = lines.into_iter().collect();
+
     let mut stream = UnixStream::connect(socket).expect("HAProxy listens");
     stream.write_all(b"prompt\n").expect("HAProxy reads");
     let mut buffer = vec![0; 1 << 16];
