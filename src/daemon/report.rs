@@ -245,7 +245,7 @@ impl Report {
                 from,
                 to,
             } => {
-                warn!(%namespace, from, to, "Nomad's index went back: it was restored; reading again, removing nothing");
+                warn!(%namespace, from, to, "Nomad's index went back: it was restored; reading again, and removing nothing before everything was read");
             }
             Event::Trouble { scope, kind, text } => {
                 self.nomad.clone_from(text);

@@ -107,7 +107,7 @@ fn backends(picture: &Picture, text: &mut String) {
         };
         let counted = [
             (Stage::Wanted, "coming"),
-            (Stage::Admitted, "not checked yet"),
+            (Stage::Admitted, "waiting for a passed check"),
             (Stage::Down, "DOWN"),
             (Stage::ByHand, "by hand"),
             (Stage::Held, "held"),
@@ -183,7 +183,7 @@ fn troubles(picture: &Picture, text: &mut String) {
                 let word = if server.stage == Stage::Down {
                     "DOWN"
                 } else {
-                    "not checked yet"
+                    "waiting for a passed check"
                 };
                 lines.push(format!(
                     "{name}: {word} for {}: {} ({})",

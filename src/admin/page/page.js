@@ -165,7 +165,17 @@
     // Whose requests fail comes before what may become of the others.
     const fails = (one) => one.where === "HAProxy" || one.what.startsWith(FAILS);
     const order = (one) => ({ bad: 0, warn: 2, note: 4 })[one.level] + (fails(one) ? 0 : 1);
-    return all.sort((a, b) => order(a) - order(b));
+    return together(all.sort((a, b) => order(a) - order(b)));
+  };
+
+  // One cause of many is one line: it must not bury the others.
+  const together = (all) => {
+    const same = new Map();
+    for (const one of all) {
+      const key = JSON.stringify([one.level, one.what]);
+      same.set(key, [...(same.get(key) ?? []), one]);
+    }
+    return [...same.values()].map(([first, ...rest]) => (rest.length ? { ...first, where: list([first, ...rest].map((one) => one.where), 3) } : first));
   };
 
   const ofBackend = (backend, tell) => {
@@ -185,8 +195,13 @@
     if (backend.disabled) say("it is disabled in haproxy.cfg.", "");
     const down = stages(servers, "down");
     if (down.length) {
-      const check = checkOf(backend.name, down[0].name);
-      const words = check ? `: ${wordsOf(check)}` : ".";
+      const causes = new Map();
+      for (const one of down) {
+        const check = checkOf(backend.name, one.name);
+        if (check) causes.set(wordsOf(check), [...(causes.get(wordsOf(check)) ?? []), one.name]);
+      }
+      const each = [...causes].map(([cause, some]) => (causes.size > 1 ? list(some, 3) + ": " : "") + cause);
+      const words = each.length ? ": " + list(each, 3) : ".";
       say(`${down.length} of ${backend.wanted} DOWN (${names(down)}), the check fails${words}`, `For ${time(Math.min(...down.map((one) => one.since_ms)))} or longer. HAProxy checks on, and takes it in as soon as a check has passed.`);
     }
     const late = stages(servers, "admitted");
@@ -255,8 +270,9 @@
       level = "warn";
       text = `${rotation}. ${brief(warn, "thing")}`;
     } else {
-      level = "ok";
-      text = sum("wanted") ? `All is well: ${rotation}.` : "All is well; nothing is registered to be served.";
+      // Nobody to serve may be what was wanted, or an outage.
+      level = sum("wanted") ? "ok" : "note";
+      text = sum("wanted") ? `All is well: ${rotation}.` : "Nothing is registered to be served.";
     }
     return [text, level];
   };

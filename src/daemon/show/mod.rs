@@ -108,9 +108,13 @@ impl Verdicts {
         let Some(question) = self.under_way.remove(&id) else {
             return Some(responses);
         };
-        if let Some(Response::Verdicts(verdicts)) = responses.into_iter().next()
-            && let Ok(json) = serde_json::to_vec(&checks(verdicts))
-        {
+        let verdicts = match responses.into_iter().next() {
+            Some(Response::Verdicts(verdicts)) => verdicts,
+            // It has no servers, so nothing is said of any.
+            Some(Response::NoSuchBackend) => BTreeMap::new(),
+            Some(_) | None => return None,
+        };
+        if let Ok(json) = serde_json::to_vec(&checks(verdicts)) {
             // Whoever asked may have gone.
             drop(question.answer.send(json));
         }

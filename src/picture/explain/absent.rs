@@ -118,10 +118,13 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
         let unasked = evidence.unasked.as_deref().unwrap_or("not read yet");
         format!("Nomad cannot be read: {}", safe(unasked))
     } else {
-        let mut text = format!(
-            "there is no such service, allocation, address, registration or server in {}",
-            followed(evidence)
-        );
+        let mut text = match emptied(what, evidence) {
+            Some(text) => text,
+            None => format!(
+                "there is no such service, allocation, address, registration or server in {}",
+                followed(evidence)
+            ),
+        };
         if let Some(like) = like(what, evidence) {
             text = format!("{text}; did you mean {like}?");
         }
@@ -148,6 +151,29 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     }
 }
 
+/// That a service, or a backend, has nobody, though it is known.
+fn emptied(what: &str, evidence: &Evidence) -> Option<String> {
+    let picture = &evidence.picture;
+    let is_it = |service: &&Service| {
+        let name = (&*service.namespace, &*service.name);
+        *service.name == *what || what.split_once('/') == Some(name)
+    };
+    let is_service = picture.services.iter().any(|one| is_it(&one));
+    let backend = picture.backends.iter().find(|one| *one.name == *what);
+    let free = match backend.and_then(|one| one.slots) {
+        Some(slots) => format!(", with {} of {} slots free", slots.free, slots.total),
+        None => String::new(),
+    };
+    let backend = backend.map(|_| format!("; backend {} is there{free}", safe(what)));
+    (is_service || backend.is_some()).then(|| {
+        format!(
+            "nothing of it is registered in Nomad now, in {}{}",
+            followed(evidence),
+            backend.unwrap_or_default()
+        )
+    })
+}
+
 /// A service or backend whose name differs by little.
 fn like(what: &str, evidence: &Evidence) -> Option<String> {
     let what = what.rsplit('/').next().unwrap_or(what);
@@ -161,5 +187,6 @@ fn like(what: &str, evidence: &Evidence) -> Option<String> {
         .backends
         .iter()
         .map(|backend| &*backend.name);
-    spelling::meant(what, names.chain(backends)).map(safe)
+    let meant = spelling::meant(what, names.chain(backends));
+    meant.filter(|name| *name != what).map(safe)
 }

@@ -87,7 +87,8 @@ fn of_registration(
     }
     let routes = routes::of(service, picture);
     chain.extend(routes::lines(&routes));
-    let verdict = verdict::of_registration(registration, backend.map(|it| (it, server)), evidence);
+    let backend = backend.map(|it| (it, server));
+    let verdict = verdict::of_registration(&service.namespace, registration, backend, evidence);
     let verdict = routes::found(verdict, &routes);
     let name = place
         .and_then(|place| Some(format!("{}/{}", place.backend, place.server.as_ref()?)))

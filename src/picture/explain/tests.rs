@@ -237,3 +237,35 @@ fn a_document_of_a_later_version_is_read_as_far_as_it_is_known() {
         Picture::default()
     );
 }
+
+#[test]
+fn what_has_traffic_while_nomad_cannot_be_read_is_not_said_to_be_all_well() {
+    let mut picture = picture();
+    picture.nomad.namespaces = vec![Namespace {
+        name: "default".to_owned(),
+        trouble: Some(Trouble {
+            text: "permission denied".to_owned(),
+            ..Trouble::default()
+        }),
+        ..Namespace::default()
+    }];
+    let text = told(picture, "web");
+    assert!(text.contains(") gets traffic\n"), "{text}");
+    let next = "next     it keeps its traffic; what changes in Nomad is not seen before Nomad can be read again";
+    assert!(text.contains(next), "{text}");
+}
+
+#[test]
+fn a_service_that_nobody_has_any_more_is_not_suggested_for_itself() {
+    let mut picture = picture();
+    picture.nomad.known = true;
+    picture.services[0].registrations.clear();
+    picture.backends[0].servers.clear();
+    for what in ["web", "default/web"] {
+        let text = told(picture.clone(), what);
+        let why = "does not get traffic: nothing of it is registered in Nomad now, in ";
+        assert!(text.contains(why), "{text}");
+        assert!(!text.contains("did you mean"), "{text}");
+    }
+    assert!(told(picture, "wbe").contains("did you mean web?"));
+}

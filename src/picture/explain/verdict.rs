@@ -30,6 +30,7 @@ fn yes(how: &str, next: impl Into<String>) -> Verdict {
 
 /// What the operator has to change comes first in the chain, so it is looked at from its begin.
 pub(super) fn of_registration(
+    namespace: &str,
     registration: &Registration,
     place: Option<(&Backend, Option<&Server>)>,
     evidence: &Evidence,
@@ -60,6 +61,10 @@ pub(super) fn of_registration(
             "it is UP, and its weight is 0: only clients that have its cookie reach it",
             "nothing, until the tag `weight` is another, or it is set by hand",
         ),
+        Stage::InRotation if is_unread(namespace, picture) => yes(
+            "",
+            "it keeps its traffic; what changes in Nomad is not seen before Nomad can be read again, which is tried for ever",
+        ),
         Stage::InRotation => yes("", "nothing: everything is as it should be"),
         Stage::ByHand => no(
             format!(
@@ -77,6 +82,12 @@ pub(super) fn of_registration(
         | Stage::Foreign
         | Stage::Unserved => not_there(registration, backend, picture),
     }
+}
+
+/// Whether something keeps what is registered there from being read now.
+fn is_unread(namespace: &str, picture: &Picture) -> bool {
+    let mut namespaces = picture.nomad.namespaces.iter();
+    namespaces.any(|one| (one.name == namespace || one.name == "*") && trouble_of(one).is_some())
 }
 
 fn missing_tag(tags: &[String], tag: &str) -> String {

@@ -106,6 +106,7 @@ fn play(flags: &Flags, stop: &AtomicBool) -> Result<bool> {
         "nomad-jobs/haproxy-dynamic.cfg"
     };
     let mut stage = Stage::set(config, stop)?;
+    stage.keeps_state_file = flags.slots;
     stage.story();
     let went_well = stage.failures == 0 && !stop.load(Ordering::SeqCst);
     println!(
@@ -133,6 +134,8 @@ fn play(flags: &Flags, stop: &AtomicBool) -> Result<bool> {
 struct Stage<'a> {
     stop: &'a AtomicBool,
     failures: u32,
+    /// HAProxy reads one.
+    keeps_state_file: bool,
     // Dropped in this order.
     visitor: Option<Visitor>,
     sidecar: Option<Process>,
@@ -170,6 +173,7 @@ impl<'a> Stage<'a> {
         let stage = Self {
             stop,
             failures: 0,
+            keeps_state_file: false,
             visitor: None,
             sidecar: None,
             tap: Tap::before(&haproxy.socket()),
@@ -365,6 +369,10 @@ impl<'a> Stage<'a> {
             .arg(self.tap.socket())
             .args(["--nomad-addr", &format!("http://{}", self.gate.addr())])
             .args(["--admin-listen", &self.admin.to_string()]);
+        if self.keeps_state_file {
+            let file = self.haproxy.directory().join("haproxy.state");
+            command.arg("--state-file").arg(file);
+        }
         self.sidecar = Some(Process::start(&mut command, &self.log())?);
         Ok(())
     }
@@ -434,9 +442,11 @@ impl<'a> Stage<'a> {
         line("the sidecar's page", &format!("http://{}/", self.admin));
         if let Ok(program) = sidecar() {
             let explain = format!(
-                "{} explain web --admin-listen {}",
+                "{} explain web --admin-listen {} --nomad-addr http://{} --haproxy-socket {}",
                 program.display(),
-                self.admin
+                self.admin,
+                self.gate.addr(),
+                self.haproxy.socket().display()
             );
             line("why, in a terminal", &explain);
         }
