@@ -22,6 +22,8 @@ pub(crate) struct Claim {
     pub(crate) gone_since: Option<Duration>,
     /// When it ceased to before it said so last.
     pub(crate) gone_before: Option<Duration>,
+    /// When it ceased to the last time, seen there between or not.
+    pub(crate) gone_last: Duration,
     pub(crate) generation: u32,
     /// It is there by the snapshot of the sidecar before, and nobody has told otherwise.
     pub(crate) borrowed: bool,
@@ -42,6 +44,8 @@ pub(crate) struct Tenant {
     pub(crate) told_since: Option<Duration>,
     /// The mirror said so, and ceased to at that time.
     pub(crate) gone_since: Option<Duration>,
+    /// The last time that it ceased to, though nobody may have seen it there between.
+    pub(crate) gone_last: Duration,
     /// The last sidecar that knew it.
     pub(crate) generation: u32,
     pub(crate) is_canary: bool,
@@ -87,6 +91,7 @@ impl Claim {
             is_there: self.is_there(),
             told_since: self.told.then_some(self.told_since),
             gone_since: self.gone_since,
+            gone_last: self.gone_last,
             generation: self.generation,
             is_canary: tag("canary") == Some("true"),
             hold: seconds("hold"),

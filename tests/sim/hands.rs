@@ -61,7 +61,7 @@ impl World {
             .current()
             .and_then(|(_, process)| process.server(&server.0, &server.1));
         if let (Some((deed, _)), Some(view)) = (deed, view) {
-            let undone = (deed, view.address);
+            let undone = (deed, Some(view.address));
             self.operator.undone.insert(server.clone(), undone);
         }
         if let (Some((deed, _)), Some((_, process))) = (deed, self.current()) {

@@ -87,8 +87,8 @@ type Known = BTreeMap<BackendName, BTreeSet<LeftServer>>;
 pub(crate) struct Operator {
     /// Servers that it has changed, how, and when.
     pub(crate) held: BTreeMap<(String, String), (Deed, Duration)>,
-    /// What it has undone, and where that server was.
-    pub(crate) undone: BTreeMap<(String, String), (Deed, SocketAddr)>,
+    /// What it has undone, and where that server was; without an address what another process has not.
+    pub(crate) undone: BTreeMap<(String, String), (Deed, Option<SocketAddr>)>,
     /// Those that it has changed in this process.
     pub(crate) touched: BTreeSet<(String, String)>,
     /// What its own servers must look like.
@@ -134,11 +134,21 @@ impl Operator {
             let view = process.server(backend, name)?;
             deed.shows(&view).then_some(view.address)
         };
-        self.held
-            .retain(|server, (deed, _)| now_at(server, *deed).is_some());
         let undone = std::mem::take(&mut self.undone).into_iter();
+        // A file that was written when the former process ended may bring it back in the next but one.
+        self.held.retain(|server, (deed, _)| {
+            let stays = now_at(server, *deed).is_some();
+            if !stays {
+                self.undone.insert(server.clone(), (*deed, None));
+            }
+            stays
+        });
+        let is_back = |server: &(String, String), deed: Deed, at: Option<SocketAddr>| {
+            let now = now_at(server, deed);
+            now.is_some() && (at.is_none() || at == now)
+        };
         let back: Vec<_> = undone
-            .filter(|(server, (deed, at))| now_at(server, *deed) == Some(*at))
+            .filter(|(server, (deed, at))| is_back(server, *deed, *at))
             .map(|(server, (deed, _))| (server, (deed, now)))
             .collect();
         let servers = back.iter().map(|(server, _)| server.clone()).collect();

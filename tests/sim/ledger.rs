@@ -186,6 +186,7 @@ impl Ledger {
                 told_since: Duration::ZERO,
                 gone_since: None,
                 gone_before: None,
+                gone_last: Duration::ZERO,
                 generation: 0,
                 borrowed: false,
             });
@@ -310,6 +311,9 @@ impl Ledger {
                 // Told in one breath that it is there and that it is not, nobody has seen it there.
                 if claim.told && claim.told_since == now {
                     claim.gone_since = claim.gone_before;
+                }
+                if claim.told {
+                    claim.gone_last = now;
                 }
                 claim.told = false;
                 // Tags that no sidecar was told of are nobody's.

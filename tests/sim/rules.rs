@@ -178,7 +178,7 @@ impl World {
             return;
         }
         if !is_claimed {
-            self.judge_guards(view, &tenant, (since, gone), line);
+            self.judge_guards(view, &tenant, (since, gone.max(tenant.gone_last)), line);
         }
         if let Some(successor) = self.ledger.successor(&view.backend, &tenant)
             && !is_claimed
