@@ -7,7 +7,8 @@ job "lb" {
   group "lb" {
     network {
       port "http" { static = 8080 }
-      port "admin" {}
+      # Where `explain` and `status` look by themselves.
+      port "admin" { static = 9417 }
     }
     shutdown_delay = "5s"
 

@@ -269,3 +269,18 @@ fn a_service_that_nobody_has_any_more_is_not_suggested_for_itself() {
     }
     assert!(told(picture, "wbe").contains("did you mean web?"));
 }
+
+#[test]
+fn of_what_nobody_could_read_nothing_is_said_for_certain() {
+    let mut picture = picture();
+    picture.sidecar.charge = Charge::Nobody;
+    picture.haproxy.connected = false;
+    picture.haproxy.problem = Some("/run/haproxy/admin.sock does not exist".to_owned());
+    let text = told(picture, "web");
+    let verdict = "may get traffic or not: no sidecar answered, and HAProxy cannot be used: /run/haproxy/admin.sock does not exist\n";
+    assert!(text.contains(verdict), "{text}");
+    assert!(
+        text.contains("next     ask again with --admin-listen"),
+        "{text}"
+    );
+}

@@ -111,6 +111,17 @@ fn without_haproxy(picture: &Picture) -> Option<Verdict> {
         return None;
     }
     let problem = haproxy.problem.as_deref().unwrap_or("not connected yet");
+    if picture.sidecar.charge == Charge::Nobody {
+        return Some(Verdict {
+            gets_traffic: false,
+            sentence: format!(
+                "may get traffic or not: no sidecar answered, and HAProxy cannot be used: {}",
+                safe(problem)
+            ),
+            next: "ask again with --admin-listen as the sidecar has it, or with --haproxy-socket"
+                .to_owned(),
+        });
+    }
     Some(no(
         format!("HAProxy cannot be used: {}", safe(problem)),
         "it is tried again several times a second, for ever; everything is put back then",
