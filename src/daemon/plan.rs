@@ -37,6 +37,18 @@ pub struct PlanForm {
     pub commands: bool,
 }
 
+/// A core that writes nothing, and has heard what a daemon would have found on the disk.
+pub(super) fn observer(config: &Config) -> Reconciler {
+    let mut core = Reconciler::new(policy(config), Mode::Observe, 0);
+    if let Some(is_frozen) = Freeze::new(config).changed() {
+        core.handle(Duration::ZERO, Input::Freeze(is_frozen));
+    }
+    if let Some(hands) = hands::look(config) {
+        core.handle(Duration::ZERO, Input::Recalled(hands));
+    }
+    core
+}
+
 /// Writes the plan to `out`.
 ///
 /// # Errors
@@ -49,14 +61,8 @@ pub async fn plan(
 ) -> Result<PlanVerdict, Error> {
     let services = read_once(&nomad_settings(&config)).await?;
     let (mut connection, info) = Connection::open(&config.haproxy).await?;
-    let mut core = Reconciler::new(policy(&config), Mode::Observe, 0);
+    let mut core = observer(&config);
     let unproven = [].into();
-    if let Some(is_frozen) = Freeze::new(&config).changed() {
-        core.handle(Duration::ZERO, Input::Freeze(is_frozen));
-    }
-    if let Some(hands) = hands::look(&config) {
-        core.handle(Duration::ZERO, Input::Recalled(hands));
-    }
     core.handle(Duration::ZERO, Input::Connected(info));
     core.handle(Duration::ZERO, Input::Synced { services, unproven });
     let mut facts = Vec::new();

@@ -6,12 +6,12 @@ use tokio::time::timeout;
 
 use crate::{
     config::Config,
-    daemon::{freeze::Freeze, nomad_settings, policy, report::Chain, snapshot::hands},
+    daemon::{nomad_settings, plan::observer, report::Chain},
     haproxy::session::Connection,
     model::{Batch, BatchId, Registration, Request, Response, ServiceKey},
     nomad::{client::Client, watch::read_once},
     picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble},
-    reconcile::{Input, Mode, Output, Reconciler},
+    reconcile::{Input, Output, Reconciler},
 };
 
 /// For Nomad as a whole. A command is not worth waiting longer.
@@ -28,13 +28,7 @@ pub(super) struct BothSides {
 
 impl BothSides {
     pub(super) async fn read(config: &Config) -> Self {
-        let mut core = Reconciler::new(policy(config), Mode::Observe, 0);
-        if let Some(is_frozen) = Freeze::new(config).changed() {
-            core.handle(Duration::ZERO, Input::Freeze(is_frozen));
-        }
-        if let Some(hands) = hands::look(config) {
-            core.handle(Duration::ZERO, Input::Recalled(hands));
-        }
+        let mut core = observer(config);
         let settings = nomad_settings(config);
         let services = match timeout(PATIENCE, read_once(&settings)).await {
             Ok(Ok(services)) => Ok(services),
