@@ -209,10 +209,16 @@ impl ServerState {
         matches!(self.oper, OperState::Running | OperState::Starting)
     }
 
-    /// READY and UP: it is given traffic.
+    /// READY and UP.
     #[must_use]
     pub fn in_rotation(&self) -> bool {
         self.admin.is_ready() && self.is_up()
+    }
+
+    /// In rotation, and with a weight: with 0 only clients that have its cookie reach it.
+    #[must_use]
+    pub fn is_given_traffic(&self) -> bool {
+        self.in_rotation() && self.weight > 0
     }
 }
 

@@ -365,8 +365,8 @@ impl Backend {
             Origin::Missing => false,
             Origin::Made { is_published } => is_published,
         };
-        let is_given_traffic = |state: &ServerState| state.in_rotation() && state.weight > 0;
-        self.takes_traffic = is_found && observed.servers.iter().any(is_given_traffic);
+        let mut servers = observed.servers.iter();
+        self.takes_traffic = is_found && servers.any(ServerState::is_given_traffic);
         self.observed = Some(observed);
         self.fresh = true;
         self.dirty = false;

@@ -302,15 +302,13 @@ impl Review<'_> {
         let recalled = matches!(guard, Some(Guard::Mass | Guard::Alive))
             && is_in_drain(state)
             && !memory.guarded.contains(&identity);
-        let is_given_traffic = state.in_rotation() && state.weight > 0;
         let is_unknown = is_stranger && memory.strangers_stay;
         let is_let_go = memory.let_go.contains(name) && guard.is_none();
         // By another process nothing tells whose slot it is, but who is held at that address.
-        let is_unknown_slot = kind == Kind::Slots && is_stranger;
-        let is_held = |(held, _): &Identity| is_unknown_slot && *held == address;
-        let is_taken =
-            is_let_go || memory.holds.contains_key(&identity) || memory.holds.keys().any(is_held);
-        ((is_given_traffic || recalled) && !is_unknown && !is_taken).then_some(Hold {
+        let is_held = |(held, _): &Identity| *held == address;
+        let is_held_slot = kind == Kind::Slots && is_stranger && memory.holds.keys().any(is_held);
+        let is_taken = is_let_go || is_held_slot || memory.holds.contains_key(&identity);
+        ((state.is_given_traffic() || recalled) && !is_unknown && !is_taken).then_some(Hold {
             server,
             service,
             since: self.now,
@@ -368,11 +366,8 @@ impl Review<'_> {
                 && (elder.canary || !server.canary)
                 && (elder.fixed.backup || !server.fixed.backup)
         };
-        let serves = |server: &&DesiredServer| {
-            states
-                .of(server)
-                .is_some_and(|state| state.in_rotation() && state.weight > 0)
-        };
+        let serves =
+            |server: &&DesiredServer| states.of(server).is_some_and(ServerState::is_given_traffic);
         let count = self.desired.iter().filter(replaces).filter(serves).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     }

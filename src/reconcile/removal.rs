@@ -61,7 +61,7 @@ fn take_out_of_rotation(
     let is_claimed = situation.memory.claimed.contains(name);
     let leave_at_once = situation.memory.cookies && is_claimed;
     if state.admin.is_ready() && !leave_at_once {
-        if is_loss && !is_claimed && state.in_rotation() && state.weight > 0 {
+        if is_loss && !is_claimed && state.is_given_traffic() {
             if let Removals::Limited(wait) = situation.removals {
                 plan.waiting.insert(name.clone());
                 plan.look_within(wait);
