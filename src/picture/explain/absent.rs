@@ -1,10 +1,7 @@
 //! What the picture does not have: something that is not followed, or not there, or that nobody could read.
 
-use super::{Evidence, Explained, safe, story, trouble_of};
-use crate::{
-    picture::{Namespace, Service},
-    spelling,
-};
+use super::{Evidence, Explained, safe, story, trouble_in};
+use crate::{picture::Service, spelling};
 
 pub(super) fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
     let elsewhere = evidence.elsewhere.iter();
@@ -31,12 +28,6 @@ fn followed(evidence: &Evidence) -> String {
         .map(|one| safe(&one.name))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-fn trouble(evidence: &Evidence, namespace: Option<&str>) -> Option<String> {
-    let of_it = |one: &&Namespace| namespace.is_none_or(|name| one.name == name || one.name == "*");
-    let mut namespaces = evidence.picture.nomad.namespaces.iter().filter(of_it);
-    namespaces.find_map(trouble_of)
 }
 
 fn of_service(service: &Service, evidence: &Evidence) -> Explained {
@@ -82,7 +73,7 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
             ),
             "it is followed as soon as it is registered with that tag",
         )
-    } else if let Some(trouble) = trouble(evidence, Some(&service.namespace)) {
+    } else if let Some(trouble) = trouble_in(&evidence.picture, Some(&service.namespace)) {
         (
             // HAProxy may have it from before.
             format!(
@@ -112,7 +103,7 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
 fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     let mut chain = vec![("nomad", story::catalog(&evidence.picture, None))];
     let picture = &evidence.picture;
-    let why = if let Some(trouble) = trouble(evidence, None) {
+    let why = if let Some(trouble) = trouble_in(&evidence.picture, None) {
         format!("Nomad cannot be read: {trouble}")
     } else if !picture.nomad.known {
         let unasked = evidence.unasked.as_deref().unwrap_or("not read yet");

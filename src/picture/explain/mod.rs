@@ -88,6 +88,13 @@ pub fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
     explained
 }
 
+/// What keeps this namespace, or any, from being read now.
+fn trouble_in(picture: &Picture, namespace: Option<&str>) -> Option<String> {
+    let of_it = |one: &&Namespace| namespace.is_none_or(|name| one.name == name || one.name == "*");
+    let mut namespaces = picture.nomad.namespaces.iter().filter(of_it);
+    namespaces.find_map(trouble_of)
+}
+
 /// What keeps a namespace from being read now.
 pub(super) fn trouble_of(namespace: &Namespace) -> Option<String> {
     let trouble = namespace.trouble.as_ref();

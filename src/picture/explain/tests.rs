@@ -57,6 +57,18 @@ fn picture() -> Picture {
     picture
 }
 
+fn troubled(name: &str, text: &str, ended_ms: Option<u64>) -> Namespace {
+    Namespace {
+        name: name.to_owned(),
+        trouble: Some(Trouble {
+            text: text.to_owned(),
+            ended_ms,
+            ..Trouble::default()
+        }),
+        ..Namespace::default()
+    }
+}
+
 fn told(picture: Picture, what: &str) -> String {
     let evidence = Evidence {
         picture,
@@ -94,15 +106,7 @@ changed at 12; the catalog was read by this command
 
 #[test]
 fn a_trouble_that_lasts_is_named_whichever_namespace_has_it() {
-    let of = |name: &str, ended_ms| Namespace {
-        name: name.to_owned(),
-        trouble: Some(Trouble {
-            text: format!("{name} is denied"),
-            ended_ms,
-            ..Trouble::default()
-        }),
-        ..Namespace::default()
-    };
+    let of = |name: &str, ended_ms| troubled(name, &format!("{name} is denied"), ended_ms);
     let mut picture = picture();
     picture.services.clear();
     picture.nomad.namespaces = vec![of("default", Some(1_000)), of("shop", None)];
@@ -142,14 +146,7 @@ fn what_was_never_read_may_be_served_from_before() {
     let mut picture = picture();
     let mut service = picture.services.pop().unwrap();
     service.namespace = "shop".into();
-    picture.nomad.namespaces = vec![Namespace {
-        name: "shop".to_owned(),
-        trouble: Some(Trouble {
-            text: "denied (403)".to_owned(),
-            ..Trouble::default()
-        }),
-        ..Namespace::default()
-    }];
+    picture.nomad.namespaces = vec![troubled("shop", "denied (403)", None)];
     let evidence = Evidence {
         picture,
         elsewhere: vec![service],
@@ -241,14 +238,7 @@ fn a_document_of_a_later_version_is_read_as_far_as_it_is_known() {
 #[test]
 fn what_has_traffic_while_nomad_cannot_be_read_is_not_said_to_be_all_well() {
     let mut picture = picture();
-    picture.nomad.namespaces = vec![Namespace {
-        name: "default".to_owned(),
-        trouble: Some(Trouble {
-            text: "permission denied".to_owned(),
-            ..Trouble::default()
-        }),
-        ..Namespace::default()
-    }];
+    picture.nomad.namespaces = vec![troubled("default", "permission denied", None)];
     let text = told(picture, "web");
     assert!(text.contains(") gets traffic\n"), "{text}");
     let next = "next     it keeps its traffic; what changes in Nomad is not seen before Nomad can be read again";

@@ -1,6 +1,6 @@
 //! The verdict on one registration or server: whether it gets traffic, why, and what happens next.
 
-use super::{Evidence, safe, time, trouble_of};
+use super::{Evidence, safe, time, trouble_in};
 use crate::picture::{
     Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
 };
@@ -61,7 +61,7 @@ pub(super) fn of_registration(
             "it is UP, and its weight is 0: only clients that have its cookie reach it",
             "nothing, until the tag `weight` is another, or it is set by hand",
         ),
-        Stage::InRotation if is_unread(namespace, picture) => yes(
+        Stage::InRotation if trouble_in(picture, Some(namespace)).is_some() => yes(
             "",
             "it keeps its traffic; what changes in Nomad is not seen before Nomad can be read again, which is tried for ever",
         ),
@@ -82,12 +82,6 @@ pub(super) fn of_registration(
         | Stage::Foreign
         | Stage::Unserved => not_there(registration, backend, picture),
     }
-}
-
-/// Whether something keeps what is registered there from being read now.
-fn is_unread(namespace: &str, picture: &Picture) -> bool {
-    let mut namespaces = picture.nomad.namespaces.iter();
-    namespaces.any(|one| (one.name == namespace || one.name == "*") && trouble_of(one).is_some())
 }
 
 fn missing_tag(tags: &[String], tag: &str) -> String {
@@ -360,7 +354,6 @@ fn foreign(server: &Server) -> Verdict {
 fn unwanted(backend: &Backend, server: &Server, picture: &Picture) -> Verdict {
     let is_waiting = backend.waiting.contains(&server.name);
     let guards = picture.sidecar.guards;
-    let trouble = picture.nomad.namespaces.iter().find_map(trouble_of);
     let (why, next) = if is_waiting && guards.frozen {
         (
             "removals are stopped (--freeze or the freeze file)".to_owned(),
@@ -371,7 +364,7 @@ fn unwanted(backend: &Backend, server: &Server, picture: &Picture) -> Verdict {
             "no more than --max-removals-per-second servers are taken out of rotation".to_owned(),
             "it is drained when it is its turn",
         )
-    } else if let Some(trouble) = trouble {
+    } else if let Some(trouble) = trouble_in(picture, None) {
         (
             format!("nothing is believed to be gone while Nomad cannot be read: {trouble}"),
             "it stays as it is until Nomad was read",
