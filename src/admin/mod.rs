@@ -187,15 +187,8 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
         (&Method::GET, "/ready") => ready(status, now),
         (&Method::GET, "/status") => plain(StatusCode::OK, status.report(now)),
         (&Method::GET, "/metrics") => exposition(request, status, metrics, now),
-        (
-            _,
-            "/" | "/page.js" | "/page.css" | "/live" | "/ready" | "/status" | "/checks" | "/events"
-            | "/metrics",
-        ) => {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
-            response.headers_mut().insert(ALLOW, GET);
-            response
-        }
+        (_, "/live" | "/ready" | "/status" | "/checks" | "/events" | "/metrics") => only_get(),
+        (_, path) if page::has(path) => only_get(),
         _ => plain(
             StatusCode::NOT_FOUND,
             "there are /, /live, /ready, /status, /events and /metrics\n".to_owned(),
@@ -265,6 +258,12 @@ fn events<B>(
 fn no_answer() -> Response<Answer> {
     let text = "no answer: HAProxy is away, or the core starts afresh; see /ready\n".to_owned();
     plain(StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+fn only_get() -> Response<Answer> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+    response.headers_mut().insert(ALLOW, GET);
+    response
 }
 
 fn live(status: &Status, now: Instant) -> Response<Answer> {

@@ -3,6 +3,7 @@
 
 use hyper::{
     Response,
+    body::Bytes,
     header::{
         CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY,
         X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -47,11 +48,17 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (CACHE_CONTROL, "no-cache"),
 ];
 
+/// Whether the page has a file there.
+pub(super) fn has(path: &str) -> bool {
+    FILES.iter().any(|(name, ..)| *name == path)
+}
+
 /// A file of the page.
 pub(super) fn file(path: &str) -> Option<Response<Answer>> {
     let (_, kind, text) = FILES.iter().find(|(name, ..)| *name == path)?;
     let kind = HeaderValue::from_static(kind);
-    let mut response = super::response(hyper::StatusCode::OK, kind, (*text).to_owned());
+    let text = Bytes::from_static(text.as_bytes());
+    let mut response = super::response(hyper::StatusCode::OK, kind, [text]);
     for (name, value) in HEADERS {
         let value = HeaderValue::from_static(value);
         response.headers_mut().insert(name, value);

@@ -28,6 +28,15 @@
     const rest = names.length - most;
     return names.slice(0, most).join(", ") + (rest > 0 ? ` and ${rest} more` : "");
   };
+  const grouped = (all, keyOf) => {
+    const groups = new Map();
+    for (const one of all) {
+      const key = keyOf(one);
+      if (groups.has(key)) groups.get(key).push(one);
+      else groups.set(key, [one]);
+    }
+    return groups;
+  };
 
   // An element with its class, attributes of the page's own, and children; texts become text nodes.
   const el = (tag, options, ...children) => {
@@ -143,15 +152,10 @@
     if (sidecar.charge === "observing") tell("note", "Sidecar", "only observes (--observe): nothing is written to HAProxy.", "");
     for (const backend of p.backends) ofBackend(backend, tell);
     for (const service of p.services) {
-      const reasons = new Map();
-      for (const one of service.registrations) {
-        if (!one.rejections?.length) continue;
-        const why = one.rejections.join("; ");
-        reasons.set(why, (reasons.get(why) ?? 0) + 1);
-      }
-      for (const [why, times] of reasons) {
-        const whole = times === service.registrations.length;
-        tell(whole ? "bad" : "warn", full(service), `${whole ? "not served" : count(times, "instance is", "instances are") + " not served"}: ${why}`, "");
+      const rejected = service.registrations.filter((one) => one.rejections?.length);
+      for (const [why, { length }] of grouped(rejected, (one) => one.rejections.join("; "))) {
+        const whole = length === service.registrations.length;
+        tell(whole ? "bad" : "warn", full(service), `${whole ? "not served" : count(length, "instance is", "instances are") + " not served"}: ${why}`, "");
       }
     }
     for (const route of p.routes ?? []) {
@@ -170,11 +174,7 @@
 
   // One cause of many is one line: it must not bury the others.
   const together = (all) => {
-    const same = new Map();
-    for (const one of all) {
-      const key = JSON.stringify([one.level, one.what]);
-      same.set(key, [...(same.get(key) ?? []), one]);
-    }
+    const same = grouped(all, (one) => JSON.stringify([one.level, one.what]));
     return [...same.values()].map(([first, ...rest]) => (rest.length ? { ...first, where: list([first, ...rest].map((one) => one.where), 3) } : first));
   };
 
@@ -188,19 +188,14 @@
     const say = (text, todo) => before.push([text, todo]);
     const names = (some) => list(some.map((one) => one.name + (one.address ? " at " + one.address : "")), 3);
     const again = backend.next_try_ms === undefined ? "" : `It is tried again in ${time(backend.next_try_ms)}.`;
-    const reasons = new Map();
-    for (const one of backend.hindrances ?? []) reasons.set(one.text, [...(reasons.get(one.text) ?? []), one.registration]);
-    for (const [text, some] of reasons) say(`${count(some.length, "instance is", "instances are")} blocked: ${text}`, again);
+    for (const [text, some] of grouped(backend.hindrances ?? [], (one) => one.text)) say(`${count(some.length, "instance is", "instances are")} blocked: ${text}`, again);
     if (backend.problem) say("the last change failed: " + backend.problem, again);
     if (backend.disabled) say("it is disabled in haproxy.cfg.", "");
     const down = stages(servers, "down");
     if (down.length) {
-      const causes = new Map();
-      for (const one of down) {
-        const check = checkOf(backend.name, one.name);
-        if (check) causes.set(wordsOf(check), [...(causes.get(wordsOf(check)) ?? []), one.name]);
-      }
-      const each = [...causes].map(([cause, some]) => (causes.size > 1 ? list(some, 3) + ": " : "") + cause);
+      const checked = down.filter((one) => checkOf(backend.name, one.name));
+      const causes = grouped(checked, (one) => wordsOf(checkOf(backend.name, one.name)));
+      const each = [...causes].map(([cause, some]) => (causes.size > 1 ? list(some.map((one) => one.name), 3) + ": " : "") + cause);
       const words = each.length ? ": " + list(each, 3) : ".";
       say(`${down.length} of ${backend.wanted} DOWN (${names(down)}), the check fails${words}`, `For ${time(Math.min(...down.map((one) => one.since_ms)))} or longer. HAProxy checks on, and takes it in as soon as a check has passed.`);
     }
@@ -295,11 +290,7 @@
   const unitsOf = (p) => {
     const backends = new Map(p.backends.map((one) => [one.name, { backend: one, servers: new Map(one.servers.map((server) => [server.name, server])) }]));
     const taken = new Set();
-    const routes = new Map();
-    for (const route of p.routes ?? []) {
-      const of = full({ namespace: route.namespace, name: route.service });
-      routes.set(of, [...(routes.get(of) ?? []), route]);
-    }
+    const routes = grouped(p.routes ?? [], (route) => full({ namespace: route.namespace, name: route.service }));
     const units = p.services.map((service) => {
       const own = new Set();
       const instances = service.registrations.map((registration) => {
