@@ -3,10 +3,22 @@
 use std::{fs, net::SocketAddr, time::Duration};
 
 use crate::{
-    haproxy::binaries,
+    haproxy::{HaproxyBin, binaries},
     haproxy_model::{Backend, Check, Conduct, Config},
     pair::Pair,
 };
+
+const READS: &str = "  server-state-file @DIR@/state\n";
+
+fn agree_after_a_reload(mut pair: Pair, bin: &HaproxyBin) {
+    let file = pair.prompt.send(&["show servers state"]).remove(0);
+    fs::write(pair.real.directory().join("state"), &file).expect("the directory is ours");
+    pair.real.reload();
+    pair.prompt = pair.real.prompt();
+    drop(pair.model.reload(pair.time, 2));
+    pair.model.load_state(&file);
+    pair.agree_on_state(&format!("{}: after a reload", bin.version));
+}
 
 /// Each in another state, with a literal address, with a host, and without a check.
 #[test]
@@ -49,8 +61,7 @@ fn what_a_state_file_brings_back_agrees() {
         "9 health down",
     ];
     for bin in binaries() {
-        let reads = "  server-state-file @DIR@/state\n";
-        let mut pair = Pair::start_with(&bin, &config, [reads, ""], |_, _| Conduct::Refuses);
+        let mut pair = Pair::start_with(&bin, &config, [READS, ""], |_, _| Conduct::Refuses);
         for backend in ["named", "literal", "plain"] {
             let states = states.iter();
             // Without a check it would stay down.
@@ -60,13 +71,7 @@ fn what_a_state_file_brings_back_agrees() {
             }
         }
         pair.agree_on(&["set maxconn server named/n2 5"]);
-        let file = pair.prompt.send(&["show servers state"]).remove(0);
-        fs::write(pair.real.directory().join("state"), &file).unwrap();
-        pair.real.reload();
-        pair.prompt = pair.real.prompt();
-        drop(pair.model.reload(pair.time, 2));
-        pair.model.load_state(&file);
-        pair.agree_on_state(&format!("{}: after a reload", bin.version));
+        agree_after_a_reload(pair, &bin);
     }
 }
 
@@ -87,8 +92,7 @@ fn agents_of_slots_agree_and_so_does_what_a_state_file_brings_back_of_them() {
         ],
     };
     for bin in binaries() {
-        let reads = "  server-state-file @DIR@/state\n";
-        let mut pair = Pair::start_with(&bin, &config, [reads, ""], |_, _| Conduct::Refuses);
+        let mut pair = Pair::start_with(&bin, &config, [READS, ""], |_, _| Conduct::Refuses);
         pair.agree_on_state("at the start");
         for line in [
             "disable agent asked/n1",
@@ -107,12 +111,6 @@ fn agents_of_slots_agree_and_so_does_what_a_state_file_brings_back_of_them() {
         ] {
             pair.agree_on(&[line]);
         }
-        let file = pair.prompt.send(&["show servers state"]).remove(0);
-        fs::write(pair.real.directory().join("state"), &file).unwrap();
-        pair.real.reload();
-        pair.prompt = pair.real.prompt();
-        drop(pair.model.reload(pair.time, 2));
-        pair.model.load_state(&file);
-        pair.agree_on_state(&format!("{}: after a reload", bin.version));
+        agree_after_a_reload(pair, &bin);
     }
 }
