@@ -13,6 +13,7 @@ use haproxy_nomad_sidecar::{
     cli::{self, Asked, Command},
     config::Config,
     daemon::{self, LintVerdict, PlanForm, PlanVerdict, StatusForm},
+    picture::Traffic,
     telemetry,
 };
 
@@ -72,16 +73,20 @@ fn main() -> ExitCode {
                 StatusForm { json, watch },
                 &mut io::stdout(),
             ))
-            .map(|()| ExitCode::SUCCESS)
+            .map(|is_known| {
+                if is_known {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::from(FAILED)
+                }
+            })
             .map_err(Into::into),
         Command::Explain { what } => runtime
             .block_on(daemon::explain(config, &what, &mut io::stdout()))
-            .map(|gets_traffic| {
-                if gets_traffic {
-                    ExitCode::SUCCESS
-                } else {
-                    ExitCode::from(REPORT)
-                }
+            .map(|traffic| match traffic {
+                Traffic::Flows => ExitCode::SUCCESS,
+                Traffic::Missing => ExitCode::from(REPORT),
+                Traffic::Unknown => ExitCode::from(FAILED),
             })
             .map_err(Into::into),
         Command::Lint(options) => runtime

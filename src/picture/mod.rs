@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use explain::{Evidence, Explained, Subject, explain, find};
+pub use explain::{Evidence, Explanation, Subject, Traffic, explain, find};
 pub use route::{Route, RouteState};
 pub use screen::screen;
 pub use text::Text;
@@ -60,6 +60,9 @@ pub struct Sidecar {
     /// Why it does not, when another one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<String>,
+    /// Why this is not its own picture, when a command has read both sides itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unasked: Option<Unasked>,
     /// Its own namespace.
     pub namespace: Text,
     /// What its tags begin with.
@@ -76,6 +79,16 @@ pub struct Sidecar {
     /// The last panic of a part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// Why a sidecar has not shown its own picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unasked {
+    /// In an operator's words.
+    pub text: String,
+    /// There is one, and it has no answer.
+    pub is_there: bool,
 }
 
 /// Whether a sidecar writes to HAProxy.
@@ -286,6 +299,9 @@ pub struct Backend {
     pub disabled: bool,
     /// It was made at runtime.
     pub made_at_runtime: bool,
+    /// It is not there yet: it is to be made from this `defaults` section.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_be_made_from: Option<String>,
     /// Everything that can be done was done.
     pub settled: bool,
     /// How many of its servers are to be in rotation.

@@ -1,22 +1,25 @@
 //! How everything stands, on one screen: a line for each backend, and what is in the way of whom. What is well is short.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
-    Charge, Kind, Picture, RouteState, Stage,
-    explain::{charge, safe, time, trouble_of},
+    Charge, Evidence, HoldBy, Kind, Picture, RouteState, Server, Stage,
+    explain::{charge, safe, time, trouble_of, words},
 };
 
 /// So many lines of one kind are shown; then it says how many there are more.
 const SHOWN: usize = 40;
+/// So many of those that have the same reason are named.
+const NAMED: usize = 3;
 
 /// The screen, each line with its end.
 #[must_use]
-pub fn screen(picture: &Picture) -> String {
+pub fn screen(evidence: &Evidence) -> String {
+    let picture = &evidence.picture;
     let mut text = String::new();
     head(picture, &mut text);
     backends(picture, &mut text);
-    troubles(picture, &mut text);
+    troubles(evidence, &mut text);
     text
 }
 
@@ -28,7 +31,10 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 fn head(picture: &Picture, text: &mut String) {
     let sidecar = &picture.sidecar;
     let ready = match sidecar.charge {
-        Charge::Nobody => "no daemon".to_owned(),
+        Charge::Nobody => match &sidecar.unasked {
+            Some(unasked) if unasked.is_there => "no answer".to_owned(),
+            Some(_) | None => "no daemon".to_owned(),
+        },
         Charge::InCharge | Charge::Standby | Charge::Observing if sidecar.ready => {
             "ready".to_owned()
         }
@@ -36,10 +42,7 @@ fn head(picture: &Picture, text: &mut String) {
             format!("not ready: {}", safe(&sidecar.missing.join("; ")))
         }
     };
-    line(
-        text,
-        format_args!("sidecar  {ready}; {}", charge(picture, None)),
-    );
+    line(text, format_args!("sidecar  {ready}; {}", charge(picture)));
     for namespace in &picture.nomad.namespaces {
         let index = namespace
             .index
@@ -123,8 +126,16 @@ fn backends(picture: &Picture, text: &mut String) {
                 .count();
             (count > 0).then(|| format!("{count} {word}"))
         });
+        let blocked = backend.hindrances.len();
+        let blocked = (blocked > 0).then(|| format!("{blocked} blocked"));
+        let absent = backend.to_be_made_from.is_some();
+        let absent = absent.then(|| "not there yet".to_owned());
+        let besides = absent.into_iter().chain(blocked).chain(besides);
         let besides = besides.collect::<Vec<_>>().join(", ");
-        let rotation = format!("{} of {}", backend.in_rotation, backend.wanted);
+        let rotation = match (backend.in_rotation, backend.wanted) {
+            (0, 0) => "-".to_owned(),
+            (in_rotation, wanted) => format!("{in_rotation} of {wanted}"),
+        };
         let row = format!(
             "{:<width$}  {rotation:<11}  {slots:<10}  {besides}",
             backend.name
@@ -159,81 +170,136 @@ fn more(count: usize, what: &str, text: &mut String) {
     }
 }
 
+/// What is not as it should be, with its reason, and who has the same.
+#[derive(Default)]
+struct Troubles {
+    all: Vec<(String, Vec<String>)>,
+    places: BTreeMap<String, usize>,
+}
+
+impl Troubles {
+    fn add(&mut self, what: String, who: impl Into<Option<String>>) {
+        let place = *self.places.entry(what).or_insert_with_key(|what| {
+            self.all.push((what.clone(), Vec::new()));
+            self.all.len() - 1
+        });
+        if let Some((_, all)) = self.all.get_mut(place) {
+            all.extend(who.into());
+        }
+    }
+}
+
 /// What is not as it should be, and why.
-fn troubles(picture: &Picture, text: &mut String) {
-    let mut lines = Vec::new();
-    for backend in &picture.backends {
-        let name = &backend.name;
-        if let Some(problem) = &backend.problem {
-            lines.push(format!("{name}: a batch failed: {}", safe(problem)));
-        }
-        for hindrance in &backend.hindrances {
-            lines.push(format!(
-                "{name}: blocked: {}: {}",
-                safe(&hindrance.registration),
-                safe(&hindrance.text)
-            ));
-        }
-        for server in &backend.servers {
-            if let Some(left) = &server.by_hand {
-                lines.push(format!("{name}: by hand: {}", safe(left)));
-            }
-            if matches!(server.stage, Stage::Down | Stage::Admitted) {
-                let id = server.registration.as_deref().unwrap_or("nobody's");
-                let word = if server.stage == Stage::Down {
-                    "DOWN"
-                } else {
-                    "waiting for a passed check"
-                };
-                lines.push(format!(
-                    "{name}: {word} for {}: {} ({})",
-                    time(server.since_ms),
-                    server.name,
-                    safe(id)
-                ));
-            }
-            if server.stage == Stage::Held {
-                let id = server.registration.as_deref().unwrap_or("nobody's");
-                lines.push(format!("{name}: held: {} ({})", server.name, safe(id)));
+fn troubles(evidence: &Evidence, text: &mut String) {
+    let picture = &evidence.picture;
+    let mut troubles = Troubles::default();
+    for service in &picture.services {
+        let service_name = format!("{}/{}", safe(&service.namespace), safe(&service.name));
+        for registration in &service.registrations {
+            for rejection in &registration.rejections {
+                let what = format!("{service_name}: not served: {}", safe(rejection));
+                troubles.add(what, safe(&registration.address));
             }
         }
     }
+    of_backends(evidence, &mut troubles);
     for route in &picture.routes {
         if route.state != RouteState::Active {
-            lines.push(format!(
+            let what = format!(
                 "{}/{}: {} {}: {}",
                 safe(&route.namespace),
                 safe(&route.service),
                 safe(&route.name()),
                 route.state.as_str(),
                 safe(route.why.as_deref().unwrap_or_default())
-            ));
+            );
+            troubles.add(what, None);
         }
     }
-    for service in &picture.services {
-        for registration in &service.registrations {
-            for rejection in &registration.rejections {
-                lines.push(format!(
-                    "{}/{}: not served: {}: {}",
-                    safe(&service.namespace),
-                    safe(&service.name),
-                    safe(&registration.id),
-                    safe(rejection)
-                ));
-            }
-        }
-    }
-    if lines.is_empty() {
+    if troubles.all.is_empty() {
         return;
     }
     line(
         text,
         format_args!("\nWHY      (explain <name> tells the whole story)"),
     );
-    for one in lines.iter().take(SHOWN) {
-        line(text, format_args!("{one}"));
+    for (what, who) in troubles.all.iter().take(SHOWN) {
+        let named = who.iter().take(NAMED).map(String::as_str);
+        let named = named.collect::<Vec<_>>().join(", ");
+        match who.len().saturating_sub(NAMED) {
+            0 if named.is_empty() => line(text, format_args!("{what}")),
+            0 => line(text, format_args!("{what}: {named}")),
+            more => line(text, format_args!("{what}: {named} and {more} more")),
+        }
     }
-    more(lines.len(), "lines", text);
+    more(troubles.all.len(), "lines", text);
+}
+
+fn of_backends(evidence: &Evidence, troubles: &mut Troubles) {
+    let services = evidence.picture.services.iter();
+    let registrations = services.flat_map(|service| &service.registrations);
+    let addresses: BTreeMap<&str, &str> =
+        registrations.map(|one| (&*one.id, &*one.address)).collect();
+    for backend in &evidence.picture.backends {
+        let name = &backend.name;
+        if let Some(problem) = &backend.problem {
+            let what = format!("{name}: a batch failed: {}", safe(problem));
+            troubles.add(what, None);
+        }
+        for hindrance in &backend.hindrances {
+            let id = &*hindrance.registration;
+            let who = addresses.get(id).copied().unwrap_or(id);
+            let what = format!("{name}: blocked: {}", safe(&hindrance.text));
+            troubles.add(what, safe(who));
+        }
+        for server in &backend.servers {
+            if let Some(left) = &server.by_hand {
+                troubles.add(format!("{name}: by hand: {}", safe(left)), None);
+            }
+            let check = evidence.check(name, &server.name);
+            let check = check.map(|check| format!(": {}", words(check)));
+            let word = match server.stage {
+                Stage::Down => "DOWN",
+                Stage::Admitted => "waiting for a passed check",
+                Stage::Held => {
+                    let (what, who) = held(server);
+                    troubles.add(format!("{name}: held: {what}"), who);
+                    continue;
+                }
+                _ => continue,
+            };
+            let what = format!("{name}: {word}{}", check.unwrap_or_default());
+            troubles.add(
+                what,
+                format!("{} for {}", named(server), time(server.since_ms)),
+            );
+        }
+    }
+}
+
+fn named(server: &Server) -> String {
+    match server.address {
+        Some(address) => format!("{} at {address}", server.name),
+        None => server.name.to_string(),
+    }
+}
+
+/// Why a server is held, and for how long.
+fn held(server: &Server) -> (&'static str, String) {
+    let hold = server.hold.as_ref();
+    let why = match hold.map(|hold| hold.by) {
+        Some(HoldBy::MinReady(_)) => "too few others of its service are UP",
+        Some(HoldBy::Mass) => "a mass deregistration is not believed",
+        Some(HoldBy::Alive) => "its allocation still runs",
+        Some(HoldBy::Frozen) => "removals are stopped",
+        None => "its registration is gone",
+    };
+    let left = hold.and_then(|hold| hold.left_ms);
+    let left = left.map(|ms| format!(" for {} at most", time(ms)));
+    (
+        why,
+        format!("{}{}", named(server), left.unwrap_or_default()),
+    )
 }
 
 #[cfg(test)]
@@ -242,9 +308,59 @@ mod tests {
 
     #[test]
     fn of_a_haproxy_that_could_not_be_read_nothing_is_said() {
-        let mut picture = Picture::default();
-        assert!(!screen(&picture).contains("no service resolves"));
-        picture.haproxy.read = true;
-        assert!(screen(&picture).contains("no service resolves to a backend"));
+        let mut evidence = Evidence::default();
+        assert!(!screen(&evidence).contains("no service resolves"));
+        evidence.picture.haproxy.read = true;
+        assert!(screen(&evidence).contains("no service resolves to a backend"));
+    }
+
+    #[test]
+    fn who_has_the_same_reason_is_told_in_one_line() {
+        let mut evidence = Evidence::default();
+        let server = |number: u8, stage| Server {
+            name: format!("nomad{number}").as_str().into(),
+            address: format!("10.0.0.{number}:80").parse().ok(),
+            since_ms: 3_000,
+            stage,
+            ..Server::default()
+        };
+        let mut held = server(9, Stage::Held);
+        held.hold = Some(crate::picture::Hold {
+            by: HoldBy::Mass,
+            for_ms: 1_000,
+            left_ms: Some(59_000),
+        });
+        let mut servers: Vec<_> = (1..=5).map(|number| server(number, Stage::Down)).collect();
+        servers.push(held);
+        let blocked = |number| crate::picture::Hindrance {
+            registration: format!("_nomad-{number}").as_str().into(),
+            text: "no free slot".to_owned(),
+        };
+        evidence.picture.backends = vec![crate::picture::Backend {
+            name: "web".into(),
+            wanted: 7,
+            servers,
+            hindrances: (1..=2).map(blocked).collect(),
+            ..crate::picture::Backend::default()
+        }];
+        let check = |text: &str| crate::picture::Check {
+            status: "L4CON".to_owned(),
+            text: text.to_owned(),
+            ..crate::picture::Check::default()
+        };
+        let refused = (1..=4).map(|number| (format!("nomad{number}"), check("refused")));
+        evidence.checks.insert("web".to_owned(), refused.collect());
+        let text = screen(&evidence);
+        let expected = "
+BACKEND  IN ROTATION  SLOTS FREE  BESIDES
+web      0 of 7       -           2 blocked, 5 DOWN, 1 held
+
+WHY      (explain <name> tells the whole story)
+web: blocked: no free slot: _nomad-1, _nomad-2
+web: DOWN: L4CON, \"refused\": nomad1 at 10.0.0.1:80 for 3.0 s, nomad2 at 10.0.0.2:80 for 3.0 s, nomad3 at 10.0.0.3:80 for 3.0 s and 1 more
+web: DOWN: nomad5 at 10.0.0.5:80 for 3.0 s
+web: held: a mass deregistration is not believed: nomad9 at 10.0.0.9:80 for 59 s at most
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 }

@@ -22,6 +22,7 @@ fn read(output: &Output) -> (bool, String) {
     match output.status.code() {
         Some(0) => (true, text),
         Some(2) => (false, text),
+        Some(1) if text.contains("may get traffic or not: ") => (false, text),
         code => panic!("exit code {code:?}: {text}{errors}"),
     }
 }
@@ -205,6 +206,13 @@ fn what_nomad_or_the_configuration_of_haproxy_is_the_reason_for() {
                 ],
             ),
             ("dynamc", &["did you mean dynamic?"]),
+            ("shop/dynamic", &["did you mean default/dynamic?"]),
+            (
+                "slots/nomad8",
+                &[
+                    "it is a free slot, MAINT in HAProxy: no registration has it; 7 of 8 slots of backend slots are free",
+                ],
+            ),
         ] {
             says(&world, &sidecar, what, false, parts);
         }
@@ -228,7 +236,7 @@ fn the_status_says_the_same(world: &World, sidecar: &Sidecar) {
     let screen = screen(world, sidecar);
     for part in [
         "; this sidecar is in charge; HAProxy ",
-        "full: blocked: _nomad-task-",
+        "full: blocked: no free slot: raise the number in the backend's server-template line: 127.0.0.1:",
         "default/nowhere: not served: ",
     ] {
         assert!(screen.contains(part), "{part}: {screen}");
@@ -368,6 +376,12 @@ fn who_cannot_act_is_named() {
         second.until_ready();
         first.signal("STOP");
         let late = world.serve("slots", 1);
+        // The one that stands still is not taken for one that is not there.
+        let parts = [
+            "does not get traffic: it is not in HAProxy, and the sidecar at 127.0.0.1:",
+            " is there and does not answer within 5s: it stands still, see its log",
+        ];
+        says(&world, &first, "slots", false, &parts);
         let parts = [
             "another sidecar is in charge, and has not brought it in: another sidecar is in charge of ",
         ];
@@ -410,13 +424,23 @@ fn who_cannot_act_is_named() {
         assert!(text.contains("there is no such service"), "{text}");
         world.haproxy.kill9();
         let (_, text) = alone(&world, "slots");
-        assert!(text.contains("HAProxy cannot be used: "), "{text}");
+        let parts = [
+            "may get traffic or not: no sidecar answered: ",
+            "; and HAProxy cannot be used by this command: ",
+        ];
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
         world.nomad.stop();
         let (_, text) = alone(&world, "slots");
         assert!(
-            text.contains("does not get traffic: Nomad cannot be read: "),
+            text.contains("may get traffic or not: Nomad cannot be read: "),
             "{text}"
         );
+        let nobody = [("SIDECAR_ADMIN_LISTEN", "127.0.0.1:1")];
+        let status = world.with_settings(&nobody, |all| command_with(all, &["status"]));
+        let screen = String::from_utf8_lossy(&status.stdout);
+        assert_eq!(status.status.code(), Some(1), "{screen}");
+        let line = "sidecar  no daemon; both sides were read by this command, because no sidecar answered: nobody answers at 127.0.0.1:1: ";
+        assert!(screen.starts_with(line), "{screen}");
     });
 }
 

@@ -1,6 +1,7 @@
 //! `status` and `explain`: they ask the sidecar that runs, and read both sides themselves when there is none.
 
 use std::{
+    collections::BTreeSet,
     io::{IsTerminal as _, Write, stdout},
     time::Duration,
 };
@@ -8,13 +9,16 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    ask::{AskError, ask},
+    ask::ask,
     both_sides::{BothSides, elsewhere},
 };
 use crate::{
     config::Config,
     daemon::Error,
-    picture::{Evidence, Picture, Subject, explain as explained, find, screen},
+    picture::{
+        Evidence, Picture, Server, Stage, Subject, Traffic, Unasked, explain as explained, find,
+        screen,
+    },
 };
 
 /// All changes that a sidecar remembers.
@@ -33,81 +37,39 @@ pub struct StatusForm {
     pub watch: bool,
 }
 
-/// The picture of the sidecar that runs, or why there is none.
-async fn of_daemon(config: &Config) -> Result<Picture, String> {
+/// How everything stands, by the sidecar that runs, or read by this command; then there is more to read of both sides.
+async fn evidence(config: &Config) -> (Evidence, Option<BothSides>) {
     let body = ask(&config.admin_listen, STATUS).await;
-    let body = body.map_err(|error: AskError| error.to_string())?;
-    serde_json::from_slice(&body).map_err(|error| format!("its answer is not understood: {error}"))
-}
-
-/// Writes how everything stands to `out`.
-///
-/// # Errors
-///
-/// When `out` cannot be written.
-pub async fn status(config: Config, form: StatusForm, out: &mut impl Write) -> Result<(), Error> {
-    loop {
-        let (picture, alone) = match of_daemon(&config).await {
-            Ok(picture) => (picture, None),
-            Err(why) => (BothSides::read(&config).await.picture, Some(why)),
-        };
-        if form.watch && stdout().is_terminal() {
-            // From the top of an empty screen.
-            write!(out, "\u{1b}[H\u{1b}[2J")?;
-        }
-        if form.json {
-            writeln!(
-                out,
-                "{}",
-                serde_json::to_string(&picture).map_err(std::io::Error::from)?
-            )?;
-        } else {
-            if let Some(why) = &alone {
-                writeln!(
-                    out,
-                    "no sidecar answered, so both sides were read now: {why}"
-                )?;
-            }
-            write!(out, "{}", screen(&picture))?;
-        }
-        out.flush()?;
-        if !form.watch {
-            return Ok(());
-        }
-        sleep(WATCH).await;
-    }
-}
-
-/// Writes why `what` gets traffic, or does not, to `out`; whether everything that it names does.
-///
-/// # Errors
-///
-/// When `out` cannot be written.
-pub async fn explain(config: Config, what: &str, out: &mut impl Write) -> Result<bool, Error> {
+    let picture = body.map_err(Unasked::from).and_then(|body| {
+        serde_json::from_slice(&body).map_err(|error| Unasked {
+            text: format!("the sidecar's answer is not understood: {error}"),
+            is_there: true,
+        })
+    });
     let mut evidence = Evidence::default();
-    let mut sides = None;
-    match of_daemon(&config).await {
-        Ok(picture) => evidence.picture = picture,
-        Err(why) => {
-            let both = BothSides::read(&config).await;
-            evidence.picture = both.picture.clone();
-            evidence.alone = Some(why);
-            sides = Some(both);
+    match picture {
+        Ok(picture) => {
+            evidence.picture = picture;
+            (evidence, None)
+        }
+        Err(unasked) => {
+            let sides = BothSides::read(config).await;
+            evidence.picture = sides.picture.clone();
+            evidence.picture.sidecar.unasked = Some(unasked);
+            (evidence, Some(sides))
         }
     }
-    let mut backends: Vec<String> = Vec::new();
-    for subject in find(&evidence.picture, what) {
-        let backend = match subject {
-            Subject::Registration(_, registration) => registration
-                .place
-                .as_ref()
-                .map(|place| place.backend.to_string()),
-            Subject::Server(backend, _) => Some(backend.name.to_string()),
-        };
-        backends.extend(backend.filter(|name| !backends.contains(name)));
-    }
+}
+
+/// Adds HAProxy's words on the checks of these backends.
+async fn hear_checks(
+    config: &Config,
+    sides: &mut Option<BothSides>,
+    backends: impl IntoIterator<Item = String>,
+    evidence: &mut Evidence,
+) {
     for backend in backends.into_iter().take(MOST_BACKENDS) {
-        let checks = if let Some(sides) = &mut sides {
+        let checks = if let Some(sides) = sides {
             sides.checks(&backend).await
         } else {
             let path = format!("/checks?backend={backend}");
@@ -118,17 +80,99 @@ pub async fn explain(config: Config, what: &str, out: &mut impl Write) -> Result
             evidence.checks.insert(backend, checks);
         }
     }
-    if find(&evidence.picture, what).is_empty() {
-        (evidence.elsewhere, evidence.unasked) = elsewhere(&config, what).await;
-    }
-    let all = explained(what, &evidence);
-    let mut gets_traffic = true;
-    for (number, one) in all.iter().enumerate() {
-        if number > 0 {
-            writeln!(out)?;
+}
+
+/// Writes how everything stands to `out`; whether anything of it could be read.
+///
+/// # Errors
+///
+/// When `out` cannot be written.
+pub async fn status(config: Config, form: StatusForm, out: &mut impl Write) -> Result<bool, Error> {
+    loop {
+        let (mut evidence, mut sides) = evidence(&config).await;
+        let picture = &evidence.picture;
+        if form.watch && stdout().is_terminal() {
+            // From the top of an empty screen.
+            write!(out, "\u{1b}[H\u{1b}[2J")?;
+        } else if form.watch && !form.json {
+            writeln!(out, "--- {}", picture.taken_at)?;
         }
-        write!(out, "{one}")?;
-        gets_traffic &= one.gets_traffic;
+        if form.json {
+            let document = serde_json::to_string(picture).map_err(std::io::Error::from)?;
+            writeln!(out, "{document}")?;
+        } else {
+            let backends = ill(picture);
+            hear_checks(&config, &mut sides, backends, &mut evidence).await;
+            write!(out, "{}", screen(&evidence))?;
+        }
+        out.flush()?;
+        if !form.watch {
+            let picture = &evidence.picture;
+            return Ok(sides.is_none() || picture.haproxy.read || picture.nomad.known);
+        }
+        sleep(WATCH).await;
     }
-    Ok(gets_traffic)
+}
+
+/// The backends of servers whose checks are the reason for something.
+fn ill(picture: &Picture) -> Vec<String> {
+    let is_ill = |server: &Server| matches!(server.stage, Stage::Down | Stage::Admitted);
+    let backends = picture.backends.iter();
+    let backends = backends.filter(|backend| backend.servers.iter().any(is_ill));
+    backends.map(|backend| backend.name.to_string()).collect()
+}
+
+/// Writes why `what` gets traffic, or does not, to `out`; whether everything that it names does.
+///
+/// # Errors
+///
+/// When `out` cannot be written.
+pub async fn explain(config: Config, what: &str, out: &mut impl Write) -> Result<Traffic, Error> {
+    let (mut evidence, mut sides) = evidence(&config).await;
+    let backends = backends_of(&evidence.picture, what);
+    hear_checks(&config, &mut sides, backends, &mut evidence).await;
+    if find(&evidence.picture, what).is_empty() {
+        let (elsewhere, problem) = elsewhere(&config, what).await;
+        evidence.elsewhere = elsewhere;
+        let (asked, sidecars) = (
+            config.nomad.endpoints.to_string(),
+            &evidence.picture.nomad.address,
+        );
+        evidence.unread = problem.map(|problem| {
+            if sides.is_some() || asked == *sidecars {
+                return problem;
+            }
+            // Nobody's token is sent to an address that is read from elsewhere.
+            format!(
+                "{problem}; this command asks Nomad at {asked}, the sidecar at {sidecars}: give --nomad-addr"
+            )
+        });
+    }
+    let explained = explained(what, &evidence);
+    write!(out, "{explained}")?;
+    Ok(explained.traffic())
+}
+
+/// The backends whose checks say something about `what`; if it names nothing, the one that it is perhaps a free slot of.
+fn backends_of(picture: &Picture, what: &str) -> BTreeSet<String> {
+    let subjects = find(picture, what).into_iter();
+    let mut backends: BTreeSet<_> = subjects
+        .filter_map(|subject| match subject {
+            Subject::Registration(_, registration) => {
+                let place = registration.place.as_ref()?;
+                Some(place.backend.to_string())
+            }
+            Subject::Server(backend, _) => Some(backend.name.to_string()),
+        })
+        .collect();
+    if backends.is_empty()
+        && let Some((name, _)) = what.split_once('/')
+    {
+        let known = picture
+            .backends
+            .iter()
+            .any(|backend| *backend.name == *name);
+        backends.extend(known.then(|| name.to_owned()));
+    }
+    backends
 }

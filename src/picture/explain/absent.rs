@@ -1,6 +1,6 @@
 //! What the picture does not have: something that is not followed, or not there, or that nobody could read.
 
-use super::{Evidence, Explained, safe, story, trouble_in};
+use super::{Evidence, Explained, Traffic, find::is_service, safe, story, trouble_in};
 use crate::{picture::Service, spelling};
 
 pub(super) fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
@@ -87,76 +87,87 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
             "ask again in a moment",
         )
     };
-    chain.push((
-        "charge",
-        story::charge(&evidence.picture, evidence.alone.as_deref()),
-    ));
+    chain.push(("charge", story::charge(&evidence.picture)));
     chain.push(("next", next.to_owned()));
     Explained {
         subject: name,
-        gets_traffic: false,
+        traffic: Traffic::Missing,
         verdict,
         chain,
     }
 }
 
 fn nowhere(what: &str, evidence: &Evidence) -> Explained {
-    let mut chain = vec![("nomad", story::catalog(&evidence.picture, None))];
     let picture = &evidence.picture;
-    let why = if let Some(trouble) = trouble_in(&evidence.picture, None) {
-        format!("Nomad cannot be read: {trouble}")
-    } else if !picture.nomad.known {
-        let unasked = evidence.unasked.as_deref().unwrap_or("not read yet");
-        format!("Nomad cannot be read: {}", safe(unasked))
+    let mut chain = vec![("nomad", story::catalog(picture, None))];
+    let unread = evidence.unread.as_deref();
+    let trouble = trouble_in(picture, None)
+        .or_else(|| (!picture.nomad.known).then(|| safe(unread.unwrap_or("not read yet"))));
+    let mut traffic = Traffic::Missing;
+    let verdict = if let Some(trouble) = trouble {
+        // A sidecar knows what it has brought in.
+        let what = if picture.sidecar.unasked.is_some() {
+            traffic = Traffic::Unknown;
+            "may get traffic or not"
+        } else {
+            "does not get traffic"
+        };
+        format!("{what}: Nomad cannot be read: {trouble}")
     } else {
-        let mut text = match emptied(what, evidence) {
-            Some(text) => text,
-            None => format!(
+        let why = free_slot(what, evidence).or_else(|| emptied(what, evidence));
+        let why = why.unwrap_or_else(|| {
+            format!(
                 "there is no such service, allocation, address, registration or server in {}",
                 followed(evidence)
-            ),
-        };
-        if let Some(like) = like(what, evidence) {
-            text = format!("{text}; did you mean {like}?");
-        }
-        text
+            )
+        });
+        let like = like(what, evidence).map(|like| format!("; did you mean {like}?"));
+        format!("does not get traffic: {why}{}", like.unwrap_or_default())
     };
-    if let (Some(unasked), true) = (&evidence.unasked, picture.nomad.known) {
+    if let (Some(unread), true) = (unread, picture.nomad.known) {
         chain.push((
             "unread",
             format!(
                 "what the sidecar does not follow could not be looked at: {}",
-                safe(unasked)
+                safe(unread)
             ),
         ));
     }
-    chain.push((
-        "charge",
-        story::charge(&evidence.picture, evidence.alone.as_deref()),
-    ));
+    chain.push(("charge", story::charge(picture)));
     Explained {
         subject: safe(what),
-        gets_traffic: false,
-        verdict: format!("does not get traffic: {why}"),
+        traffic,
+        verdict,
         chain,
     }
+}
+
+/// That a server of a backend is a slot that nobody has: only HAProxy tells of those.
+fn free_slot(what: &str, evidence: &Evidence) -> Option<String> {
+    let (backend, name) = what.split_once('/')?;
+    let mut known = evidence.picture.backends.iter();
+    let slots = known.find(|one| *one.name == *backend)?.slots?;
+    let check = evidence.check(backend, name)?;
+    Some(format!(
+        "it is a free slot, {} in HAProxy: no registration has it; {} of {} slots of backend {} are free",
+        safe(&check.state),
+        slots.free,
+        slots.total,
+        safe(backend)
+    ))
 }
 
 /// That a service, or a backend, has nobody, though it is known.
 fn emptied(what: &str, evidence: &Evidence) -> Option<String> {
     let picture = &evidence.picture;
-    let is_it = |service: &&Service| {
-        let name = (&*service.namespace, &*service.name);
-        *service.name == *what || what.split_once('/') == Some(name)
-    };
-    let is_service = picture.services.iter().any(|one| is_it(&one));
+    let is_followed = picture.services.iter().any(|one| is_service(one, what));
     let backend = picture.backends.iter().find(|one| *one.name == *what);
     let free = match backend.and_then(|one| one.slots) {
         Some(slots) => format!(", with {} of {} slots free", slots.free, slots.total),
         None => String::new(),
     };
     let backend = backend.map(|_| format!("; backend {} is there{free}", safe(what)));
-    (is_service || backend.is_some()).then(|| {
+    (is_followed || backend.is_some()).then(|| {
         format!(
             "nothing of it is registered in Nomad now, in {}{}",
             followed(evidence),
@@ -165,19 +176,20 @@ fn emptied(what: &str, evidence: &Evidence) -> Option<String> {
     })
 }
 
-/// A service or backend whose name differs by little.
+/// A service of that name in another namespace, or a service or backend whose name differs by little.
 fn like(what: &str, evidence: &Evidence) -> Option<String> {
-    let what = what.rsplit('/').next().unwrap_or(what);
-    let names = evidence
-        .picture
-        .services
-        .iter()
-        .map(|service| &*service.name);
-    let backends = evidence
-        .picture
-        .backends
-        .iter()
-        .map(|backend| &*backend.name);
-    let meant = spelling::meant(what, names.chain(backends));
-    meant.filter(|name| *name != what).map(safe)
+    let services = &evidence.picture.services;
+    let name = what.rsplit('/').next().unwrap_or(what);
+    let full = |one: &Service| format!("{}/{}", safe(&one.namespace), safe(&one.name));
+    if let Some(elsewhere) = services.iter().find(|one| *one.name == *name)
+        && name != what
+        && !is_service(elsewhere, what)
+    {
+        return Some(full(elsewhere));
+    }
+    let services = services.iter().map(|service| &*service.name);
+    let backends = evidence.picture.backends.iter();
+    let known = services.chain(backends.map(|backend| &*backend.name));
+    let meant = spelling::meant(name, known);
+    meant.filter(|meant| *meant != name).map(safe)
 }

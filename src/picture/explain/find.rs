@@ -17,6 +17,22 @@ pub enum Subject<'a> {
     Server(&'a Backend, &'a Server),
 }
 
+impl Subject<'_> {
+    /// Whether it is a registration of the service of this name.
+    pub(super) fn is_of_service(&self, what: &str) -> bool {
+        match self {
+            Self::Registration(service, _) => is_service(service, what),
+            Self::Server(..) => false,
+        }
+    }
+}
+
+/// Whether this is its name, or that with its namespace.
+pub(super) fn is_service(service: &Service, what: &str) -> bool {
+    let of_namespace = what.split_once('/');
+    *service.name == *what || of_namespace == Some((&*service.namespace, &*service.name))
+}
+
 /// Everything that `what` names, registrations first.
 #[must_use]
 pub fn find<'a>(picture: &'a Picture, what: &str) -> Vec<Subject<'a>> {
@@ -63,10 +79,7 @@ fn is_of(service: &Service, registration: &Registration, what: &str) -> bool {
                 })
         })
     };
-    *service.name == *what
-        || what.split_once('/').is_some_and(|(namespace, name)| {
-            *service.namespace == *namespace && *service.name == *name
-        })
+    is_service(service, what)
         || is_beginning(&registration.allocation, what)
         || registration.address == what
         || *registration.id == *what

@@ -17,24 +17,26 @@ use super::{Change, Check, Checks, Namespace, Picture, Service};
 
 pub use find::{Subject, find};
 pub(super) use story::charge;
+pub(super) use verdict::words;
+
+/// So many things are told of one by one.
+const SHOWN: usize = 20;
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// How everything stands.
     pub picture: Picture,
-    /// Why no daemon was asked, when both sides were read by the command itself.
-    pub alone: Option<String>,
     /// HAProxy's words on checks, by backend.
     pub checks: BTreeMap<String, Checks>,
     /// What the command has read from Nomad itself: services that the picture lacks.
     pub elsewhere: Vec<Service>,
     /// Why it could not.
-    pub unasked: Option<String>,
+    pub unread: Option<String>,
 }
 
 impl Evidence {
-    pub(super) fn check(&self, backend: &str, server: &str) -> Option<&Check> {
+    pub(in crate::picture) fn check(&self, backend: &str, server: &str) -> Option<&Check> {
         self.checks.get(backend)?.get(server)
     }
 
@@ -49,17 +51,27 @@ impl Evidence {
     }
 }
 
+/// Whether something gets traffic; what is worst comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Traffic {
+    /// It does not.
+    Missing,
+    /// Nobody could find out.
+    Unknown,
+    /// It does.
+    Flows,
+}
+
 /// One thing, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
+struct Explained {
     /// What it is about.
-    pub subject: String,
-    /// Whether it gets traffic.
-    pub gets_traffic: bool,
+    subject: String,
+    traffic: Traffic,
     /// In one sentence.
-    pub verdict: String,
+    verdict: String,
     /// The chain: a word, and what there is to say.
-    pub chain: Vec<(&'static str, String)>,
+    chain: Vec<(&'static str, String)>,
 }
 
 impl fmt::Display for Explained {
@@ -72,20 +84,62 @@ impl fmt::Display for Explained {
     }
 }
 
-/// Everything that `what` names, what gets no traffic first; never nothing.
-#[must_use]
-pub fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
-    let subjects = find(&evidence.picture, what);
-    let mut explained: Vec<_> = subjects
-        .into_iter()
-        .map(|subject| story::tell(subject, evidence))
-        .collect();
-    // Of many, those that are looked for.
-    explained.sort_by_key(|one| one.gets_traffic);
-    if explained.is_empty() {
-        return absent::explain(what, evidence);
+/// Everything that was asked for, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    what: String,
+    /// Never none.
+    all: Vec<Explained>,
+}
+
+impl Explanation {
+    /// Whether all of it gets traffic.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let all = self.all.iter().map(|one| one.traffic);
+        all.min().unwrap_or(Traffic::Unknown)
     }
-    explained
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (all, what) = (self.all.len(), &self.what);
+        if all > 1 {
+            let gets = |one: &&Explained| one.traffic == Traffic::Flows;
+            let get = self.all.iter().filter(gets).count();
+            writeln!(f, "{what}: {get} of {all} get traffic\n")?;
+        }
+        for (number, one) in self.all.iter().take(SHOWN).enumerate() {
+            let gap = if number > 0 { "\n" } else { "" };
+            write!(f, "{gap}{one}")?;
+        }
+        if let Some(more) = all.checked_sub(SHOWN).filter(|more| *more > 0) {
+            writeln!(
+                f,
+                "\n… and {more} more: ask for one by its address or allocation"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that `what` names: first what is of the service itself, and of that what gets no traffic; never nothing.
+#[must_use]
+pub fn explain(what: &str, evidence: &Evidence) -> Explanation {
+    let subjects = find(&evidence.picture, what).into_iter();
+    let told =
+        subjects.map(|subject| (!subject.is_of_service(what), story::tell(subject, evidence)));
+    let mut told: Vec<_> = told.collect();
+    // Of many, those that are looked for.
+    told.sort_by_key(|(is_anothers, one)| (*is_anothers, one.traffic));
+    let mut all: Vec<_> = told.into_iter().map(|(_, one)| one).collect();
+    if all.is_empty() {
+        all = absent::explain(what, evidence);
+    }
+    Explanation {
+        what: safe(what),
+        all,
+    }
 }
 
 /// What keeps this namespace, or any, from being read now.

@@ -98,17 +98,14 @@ fn of_registration(
 }
 
 fn end(subject: String, verdict: Verdict, mut chain: Chain, evidence: &Evidence) -> Explained {
-    chain.push((
-        "charge",
-        charge(&evidence.picture, evidence.alone.as_deref()),
-    ));
+    chain.push(("charge", charge(&evidence.picture)));
     if let Some(guards) = guards(&evidence.picture) {
         chain.push(("guards", guards));
     }
     chain.push(("next", verdict.next));
     Explained {
         subject,
-        gets_traffic: verdict.gets_traffic,
+        traffic: verdict.traffic,
         verdict: verdict.sentence,
         chain,
     }
@@ -157,7 +154,13 @@ fn of_backend(backend: &Backend) -> String {
     let kind = match (backend.kind, backend.slots) {
         (Kind::Slots, Some(slots)) => format!("{} of {} slots are taken", slots.used, slots.total),
         (Kind::Slots, None) => "with slots".to_owned(),
-        (Kind::Dynamic, _) => "servers are added to it".to_owned(),
+        (Kind::Dynamic, _) => match &backend.to_be_made_from {
+            Some(section) => format!("not there yet, to be made from `defaults {section}`"),
+            None if backend.made_at_runtime => {
+                "made at runtime, servers are added to it".to_owned()
+            }
+            None => "servers are added to it".to_owned(),
+        },
     };
     format!(
         "{}: {kind}; {} of {} instances are in rotation",
@@ -279,7 +282,7 @@ pub(super) fn catalog(picture: &Picture, namespace: Option<&str>) -> String {
 }
 
 /// Who acts, and on what.
-pub(in crate::picture) fn charge(picture: &Picture, alone: Option<&str>) -> String {
+pub(in crate::picture) fn charge(picture: &Picture) -> String {
     let (sidecar, haproxy) = (&picture.sidecar, &picture.haproxy);
     let who = match sidecar.charge {
         Charge::InCharge => "this sidecar is in charge".to_owned(),
@@ -295,7 +298,8 @@ pub(in crate::picture) fn charge(picture: &Picture, alone: Option<&str>) -> Stri
         Charge::Observing => "this sidecar only observes (--observe)".to_owned(),
         Charge::Nobody => "both sides were read by this command".to_owned(),
     };
-    let alone = alone.map(|why| format!(", because no sidecar answered: {}", safe(why)));
+    let unasked = sidecar.unasked.as_ref();
+    let because = unasked.map(|unasked| format!(", because {}", safe(&unasked.text)));
     let haproxy = match (&haproxy.version, &haproxy.problem) {
         (Some(version), None) => {
             let pid = haproxy
@@ -307,7 +311,7 @@ pub(in crate::picture) fn charge(picture: &Picture, alone: Option<&str>) -> Stri
         (_, Some(problem)) => format!("HAProxy cannot be used: {}", safe(problem)),
         (None, None) => "HAProxy is not connected".to_owned(),
     };
-    format!("{who}{}; {haproxy}", alone.unwrap_or_default())
+    format!("{who}{}; {haproxy}", because.unwrap_or_default())
 }
 
 fn guards(picture: &Picture) -> Option<String> {

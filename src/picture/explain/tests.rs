@@ -1,7 +1,7 @@
 use super::*;
 use crate::picture::{
-    Backend, By, Charge, Namespace, Place, Registration, Route, RouteState, Server, Service, Stage,
-    Trouble,
+    Backend, By, Charge, Kind, Namespace, Place, Registration, Route, RouteState, Server, Service,
+    Slots, Stage, Trouble, Unasked,
 };
 
 fn picture() -> Picture {
@@ -74,8 +74,7 @@ fn told(picture: Picture, what: &str) -> String {
         picture,
         ..Evidence::default()
     };
-    let all = explain(what, &evidence);
-    all.iter().map(ToString::to_string).collect()
+    explain(what, &evidence).to_string()
 }
 
 #[test]
@@ -101,7 +100,12 @@ changed at 12; the catalog was read by this command
     ] {
         assert_eq!(told(picture(), what), expected, "{what}");
     }
-    assert!(told(picture(), "shop/web").contains("there is no such service"));
+    let elsewhere = told(picture(), "shop/web");
+    let parts = ["there is no such service", "; did you mean default/web?\n"];
+    assert!(
+        parts.iter().all(|part| elsewhere.contains(part)),
+        "{elsewhere}"
+    );
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn what_was_never_read_may_be_served_from_before() {
         elsewhere: vec![service],
         ..Evidence::default()
     };
-    let text = explain("shop/web", &evidence)[0].to_string();
+    let text = explain("shop/web", &evidence).to_string();
     let verdict = "web is not known to the sidecar: what HAProxy has of it stays, but nothing new comes, as Nomad cannot be read by the sidecar: denied (403)\n";
     assert!(text.starts_with(verdict), "{text}");
 }
@@ -266,11 +270,128 @@ fn of_what_nobody_could_read_nothing_is_said_for_certain() {
     picture.sidecar.charge = Charge::Nobody;
     picture.haproxy.connected = false;
     picture.haproxy.problem = Some("/run/haproxy/admin.sock does not exist".to_owned());
+    for (text, is_there, next) in [
+        (
+            "no sidecar answered: nobody answers at 127.0.0.1:9417",
+            false,
+            "ask again with --admin-listen",
+        ),
+        (
+            "the sidecar at 127.0.0.1:9417 is there and answers 503",
+            true,
+            "see the log of the sidecar",
+        ),
+    ] {
+        picture.sidecar.unasked = Some(Unasked {
+            text: text.to_owned(),
+            is_there,
+        });
+        let evidence = Evidence {
+            picture: picture.clone(),
+            ..Evidence::default()
+        };
+        let explanation = explain("web", &evidence);
+        assert_eq!(explanation.traffic(), Traffic::Unknown);
+        let told = explanation.to_string();
+        let verdict = format!(
+            "may get traffic or not: {text}; and HAProxy cannot be used by this command: /run/haproxy/admin.sock does not exist\n"
+        );
+        assert!(told.contains(&verdict), "{told}");
+        assert!(told.contains(&format!("next     {next}")), "{told}");
+    }
+    // Nor of what is not in a catalog that nobody could read.
+    picture.nomad.known = false;
+    let evidence = Evidence {
+        picture,
+        unread: Some("connection refused".to_owned()),
+        ..Evidence::default()
+    };
+    let explanation = explain("api", &evidence);
+    assert_eq!(explanation.traffic(), Traffic::Unknown);
+    let told = explanation.to_string();
+    let verdict = "api may get traffic or not: Nomad cannot be read: connection refused\n";
+    assert!(told.starts_with(verdict), "{told}");
+}
+
+#[test]
+fn of_many_the_one_that_is_asked_for_comes_first_and_some_are_told() {
+    let mut picture = picture();
+    let of = |name: &str, number: usize, rejected: bool| {
+        let mut registration = self::picture().services[0].registrations[0].clone();
+        registration.id = format!("_nomad-task-{name}-{number}").as_str().into();
+        registration.address = format!("10.0.1.{number}:80");
+        registration.place = Some(Place {
+            server: None,
+            ..registration.place.unwrap()
+        });
+        registration.rejections = if rejected {
+            vec!["no".to_owned()]
+        } else {
+            Vec::new()
+        };
+        registration
+    };
+    let service = |name: &str, registrations| Service {
+        namespace: "default".into(),
+        name: name.into(),
+        registrations,
+    };
+    let mut web = vec![of("web", 1, false), of("web", 2, true)];
+    web.extend((3..=30).map(|number| of("web", number, true)));
+    picture.services = vec![
+        service("blue", vec![of("blue", 1, true)]),
+        service("web", web),
+    ];
     let text = told(picture, "web");
-    let verdict = "may get traffic or not: no sidecar answered, and HAProxy cannot be used: /run/haproxy/admin.sock does not exist\n";
-    assert!(text.contains(verdict), "{text}");
     assert!(
-        text.contains("next     ask again with --admin-listen"),
+        text.starts_with("web: 1 of 32 get traffic\n\nweb (_nomad-task-web-1) does not"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("\n… and 12 more: ask for one by its address or allocation\n"),
+        "{text}"
+    );
+    assert!(!text.contains("blue"), "{text}");
+}
+
+#[test]
+fn a_free_slot_is_told_by_haproxy() {
+    let mut picture = picture();
+    picture.backends[0].kind = Kind::Slots;
+    picture.backends[0].slots = Some(Slots {
+        total: 4,
+        used: 1,
+        free: 3,
+    });
+    let check = Check {
+        state: "MAINT".to_owned(),
+        ..Check::default()
+    };
+    let words = BTreeMap::from([("nomad3".to_owned(), check)]);
+    let evidence = Evidence {
+        picture,
+        checks: [("web".to_owned(), words)].into(),
+        ..Evidence::default()
+    };
+    let text = explain("web/nomad3", &evidence).to_string();
+    let verdict = "web/nomad3 does not get traffic: it is a free slot, MAINT in HAProxy: no registration has it; 3 of 4 slots of backend web are free\n";
+    assert!(text.starts_with(verdict), "{text}");
+    let text = explain("web/nomad9", &evidence).to_string();
+    assert!(text.contains("there is no such service"), "{text}");
+}
+
+#[test]
+fn a_backend_that_is_yet_to_be_made_takes_no_servers() {
+    let mut picture = picture();
+    picture.backends[0].to_be_made_from = Some("nomad".to_owned());
+    let text = told(picture.clone(), "web");
+    let line = "backend  web: not there yet, to be made from `defaults nomad`; ";
+    assert!(text.contains(line), "{text}");
+    picture.backends[0].to_be_made_from = None;
+    picture.backends[0].made_at_runtime = true;
+    let text = told(picture, "web");
+    assert!(
+        text.contains("web: made at runtime, servers are added to it; "),
         "{text}"
     );
 }

@@ -1,20 +1,20 @@
 //! The verdict on one registration or server: whether it gets traffic, why, and what happens next.
 
-use super::{Evidence, safe, time, trouble_in};
+use super::{Evidence, Traffic, safe, time, trouble_in};
 use crate::picture::{
     Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
 };
 
 /// Whether it gets traffic, and the sentence about it; then what will happen.
 pub(super) struct Verdict {
-    pub(super) gets_traffic: bool,
+    pub(super) traffic: Traffic,
     pub(super) sentence: String,
     pub(super) next: String,
 }
 
 fn no(why: impl Into<String>, next: impl Into<String>) -> Verdict {
     Verdict {
-        gets_traffic: false,
+        traffic: Traffic::Missing,
         sentence: format!("does not get traffic: {}", why.into()),
         next: next.into(),
     }
@@ -22,7 +22,7 @@ fn no(why: impl Into<String>, next: impl Into<String>) -> Verdict {
 
 fn yes(how: &str, next: impl Into<String>) -> Verdict {
     Verdict {
-        gets_traffic: true,
+        traffic: Traffic::Flows,
         sentence: format!("gets traffic{how}"),
         next: next.into(),
     }
@@ -105,15 +105,20 @@ fn without_haproxy(picture: &Picture) -> Option<Verdict> {
         return None;
     }
     let problem = haproxy.problem.as_deref().unwrap_or("not connected yet");
-    if picture.sidecar.charge == Charge::Nobody {
+    if let Some(unasked) = &picture.sidecar.unasked {
+        let next = if unasked.is_there {
+            "see the log of the sidecar, and ask again"
+        } else {
+            "ask again with --admin-listen as the sidecar has it, or with --haproxy-socket"
+        };
         return Some(Verdict {
-            gets_traffic: false,
+            traffic: Traffic::Unknown,
             sentence: format!(
-                "may get traffic or not: no sidecar answered, and HAProxy cannot be used: {}",
+                "may get traffic or not: {}; and HAProxy cannot be used by this command: {}",
+                safe(&unasked.text),
                 safe(problem)
             ),
-            next: "ask again with --admin-listen as the sidecar has it, or with --haproxy-socket"
-                .to_owned(),
+            next: next.to_owned(),
         });
     }
     Some(no(
@@ -158,10 +163,16 @@ fn not_there(registration: &Registration, backend: &Backend, picture: &Picture) 
                 backend.would_send, backend.name
             ),
         ),
-        Charge::Nobody => no(
-            "no sidecar that runs was found, and it is not in HAProxy",
-            "nothing: start the sidecar, or give --admin-listen as it has it; `plan` shows what it would send",
-        ),
+        Charge::Nobody => match &picture.sidecar.unasked {
+            Some(unasked) if unasked.is_there => no(
+                format!("it is not in HAProxy, and {}", safe(&unasked.text)),
+                "it is brought in when the sidecar goes on; `plan` shows what it would send",
+            ),
+            Some(_) | None => no(
+                "no sidecar that runs was found, and it is not in HAProxy",
+                "nothing: start the sidecar, or give --admin-listen as it has it; `plan` shows what it would send",
+            ),
+        },
         Charge::InCharge => match &backend.problem {
             Some(problem) => no(
                 format!(
@@ -191,7 +202,7 @@ fn backend_of(backend: &Backend) -> String {
 }
 
 /// What is known of a check, in HAProxy's words.
-pub(super) fn words(check: &Check) -> String {
+pub(in crate::picture) fn words(check: &Check) -> String {
     let mut words = safe(&check.status);
     if let Some(code) = check.code {
         words = format!("{words}, code {code}");
@@ -388,10 +399,16 @@ fn unwanted(backend: &Backend, server: &Server, picture: &Picture) -> Verdict {
                 "the other one takes it out",
             ),
             Charge::Observing => ("this sidecar only observes".to_owned(), "nothing"),
-            Charge::Nobody => (
-                "no sidecar that runs was found".to_owned(),
-                "nothing, until a sidecar runs",
-            ),
+            Charge::Nobody => match &picture.sidecar.unasked {
+                Some(unasked) if unasked.is_there => (
+                    safe(&unasked.text),
+                    "it is drained when the sidecar goes on",
+                ),
+                Some(_) | None => (
+                    "no sidecar that runs was found".to_owned(),
+                    "nothing, until a sidecar runs",
+                ),
+            },
         }
     };
     if server.admin == Admin::Ready && server.up {

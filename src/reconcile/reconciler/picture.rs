@@ -17,6 +17,7 @@ use crate::{
         backend::Backend,
         desired::{DesiredServer, Reason, desired_at},
         hold::Hold,
+        made::Origin,
         plan::{self, Kind, Obstacle},
         states::States,
         tags,
@@ -382,7 +383,10 @@ impl<'a> View<'a> {
                 Kind::Dynamic => picture::Kind::Dynamic,
             },
             disabled: (hindrances.clone()).any(|one| one.obstacle == Obstacle::DisabledBackend),
-            made_at_runtime: false,
+            made_at_runtime: backend.is_made(),
+            to_be_made_from: (backend.memory.life.profile.as_ref())
+                .filter(|_| backend.origin() == Some(Origin::Missing))
+                .map(|profile| profile.as_str().to_owned()),
             settled: backend.settled,
             wanted: backend.desired.len(),
             in_rotation: backend.desired.iter().filter(in_rotation).count(),
