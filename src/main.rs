@@ -12,8 +12,7 @@ use std::{
 use haproxy_nomad_sidecar::{
     cli::{self, Asked, Command},
     config::Config,
-    daemon::{self, LintVerdict, PlanForm, PlanVerdict, StatusForm},
-    picture::Traffic,
+    daemon::{self, LintVerdict, PlanForm, PlanVerdict, Served, StatusForm},
     telemetry,
 };
 
@@ -83,10 +82,10 @@ fn main() -> ExitCode {
             .map_err(Into::into),
         Command::Explain { what } => runtime
             .block_on(daemon::explain(config, &what, &mut io::stdout()))
-            .map(|traffic| match traffic {
-                Traffic::Flows => ExitCode::SUCCESS,
-                Traffic::Missing => ExitCode::from(REPORT),
-                Traffic::Unknown => ExitCode::from(FAILED),
+            .map(|served| match served {
+                Served::Yes => ExitCode::SUCCESS,
+                Served::No => ExitCode::from(REPORT),
+                Served::Unknown => ExitCode::from(FAILED),
             })
             .map_err(Into::into),
         Command::Lint(options) => runtime

@@ -39,7 +39,7 @@ use tracing::{info, warn};
 
 pub use lint::{LintError, LintVerdict, lint};
 pub use plan::{PlanForm, PlanVerdict, plan};
-pub use show::{StatusForm, explain, status};
+pub use show::{Served, StatusForm, explain, status};
 
 use crate::{
     admin::{Metrics, Status},

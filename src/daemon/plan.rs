@@ -9,7 +9,7 @@ use form::Changes;
 use crate::{
     config::Config,
     haproxy::session::Connection,
-    model::ServiceKey,
+    model::{Command, ServiceKey},
     nomad::watch::read_once,
     reconcile::{
         Fact, Guard, Input, Mode, Output, Reconciler, Removals, desired::Rejection,
@@ -140,6 +140,18 @@ fn write_remarks(facts: &[Fact], out: &mut impl Write) -> Result<(), Error> {
             Fact::Routes(RouteFact::Blocked(obstacle)) => {
                 writeln!(out, "route blocked: {obstacle}")?;
             }
+            Fact::WouldSend { backend, steps, .. } => {
+                for step in steps {
+                    let Command::AddBackend(_, section) = &step.command else {
+                        continue;
+                    };
+                    writeln!(
+                        out,
+                        "not known of {backend}: whether haproxy.cfg has a section `defaults {section}` to make it from, which HAProxy \
+                         tells when it is made; `explain {backend}` tells what a sidecar that runs has met"
+                    )?;
+                }
+            }
             Fact::Rejected(service, rejection) => write_rejection(service, rejection, out)?,
             Fact::Routes(
                 RouteFact::Applied { .. }
@@ -150,7 +162,6 @@ fn write_remarks(facts: &[Fact], out: &mut impl Write) -> Result<(), Error> {
             )
             | Fact::Restarted { .. }
             | Fact::Applied { .. }
-            | Fact::WouldSend { .. }
             | Fact::Sent(_)
             | Fact::Noticed(..)
             | Fact::Failed { .. }

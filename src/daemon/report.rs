@@ -381,9 +381,9 @@ impl Report {
                 services,
                 servers,
             } => self.first_sync(took, services, servers),
-            Fact::InSync { took } => {
+            Fact::InSync { took, blocked } => {
                 self.metrics.synced();
-                info!(took = ?Rounded(took), "this HAProxy process has everything that is registered");
+                words::in_sync(took, blocked);
             }
             Fact::Arrived(
                 backend,

@@ -266,7 +266,13 @@ fn of_backends(evidence: &Evidence, troubles: &mut Troubles) {
                     troubles.add(format!("{name}: held: {what}"), who);
                     continue;
                 }
-                _ => continue,
+                Stage::Wanted
+                | Stage::InRotation
+                | Stage::Draining
+                | Stage::Gone
+                | Stage::ByHand
+                | Stage::Foreign
+                | Stage::Unserved => continue,
             };
             let what = format!("{name}: {word}{}", check.unwrap_or_default());
             troubles.add(

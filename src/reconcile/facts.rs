@@ -121,10 +121,12 @@ pub enum Fact {
         /// Their servers.
         servers: usize,
     },
-    /// A HAProxy process has everything that is wanted.
+    /// A HAProxy process has everything that is wanted and can be had.
     InSync {
         /// Since the process was found.
         took: Duration,
+        /// Registrations that something is in the way of.
+        blocked: usize,
     },
     /// The server of a registration is in rotation for the first time.
     Arrived(BackendName, Arrival),

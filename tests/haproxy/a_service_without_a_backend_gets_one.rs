@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::{
     fake_nomad::Deletion,
     haproxy::HaproxyBin,
-    sidecar::{Sidecar, soon, within},
+    sidecar::{Sidecar, command_with, soon, within},
     toy::Toy,
     world::{ENABLED, World, instance, on_every_line},
 };
@@ -181,6 +181,26 @@ fn a_section_that_is_missing_is_named_and_waited_for() {
             "blocked: HAProxy has no such backend, and no section `defaults nomad` to make it from: add either to haproxy.cfg",
         ]);
         sidecar.until_ready();
+        sidecar.logged(&[
+            "everything that is registered, but what is blocked",
+            "blocked=1",
+        ]);
+        let admin = sidecar.admin().to_string();
+        let settings = [("SIDECAR_ADMIN_LISTEN", admin.as_str())];
+        let says = |command: &[&str], parts: &[&str]| {
+            let output = world.with_settings(&settings, |all| command_with(all, command));
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        };
+        let blocked =
+            "HAProxy has no such backend, and no section `defaults nomad` to make it from: ";
+        let absent = "backend  web: not there yet, to be made from `defaults nomad`; ";
+        says(&["explain", "web"], &[blocked, absent]);
+        says(&["status"], &["1 blocked", blocked]);
+        // Who has not tried does not know.
+        let unknown =
+            "not known of web: whether haproxy.cfg has a section `defaults nomad` to make it from";
+        says(&["plan"], &[unknown, "+ (backend) "]);
         world.haproxy.write_config(&config("nomad"));
         world.haproxy.reload();
         world.until_served_by("web", &[&toy]);
@@ -207,6 +227,11 @@ fn two_tags_are_enough_for_a_backend_and_its_route_and_both_are_there_after_ever
             });
         };
         until_found(&world);
+        let made = &sidecar.json("/status")["backends"][0];
+        assert_eq!(
+            (&made["name"], &made["made_at_runtime"]),
+            (&"web".into(), &true.into())
+        );
         world.haproxy.kill9();
         sidecar.logged(&["the session with HAProxy ended"]);
         world.haproxy.restart();

@@ -216,6 +216,7 @@ fn what_nomad_or_the_configuration_of_haproxy_is_the_reason_for() {
         ] {
             says(&world, &sidecar, what, false, parts);
         }
+        sidecar.logged(&["everything that is registered, but what is blocked"]);
         the_status_says_the_same(&world, &sidecar);
     });
 }

@@ -37,6 +37,21 @@ pub(super) fn found(found: &Found) {
     }
 }
 
+pub(super) fn in_sync(took: Duration, blocked: usize) {
+    let took = Rounded(took);
+    if blocked == 0 {
+        return info!(
+            ?took,
+            "this HAProxy process has everything that is registered"
+        );
+    }
+    info!(
+        ?took,
+        blocked,
+        "this HAProxy process has everything that is registered, but what is blocked: `status` tells by what"
+    );
+}
+
 pub(super) fn rejected(service: &ServiceKey, rejection: &Rejection) {
     let registration = &*rejection.registration;
     if rejection.reason.is_note() {

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     daemon::Error,
     picture::{
-        Evidence, Picture, Server, Stage, Subject, Traffic, Unasked, explain as explained, find,
+        Evidence, Picture, Served, Server, Stage, Subject, Unasked, explain as explained, find,
         screen,
     },
 };
@@ -127,7 +127,7 @@ fn ill(picture: &Picture) -> Vec<String> {
 /// # Errors
 ///
 /// When `out` cannot be written.
-pub async fn explain(config: Config, what: &str, out: &mut impl Write) -> Result<Traffic, Error> {
+pub async fn explain(config: Config, what: &str, out: &mut impl Write) -> Result<Served, Error> {
     let (mut evidence, mut sides) = evidence(&config).await;
     let backends = backends_of(&evidence.picture, what);
     hear_checks(&config, &mut sides, backends, &mut evidence).await;
@@ -150,7 +150,7 @@ pub async fn explain(config: Config, what: &str, out: &mut impl Write) -> Result
     }
     let explained = explained(what, &evidence);
     write!(out, "{explained}")?;
-    Ok(explained.traffic())
+    Ok(explained.served())
 }
 
 /// The backends whose checks say something about `what`; if it names nothing, the one that it is perhaps a free slot of.

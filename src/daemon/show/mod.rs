@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use crate::picture::Served;
 pub use commands::{StatusForm, explain, status};
 
 use super::{

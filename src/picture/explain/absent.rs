@@ -1,6 +1,6 @@
 //! What the picture does not have: something that is not followed, or not there, or that nobody could read.
 
-use super::{Evidence, Explained, Traffic, find::is_service, safe, story, trouble_in};
+use super::{Evidence, Explained, Served, find::is_service, safe, story, trouble_in};
 use crate::{picture::Service, spelling};
 
 pub(super) fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
@@ -91,7 +91,7 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
     chain.push(("next", next.to_owned()));
     Explained {
         subject: name,
-        traffic: Traffic::Missing,
+        served: Served::No,
         verdict,
         chain,
     }
@@ -103,11 +103,11 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     let unread = evidence.unread.as_deref();
     let trouble = trouble_in(picture, None)
         .or_else(|| (!picture.nomad.known).then(|| safe(unread.unwrap_or("not read yet"))));
-    let mut traffic = Traffic::Missing;
+    let mut served = Served::No;
     let verdict = if let Some(trouble) = trouble {
         // A sidecar knows what it has brought in.
         let what = if picture.sidecar.unasked.is_some() {
-            traffic = Traffic::Unknown;
+            served = Served::Unknown;
             "may get traffic or not"
         } else {
             "does not get traffic"
@@ -136,7 +136,7 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     chain.push(("charge", story::charge(picture)));
     Explained {
         subject: safe(what),
-        traffic,
+        served,
         verdict,
         chain,
     }

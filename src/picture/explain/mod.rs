@@ -53,13 +53,13 @@ impl Evidence {
 
 /// Whether something gets traffic; what is worst comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Traffic {
+pub enum Served {
     /// It does not.
-    Missing,
+    No,
     /// Nobody could find out.
     Unknown,
     /// It does.
-    Flows,
+    Yes,
 }
 
 /// One thing, explained.
@@ -67,7 +67,7 @@ pub enum Traffic {
 struct Explained {
     /// What it is about.
     subject: String,
-    traffic: Traffic,
+    served: Served,
     /// In one sentence.
     verdict: String,
     /// The chain: a word, and what there is to say.
@@ -95,9 +95,9 @@ pub struct Explanation {
 impl Explanation {
     /// Whether all of it gets traffic.
     #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        let all = self.all.iter().map(|one| one.traffic);
-        all.min().unwrap_or(Traffic::Unknown)
+    pub fn served(&self) -> Served {
+        let all = self.all.iter().map(|one| one.served);
+        all.min().unwrap_or(Served::Unknown)
     }
 }
 
@@ -105,7 +105,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (all, what) = (self.all.len(), &self.what);
         if all > 1 {
-            let gets = |one: &&Explained| one.traffic == Traffic::Flows;
+            let gets = |one: &&Explained| one.served == Served::Yes;
             let get = self.all.iter().filter(gets).count();
             writeln!(f, "{what}: {get} of {all} get traffic\n")?;
         }
@@ -131,7 +131,7 @@ pub fn explain(what: &str, evidence: &Evidence) -> Explanation {
         subjects.map(|subject| (!subject.is_of_service(what), story::tell(subject, evidence)));
     let mut told: Vec<_> = told.collect();
     // Of many, those that are looked for.
-    told.sort_by_key(|(is_anothers, one)| (*is_anothers, one.traffic));
+    told.sort_by_key(|(is_anothers, one)| (*is_anothers, one.served));
     let mut all: Vec<_> = told.into_iter().map(|(_, one)| one).collect();
     if all.is_empty() {
         all = absent::explain(what, evidence);

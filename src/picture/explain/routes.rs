@@ -1,6 +1,6 @@
 //! By which routes a service is found, and what of that it does not get.
 
-use super::{Picture, Service, Traffic, safe, verdict::Verdict};
+use super::{Picture, Served, Service, safe, verdict::Verdict};
 use crate::picture::{Route, RouteState};
 
 /// So many routes are told one by one; a service may have a thousand.
@@ -38,7 +38,7 @@ pub(super) fn lines(routes: &[&Route]) -> Vec<(&'static str, String)> {
 /// The verdict on what is in rotation is none on whether it is found.
 pub(super) fn found(verdict: Verdict, routes: &[&Route]) -> Verdict {
     let missing = routes.iter().find(|one| one.state != RouteState::Active);
-    let Some(missing) = missing.filter(|_| verdict.traffic == Traffic::Flows) else {
+    let Some(missing) = missing.filter(|_| verdict.served == Served::Yes) else {
         return verdict;
     };
     let why = safe(missing.why.as_deref().unwrap_or(missing.state.as_str()));
@@ -51,11 +51,7 @@ pub(super) fn found(verdict: Verdict, routes: &[&Route]) -> Verdict {
         format!("is in rotation, but no route leads to it: {why}")
     };
     Verdict {
-        traffic: if is_found {
-            Traffic::Flows
-        } else {
-            Traffic::Missing
-        },
+        served: if is_found { Served::Yes } else { Served::No },
         sentence,
         next,
     }

@@ -105,7 +105,7 @@ fn end(subject: String, verdict: Verdict, mut chain: Chain, evidence: &Evidence)
     chain.push(("next", verdict.next));
     Explained {
         subject,
-        traffic: verdict.traffic,
+        served: verdict.served,
         verdict: verdict.sentence,
         chain,
     }

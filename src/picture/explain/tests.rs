@@ -291,7 +291,7 @@ fn of_what_nobody_could_read_nothing_is_said_for_certain() {
             ..Evidence::default()
         };
         let explanation = explain("web", &evidence);
-        assert_eq!(explanation.traffic(), Traffic::Unknown);
+        assert_eq!(explanation.served(), Served::Unknown);
         let told = explanation.to_string();
         let verdict = format!(
             "may get traffic or not: {text}; and HAProxy cannot be used by this command: /run/haproxy/admin.sock does not exist\n"
@@ -307,7 +307,7 @@ fn of_what_nobody_could_read_nothing_is_said_for_certain() {
         ..Evidence::default()
     };
     let explanation = explain("api", &evidence);
-    assert_eq!(explanation.traffic(), Traffic::Unknown);
+    assert_eq!(explanation.served(), Served::Unknown);
     let told = explanation.to_string();
     let verdict = "api may get traffic or not: Nomad cannot be read: connection refused\n";
     assert!(told.starts_with(verdict), "{told}");

@@ -1,20 +1,20 @@
 //! The verdict on one registration or server: whether it gets traffic, why, and what happens next.
 
-use super::{Evidence, Traffic, safe, time, trouble_in};
+use super::{Evidence, Served, safe, time, trouble_in};
 use crate::picture::{
     Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
 };
 
 /// Whether it gets traffic, and the sentence about it; then what will happen.
 pub(super) struct Verdict {
-    pub(super) traffic: Traffic,
+    pub(super) served: Served,
     pub(super) sentence: String,
     pub(super) next: String,
 }
 
 fn no(why: impl Into<String>, next: impl Into<String>) -> Verdict {
     Verdict {
-        traffic: Traffic::Missing,
+        served: Served::No,
         sentence: format!("does not get traffic: {}", why.into()),
         next: next.into(),
     }
@@ -22,7 +22,7 @@ fn no(why: impl Into<String>, next: impl Into<String>) -> Verdict {
 
 fn yes(how: &str, next: impl Into<String>) -> Verdict {
     Verdict {
-        traffic: Traffic::Flows,
+        served: Served::Yes,
         sentence: format!("gets traffic{how}"),
         next: next.into(),
     }
@@ -112,7 +112,7 @@ fn without_haproxy(picture: &Picture) -> Option<Verdict> {
             "ask again with --admin-listen as the sidecar has it, or with --haproxy-socket"
         };
         return Some(Verdict {
-            traffic: Traffic::Unknown,
+            served: Served::Unknown,
             sentence: format!(
                 "may get traffic or not: {}; and HAProxy cannot be used by this command: {}",
                 safe(&unasked.text),

@@ -97,7 +97,9 @@ impl Reconciler {
                 let fact = if unheard {
                     Fact::SnapshotApplied { took }
                 } else {
-                    Fact::InSync { took }
+                    let hindrances = self.backends.values().map(|one| one.hindrances.len());
+                    let blocked = hindrances.sum();
+                    Fact::InSync { took, blocked }
                 };
                 self.outputs.push_back(Output::Tell(fact));
             }
