@@ -39,8 +39,8 @@ pub enum Command {
     },
     /// Tell why something gets traffic or does not, from Nomad to HAProxy; exit with 2 if it does not
     Explain {
-        /// A service, with or without its namespace (shop/web), the beginning of an allocation's ID, an address with its port,
-        /// a registration's ID, a backend or a server
+        /// A service, with or without its namespace (shop/web), the beginning of an allocation's ID, an address with its port or
+        /// without, a registration's or a job's ID, a backend or a server
         what: String,
     },
     /// Show what is wrong with the tags and services of a job file; exit with 2 if that is something

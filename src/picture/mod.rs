@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use explain::{Evidence, Explanation, Served, Subject, explain, find};
+pub use explain::{Evidence, Explanation, Served, Subject, explain, find, is_registration};
 pub use route::{Route, RouteState};
 pub use screen::screen;
 pub use text::Text;

@@ -44,21 +44,26 @@ fn head(picture: &Picture, text: &mut String) {
     };
     line(text, format_args!("sidecar  {ready}; {}", charge(picture)));
     for namespace in &picture.nomad.namespaces {
+        let name = safe(&namespace.name);
+        let trouble = trouble_of(namespace);
+        if sidecar.charge == Charge::Nobody {
+            let how = trouble.unwrap_or_else(|| "read by this command".to_owned());
+            line(text, format_args!("nomad    {name}: {how}"));
+            continue;
+        }
         let index = namespace
             .index
             .map_or("-".to_owned(), |index| index.to_string());
         let current = namespace
             .current_ms
             .map_or("never".to_owned(), |ms| format!("{} ago", time(ms)));
-        let trouble = trouble_of(namespace)
-            .map(|why| format!("; {why}"))
-            .unwrap_or_default();
+        let trouble = trouble.map(|why| format!("; {why}"));
         line(
             text,
             format_args!(
-                "nomad    {}: index {index}, current {current}, by {}{trouble}",
-                safe(&namespace.name),
-                safe(&namespace.followed)
+                "nomad    {name}: index {index}, current {current}, by {}{}",
+                safe(&namespace.followed),
+                trouble.unwrap_or_default()
             ),
         );
     }

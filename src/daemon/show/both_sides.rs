@@ -8,9 +8,9 @@ use crate::{
     config::Config,
     daemon::{nomad_settings, plan::observer, report::Chain},
     haproxy::session::Connection,
-    model::{Batch, BatchId, Registration, Request, Response, ServiceKey},
+    model::{Batch, BatchId, Request, Response, ServiceKey},
     nomad::{client::Client, watch::read_once},
-    picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble},
+    picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble, is_registration},
     reconcile::{Input, Output, Reconciler},
 };
 
@@ -101,7 +101,7 @@ impl BothSides {
     }
 }
 
-/// What Nomad has of `what` that the picture lacks: a service, or those with such an allocation, address or registration.
+/// What Nomad has of `what` that the picture lacks: a service, or those with such an allocation, address, job or registration.
 pub(super) async fn elsewhere(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
     match timeout(PATIENCE, search(config, what)).await {
         Ok(found) => found,
@@ -138,13 +138,9 @@ async fn search(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
         let Ok(answer) = client.read(&key, None).await else {
             continue;
         };
-        let fits = |one: &&Registration| is_by_name || is_it(one, what);
-        let registrations: Vec<_> = answer
-            .value
-            .iter()
-            .filter(fits)
-            .map(picture::Registration::from)
-            .collect();
+        let drawn = answer.value.iter().map(picture::Registration::from);
+        let fits = |one: &picture::Registration| is_by_name || is_registration(one, what);
+        let registrations: Vec<_> = drawn.filter(fits).collect();
         if !registrations.is_empty() {
             found.push(Service {
                 namespace: (&key.namespace).into(),
@@ -154,11 +150,4 @@ async fn search(config: &Config, what: &str) -> (Vec<Service>, Option<String>) {
         }
     }
     (found, problem)
-}
-
-fn is_it(registration: &Registration, what: &str) -> bool {
-    let drawn = picture::Registration::from(registration);
-    (what.len() >= 4 && drawn.allocation.starts_with(what))
-        || drawn.address == what
-        || *drawn.id == *what
 }

@@ -80,11 +80,25 @@ fn is_of(service: &Service, registration: &Registration, what: &str) -> bool {
         })
     };
     is_service(service, what)
-        || is_beginning(&registration.allocation, what)
-        || registration.address == what
-        || *registration.id == *what
+        || is_registration(registration, what)
         || is_server(what)
         || place.is_some_and(|place| *place.backend == *what)
+}
+
+/// Whether this is its ID, its job's, the beginning of its allocation's, or its address.
+#[must_use]
+pub fn is_registration(registration: &Registration, what: &str) -> bool {
+    *registration.id == *what
+        || *registration.job == *what
+        || is_beginning(&registration.allocation, what)
+        || is_at(&registration.address, what)
+}
+
+/// Whether this is the address, with its port or without.
+fn is_at(address: &str, what: &str) -> bool {
+    let host = address.rsplit_once(':').map(|(host, _)| host);
+    let bare = host.map(|host| host.trim_matches(['[', ']']));
+    address == what || (host.is_some() && [host, bare].contains(&Some(what)))
 }
 
 fn is_beginning(id: &str, what: &str) -> bool {
@@ -107,7 +121,7 @@ fn is_server(backend: &Backend, server: &Server, what: &str) -> bool {
             .is_some_and(|(name, of_it)| *backend.name == *name && *server.name == *of_it)
         || server
             .address
-            .is_some_and(|address| address.to_string() == what)
+            .is_some_and(|address| is_at(&address.to_string(), what))
         || server.registration.as_deref() == Some(what)
         || (server.stage != Stage::Foreign && of_allocation)
 }

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{Change, Check, Checks, Namespace, Picture, Service};
 
-pub use find::{Subject, find};
+pub use find::{Subject, find, is_registration};
 pub(super) use story::charge;
 pub(super) use verdict::words;
 

@@ -94,6 +94,8 @@ changed at 12; the catalog was read by this command
         "default/web",
         "1a2b3c4d",
         "10.0.0.1:80",
+        "10.0.0.1",
+        "shop",
         "_nomad-task-1",
         "nomad1",
         "web/nomad1",
@@ -106,6 +108,29 @@ changed at 12; the catalog was read by this command
         parts.iter().all(|part| elsewhere.contains(part)),
         "{elsewhere}"
     );
+}
+
+#[test]
+fn an_address_of_ipv6_is_found_with_its_port_and_without() {
+    for what in [
+        "[fd00::1]:80",
+        "[fd00::1]",
+        "fd00::1",
+        "10.0.0.1",
+        "fd00::2",
+    ] {
+        let mut picture = picture();
+        "[fd00::1]:80".clone_into(&mut picture.services[0].registrations[0].address);
+        let mut other = picture.services[0].clone();
+        other.name = "other".into();
+        "[fd00::2]:80".clone_into(&mut other.registrations[0].address);
+        picture.services.push(other);
+        picture.backends.clear();
+        let found = find(&picture, what);
+        let is_web =
+            matches!(found[..], [Subject::Registration(service, _)] if *service.name == *"web");
+        assert_eq!(is_web, what.contains("fd00::1"), "{what}");
+    }
 }
 
 #[test]
