@@ -229,7 +229,10 @@ impl Tags {
                 self.is_custom = match value {
                     "custom" => true,
                     "dynamic" => false,
-                    _ => return Err("expected dynamic or custom".to_owned()),
+                    _ => return Err(
+                        "expected dynamic or custom; a backend is named by the tag backend.name"
+                            .to_owned(),
+                    ),
                 }
             }
             "backend.profile" => {

@@ -3,6 +3,7 @@
 use std::{fs, process::Output, thread};
 
 use crate::support::{
+    fake_nomad::Deletion,
     http,
     sidecar::{Sidecar, command_with, soon},
     toy::Toy,
@@ -362,6 +363,71 @@ fn what_leaves_and_what_is_kept() {
                 &parts,
             );
             fs::remove_file(&file).expect("it is there");
+        }
+    });
+}
+
+#[test]
+fn a_guard_that_holds_something_is_named() {
+    on_every_line(|bin| {
+        let config = [
+            DEFAULTS,
+            &section("slots", &slots(9)),
+            &section("dynamic", ""),
+        ]
+        .concat();
+        let world = World::start_with(bin, &config);
+        let sidecar = world.sidecar();
+        sidecar.until_ready();
+        // Its allocation runs on.
+        let [vanishes, stays] = ["vanishes", "stays"].map(Toy::start);
+        let key = instance("dynamic", vanishes.address()).key();
+        let allocation = &key.1["_nomad-task-".len()..][..36];
+        world
+            .nomad
+            .describe_allocation(allocation, "run", "running");
+        world.register("dynamic", &vanishes);
+        world.register("dynamic", &stays);
+        world.until_served_by("dynamic", &[&vanishes, &stays]);
+        world.deregister(&key);
+        let parts = [
+            "gets traffic although its registration is gone: it is held, because a guard holds it: Nomad says that its allocation \
+             still runs",
+            "restart the allocation or change its job to register it again",
+        ];
+        let address = vanishes.address().to_string();
+        says(&world, &sidecar, &address, true, &parts);
+
+        // Two of three instances of three jobs, at once.
+        let mut gone = Vec::new();
+        let toys = ["a", "b", "c"].map(|service| {
+            let toys = [service; 3].map(Toy::start);
+            let tags = [ENABLED, "haproxy.backend.name=slots"];
+            for (number, toy) in toys.iter().enumerate() {
+                let registration = instance(service, toy.address()).tags(&tags);
+                gone.extend((number > 0).then(|| registration.key()));
+                world.nomad.register(registration);
+            }
+            toys
+        });
+        let all: Vec<_> = toys.iter().flatten().collect();
+        world.until_served_by("slots", &all);
+        world.nomad.deregister(&gone, Deletion::PlanResult);
+        let parts = [
+            "gets traffic although its registration is gone: it is held, because so much was deregistered at once that a guard \
+             holds what passes its checks",
+            "guards   a mass deregistration is not believed",
+            "s at most; see whether the instances run",
+        ];
+        // Those of one service may be gone before so much was.
+        says(&world, &sidecar, "slots", true, &parts);
+        let screen = screen(&world, &sidecar);
+        for part in [
+            "guard    a mass deregistration is not believed",
+            "dynamic: held: its allocation still runs: nomad-",
+            "slots: held: a mass deregistration is not believed: nomad",
+        ] {
+            assert!(screen.contains(part), "{part}: {screen}");
         }
     });
 }
