@@ -11,8 +11,6 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write as _,
-    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -21,7 +19,7 @@ use std::{
 use support::{
     Nomad, Sidecar,
     haproxy::{Haproxy, HaproxyBin, Prompt, binaries, now},
-    instances_of, listen_on_every_loopback_address, median, replay,
+    instances_of, listen_on_every_loopback_address, median, promtool, replay,
     tap::{Tap, is_changing},
 };
 
@@ -210,7 +208,8 @@ fn looked_at(bin: &HaproxyBin, nomad: &Nomad) {
     }
     let answer = sidecar.get("/metrics").expect("it answers");
     let (_, text) = answer.split_once("\r\n\r\n").expect("it has a head");
-    println!("{}: promtool check metrics: {}", bin.line(), checked(text));
+    let complaints = promtool::complaints(text);
+    println!("{}: promtool check metrics: {complaints:?}", bin.line());
 }
 
 /// How long the loop keeps whoever asks for nothing, at most, during `work`: it has one thread.
@@ -246,28 +245,6 @@ fn memory(sidecar: &Sidecar, name: &str) -> f64 {
 /// From now on `VmHWM` counts anew.
 fn forget_peak(sidecar: &Sidecar) {
     fs::write(format!("/proc/{}/clear_refs", sidecar.pid()), "5").expect("it is ours");
-}
-
-/// What promtool says of an exposition.
-fn checked(text: &str) -> String {
-    let promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut promtool) = promtool else {
-        return "not asked, there is none (Debian's prometheus)".to_owned();
-    };
-    let mut input = promtool.stdin.take().expect("it is piped");
-    input.write_all(text.as_bytes()).expect("it reads");
-    drop(input);
-    let output = promtool.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() && said.is_empty() {
-        return "no complaint".to_owned();
-    }
-    said
 }
 
 /// The entries of the map come last; asked seldom, since HAProxy and the machine have other things to do.

@@ -1,15 +1,12 @@
 //! What operators load into Prometheus and Grafana names only metrics that there are, and does what it says.
 
-use std::{
-    collections::BTreeSet,
-    env, fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Output, Stdio},
-    time::Instant,
-};
+#[path = "support/promtool.rs"]
+mod promtool;
+
+use std::{collections::BTreeSet, fs, path::Path, time::Instant};
 
 use haproxy_nomad_sidecar::admin::{Metrics, Status, to_text_format};
+use promtool::{assert_takes, promtool};
 use serde_json::Value;
 
 const PREFIX: &str = "haproxy_nomad_sidecar_";
@@ -97,53 +94,21 @@ fn every_alert_has_its_paragraph() {
 
 #[test]
 fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
-    let promtool = |arguments: &[&str]| {
-        Command::new("promtool")
-            .args(arguments)
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("ops"))
-            .output()
-    };
-    if let Err(error) = promtool(&["--version"]) {
-        let is_required = env::var("PROMTOOL_REQUIRED").is_ok_and(|text| text == "1");
-        assert!(
-            !is_required,
-            "promtool cannot be run ({error}): apt-get install prometheus"
-        );
-        eprintln!(
-            "NO PROMTOOL on PATH ({error}): the alerts are not played; Debian has it in the package prometheus"
-        );
-        return;
-    }
     for arguments in [
         ["check", "rules", "alerts.yaml"],
         ["test", "rules", "alerts-test.yaml"],
     ] {
-        assert_success(&promtool(&arguments).unwrap());
+        let Some(output) = promtool(&arguments, "") else {
+            return;
+        };
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
     }
-    let mut check = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let text = exposed();
-    check
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert_success(&check.wait_with_output().unwrap());
-}
-
-fn assert_success(output: &Output) {
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_takes(&exposed());
 }
 
 /// What a sidecar that has just started exposes.

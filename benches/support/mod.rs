@@ -7,6 +7,9 @@ pub(crate) mod fake_nomad;
 #[path = "../../tests/support/haproxy.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 pub(crate) mod haproxy;
+#[path = "../../tests/support/promtool.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
+pub(crate) mod promtool;
 #[path = "../../tests/support/tap.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 pub(crate) mod tap;

@@ -8,6 +8,7 @@ mod support {
     pub(crate) mod fake_nomad;
     pub(crate) mod haproxy;
     pub(crate) mod http;
+    pub(crate) mod promtool;
     pub(crate) mod sidecar;
     pub(crate) mod tap;
     pub(crate) mod toy;

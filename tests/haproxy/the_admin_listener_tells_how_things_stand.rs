@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::support::{
     haproxy::now,
+    promtool,
     sidecar::soon,
     world::{BOTH, World, on_every_line},
 };
@@ -68,6 +69,7 @@ fn ready_says_what_is_missing_and_metrics_count_what_happened() {
         ] {
             sidecar.until_metric(name, value);
         }
+        promtool::assert_takes(&sidecar.get("/metrics").1);
         assert!(metric("syncs_total") >= 1.0);
         assert!(metric("catalog_age_seconds") < 60.0);
         sidecar.until_metric(r#"namespace_followed{namespace="default",by="stream"}"#, 1);
