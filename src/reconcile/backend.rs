@@ -50,7 +50,7 @@ pub(super) struct Backend {
     /// A server was in rotation then, whoever's.
     takes_traffic: bool,
     /// When that was.
-    observed_at: Duration,
+    pub(super) observed_at: Duration,
     /// It was seen once more for what is to be taken out.
     looked_again: bool,
     /// `observed` was not planned on yet.

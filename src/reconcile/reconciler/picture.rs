@@ -355,7 +355,10 @@ impl<'a> View<'a> {
             let drawn = if is_owned {
                 self.draw_owned(name, state)
             } else {
-                Some(draw_foreign(state))
+                Some(picture::Server {
+                    stage: Stage::Foreign,
+                    ..self.draw_row(state)
+                })
             };
             if is_owned && self.kind == Kind::Slots {
                 slots.total += 1;
@@ -423,7 +426,7 @@ impl<'a> View<'a> {
         });
         let mut drawn = picture::Server {
             by_hand: by_hand.map(|left| left.describe(backend)),
-            ..draw_row(state)
+            ..self.draw_row(state)
         };
         if let Some(server) = wanted {
             drawn.registration = Some((&server.registration).into());
@@ -497,6 +500,30 @@ impl<'a> View<'a> {
         }
     }
 
+    fn draw_row(&self, state: &ServerState) -> picture::Server {
+        let since_read = self.now.saturating_sub(self.backend.observed_at);
+        picture::Server {
+            name: (state.name.as_ref()).map_or_else(Text::default, |name| name.as_str().into()),
+            address: (state.address())
+                .map(|address| std::net::SocketAddr::new(address.ip, address.port.get())),
+            admin: if state.admin.in_maintenance() {
+                Admin::Maintenance
+            } else if state.admin.in_drain() {
+                Admin::Drain
+            } else {
+                Admin::Ready
+            },
+            up: state.is_up(),
+            since_ms: u64::try_from(state.since_change)
+                .unwrap_or(0)
+                .saturating_mul(1_000)
+                .saturating_add(ms(since_read)),
+            checked: state.check.is_enabled(),
+            weight: state.weight,
+            ..picture::Server::default()
+        }
+    }
+
     fn draw_hold(&self, hold: &Hold) -> picture::Hold {
         let lasts = self.now.saturating_sub(hold.since);
         let at_most = hold.at_most(self.policy);
@@ -510,34 +537,5 @@ impl<'a> View<'a> {
             for_ms: ms(lasts),
             left_ms: at_most.map(|time| ms(time.saturating_sub(lasts))),
         }
-    }
-}
-
-fn draw_row(state: &ServerState) -> picture::Server {
-    picture::Server {
-        name: (state.name.as_ref()).map_or_else(Text::default, |name| name.as_str().into()),
-        address: (state.address())
-            .map(|address| std::net::SocketAddr::new(address.ip, address.port.get())),
-        admin: if state.admin.in_maintenance() {
-            Admin::Maintenance
-        } else if state.admin.in_drain() {
-            Admin::Drain
-        } else {
-            Admin::Ready
-        },
-        up: state.is_up(),
-        since_ms: u64::try_from(state.since_change)
-            .unwrap_or(0)
-            .saturating_mul(1_000),
-        checked: state.check.is_enabled(),
-        weight: state.weight,
-        ..picture::Server::default()
-    }
-}
-
-fn draw_foreign(state: &ServerState) -> picture::Server {
-    picture::Server {
-        stage: Stage::Foreign,
-        ..draw_row(state)
     }
 }

@@ -48,6 +48,9 @@ fn a_registration_is_shown_with_its_place_and_how_far_it_is() {
         world.picture().services[0].registrations[0].stage,
         Stage::Down
     );
+    // It is so for longer than when it was read.
+    let since = |at| world.core.picture(at).backends[0].servers[0].since_ms;
+    assert_eq!(since(world.now + SECOND) - since(world.now), 1_000);
 }
 
 #[test]
