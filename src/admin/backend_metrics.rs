@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::metrics::{LATENCIES, count, register};
+use super::register::{LATENCIES, count, register};
 
 /// So many backends have a label of their own, in the order of their names: those of HAProxy's configuration are few, and
 /// those that are made for services may be many.

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::metrics::{count, register};
+use super::register::{count, register};
 use crate::model::Allocation;
 
 /// Every metric about guards.

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::metrics::{LATENCIES, register};
+use super::register::{LATENCIES, register};
 use crate::model::{Command, Outcome};
 
 /// Every metric about HAProxy's socket.

@@ -11,18 +11,16 @@ use std::{
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::{Metric, Registry, Unit},
+    registry::Registry,
 };
 
 use super::{
     BackendMetrics, GuardMetrics, HaproxyMetrics, NomadMetrics, OperatorMetrics, RouteMetrics,
-    SnapshotMetrics, StateFileMetrics, Status, process_metrics::ProcessMetrics, set_once::SetOnce,
+    SnapshotMetrics, StateFileMetrics, Status,
+    process_metrics::ProcessMetrics,
+    register::{LATENCIES, count, register, register_seconds},
+    set_once::SetOnce,
 };
-
-/// Upper bounds of the buckets of latencies, in seconds.
-pub(super) const LATENCIES: [f64; 11] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
 
 /// Every metric of the process.
 #[derive(Debug)]
@@ -383,25 +381,6 @@ impl From<SyncFailure> for ByKind {
             },
         }
     }
-}
-
-pub(super) fn register<M: Metric + Clone>(
-    to: &mut Registry,
-    name: &str,
-    help: &str,
-    metric: M,
-) -> M {
-    to.register(name, help, metric.clone());
-    metric
-}
-
-fn register_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    to.register_with_unit(name, help, Unit::Seconds, metric.clone());
-    metric
-}
-
-pub(super) fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod operator_metrics;
 mod page;
 mod pictures;
 mod process_metrics;
+mod register;
 mod route_metrics;
 mod set_once;
 mod snapshot_metrics;

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Followed, Status, metrics::register};
+use super::{Followed, Status, register::register};
 
 /// Every metric about Nomad.
 #[derive(Debug)]

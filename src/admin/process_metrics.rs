@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Status, metrics::register};
+use super::{Status, register::register};
 
 /// Whether it acts, and how it fares.
 #[derive(Debug)]

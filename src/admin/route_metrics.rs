@@ -8,7 +8,7 @@ use prometheus_client::{
 
 use super::{
     haproxy_metrics::word,
-    metrics::{count, register},
+    register::{count, register},
 };
 use crate::model::{MapChange, Outcome};
 

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Status, metrics::register};
+use super::{Status, register::register};
 
 /// What becomes of the snapshot.
 #[derive(Debug)]

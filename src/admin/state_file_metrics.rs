@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::metrics::{count, register};
+use super::register::{count, register};
 
 /// How the file is kept.
 #[derive(Debug)]

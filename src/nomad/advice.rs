@@ -3,7 +3,8 @@
 use std::io;
 
 use crate::nomad::{
-    answer::{Doubt, Error, chain},
+    answer::{Doubt, Error},
+    chain::chain,
     route::Failed,
     settings::{Endpoint, Settings, TokenSource},
     stream::{DENIED_BY_500, NO_BROKER, StreamError},

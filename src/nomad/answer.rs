@@ -3,7 +3,7 @@
 //! Every answer that is believed was 200, JSON, uncompressed, with an index of 1 or more and a known leader (`/v1/services`
 //! answers an empty list with index 0 to a token without rights, and from an agent that is shutting down).
 
-use std::{error::Error as StdError, time::Duration};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::{
@@ -330,22 +330,6 @@ pub(super) fn shortened(text: &str) -> String {
         short.push('…');
     }
     short
-}
-
-/// An error and what caused it.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

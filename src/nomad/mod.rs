@@ -7,6 +7,7 @@
 
 mod advice;
 mod answer;
+mod chain;
 pub mod client;
 mod endpoint;
 pub mod evaluate;

@@ -8,7 +8,7 @@ use std::{error::Error as StdError, fmt, future::pending, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
 use crate::nomad::{
-    answer::chain,
+    chain::chain,
     settings::{Endpoint, Settings},
     traffic::Traffic,
     transport::{Dial, Dialler},

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::millis;
 use crate::{
     model::{BackendName, Registration, ServerName, ServiceKey},
     reconcile::{
@@ -146,4 +145,8 @@ fn tags_of(server: &DesiredServer) -> Vec<String> {
     let close = leaving.close_sessions.then(|| "close".to_owned());
     tag("drain.sessions", close);
     tags
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Snapshot, Source, held::HeldWire};
+use super::{
+    Refusal, Snapshot, Source,
+    held::{HeldWire, millis},
+};
 use crate::{
     model::{Registration, ServiceKey},
     reconcile::Remembered,
@@ -143,8 +146,4 @@ impl RegistrationWire {
             modify_index: self.modified,
         }
     }
-}
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
