@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    io::{BufRead as _, BufReader},
+    fs::File,
+    io::{self, BufRead as _, BufReader},
     process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
@@ -141,6 +142,73 @@ fn a_wrong_flag_ends_with_64() {
         text.starts_with("error: unexpected argument '--nomad-adr' found\n"),
         "{text}"
     );
+}
+
+/// As `lint web.hcl | head -1` is once head has read enough: no word, and the code that a shell gives to SIGPIPE.
+#[test]
+fn an_output_that_nobody_reads_ends_the_program_quietly() {
+    for arguments in [
+        &["--help"][..],
+        &["lint", "--help"],
+        &["--version"],
+        &["man"],
+        &["completions", "bash"],
+        &["lint", "--offline", "nomad-jobs/minimal.nomad.hcl"],
+        &[
+            "lint",
+            "--offline",
+            "--json",
+            "nomad-jobs/minimal.nomad.hcl",
+        ],
+        &["status"],
+        &["status", "--json"],
+        &["status", "--watch"],
+        &["explain", "web"],
+    ] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_clear()
+            .env("NOMAD_ADDR", "http://127.0.0.1:1")
+            .env("HAPROXY_SOCKET", "/nowhere/haproxy.sock")
+            .env("SIDECAR_ADMIN_LISTEN", "off")
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), &*words),
+            (Some(141), ""),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_said() {
+    for (arguments, what) in [
+        (&["man"][..], "write to the standard output"),
+        (&["--help"], "write to the standard output"),
+        (
+            &["lint", "--offline", "nomad-jobs/minimal.nomad.hcl"],
+            "write the findings",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_clear()
+            .stdout(File::create("/dev/full").unwrap())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let expected = format!("error: {what}: No space left on device (os error 28)\n");
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), words), (Some(1), expected));
+    }
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(super) fn man() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-const EXIT_CODES: [(&str, &str); 4] = [
+const EXIT_CODES: [(&str, &str); 5] = [
     ("0", "fine"),
     ("1", "it failed, for the reason on the standard error"),
     (
@@ -75,6 +75,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
         "64",
         "the command line, the environment or the configuration file is wrong",
     ),
+    ("141", "nobody reads the output any more, as after head"),
 ];
 
 /// A command with what only it takes.
