@@ -6,7 +6,11 @@ mod generate;
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser as _},
+    parser::ValueSource,
+};
 use clap_complete::Shell;
 
 use crate::{
@@ -86,7 +90,8 @@ struct Cli {
     command: Option<Typed>,
 
     /// A TOML file with any of the settings below, under the flag's name without --
-    #[arg(long, global = true, env = "SIDECAR_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "SIDECAR_CONFIG", value_name = "FILE",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
 
     #[command(flatten)]

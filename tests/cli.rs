@@ -263,6 +263,15 @@ fn a_missing_file_ends_with_64_and_says_why() {
 }
 
 #[test]
+fn an_empty_name_of_the_file_counts_as_none() {
+    let lint = ["lint", "--offline", "nomad-jobs/minimal.nomad.hcl"];
+    let output = sidecar(&lint, &[("SIDECAR_CONFIG", "")]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = sidecar(&[&lint[..], &["--config", ""]].concat(), &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
 fn a_file_that_hangs_keeps_nobody_from_stopping_it() {
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("token");
