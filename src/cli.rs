@@ -9,6 +9,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{
     CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     builder::{OsStringValueParser, TypedValueParser as _},
+    error::{ContextKind, ContextValue},
     parser::ValueSource,
 };
 use clap_complete::Shell;
@@ -45,6 +46,7 @@ pub enum Command {
     Explain {
         /// A service, with or without its namespace (shop/web), the beginning of an allocation's ID, an address with its port,
         /// a registration's ID, a backend or a server
+        #[arg(value_parser = named)]
         what: String,
     },
     /// Show what is wrong with the tags and services of a job file; exit with 2 if that is something
@@ -106,7 +108,9 @@ where
     A: IntoIterator,
     A::Item: Into<OsString> + Clone,
 {
-    let matches = command().try_get_matches_from(arguments)?;
+    let matches = command()
+        .try_get_matches_from(arguments)
+        .map_err(with_advice)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let command = match cli.command {
         None => Command::Run,
@@ -133,17 +137,59 @@ fn command() -> clap::Command {
     let mut command = Cli::command();
     // Settings become the commands' arguments by this.
     command.build();
+    let command = command
+        .override_usage(format!("{NAME} [OPTIONS] [COMMAND]"))
+        .mut_args(with_minus);
     command.mut_subcommands(|command| {
         let command = command.mut_args(|argument| {
             let hides = argument.is_global_set();
-            argument.hide(hides)
+            with_minus(argument.hide(hides))
         });
         if takes_settings(&command) {
-            command.after_help(SETTINGS)
+            // Its hidden settings are options, too.
+            let usage = usage(&command);
+            command.after_help(SETTINGS).override_usage(usage)
         } else {
             command
         }
     })
+}
+
+fn named(what: &str) -> Result<String, &'static str> {
+    if what.trim().is_empty() {
+        return Err(
+            "it is empty; name a service, an allocation, an address, a backend or a server",
+        );
+    }
+    Ok(what.to_owned())
+}
+
+/// Whoever writes -5s for a duration is told what is wrong with it, and not that there is no flag -5.
+fn with_minus(argument: clap::Arg) -> clap::Arg {
+    let value = argument.get_value_names().and_then(<[_]>::first);
+    let is_quantity = value.is_some_and(|name| matches!(name.as_str(), "DURATION" | "NUMBER"));
+    argument.allow_hyphen_values(is_quantity)
+}
+
+fn usage(command: &clap::Command) -> String {
+    let mut words = vec![format!("{NAME} {} [OPTIONS]", command.get_name())];
+    let values = command.get_positionals();
+    let names = values.flat_map(|value| value.get_value_names().unwrap_or_default());
+    words.extend(names.map(|name| format!("<{name}>")));
+    words.join(" ")
+}
+
+/// What stands behind a switch without = is taken for a command.
+fn with_advice(mut error: clap::Error) -> clap::Error {
+    let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let is_of_switch = kinds.iter().any(|kind| {
+        matches!(error.get(*kind), Some(ContextValue::String(word)) if matches!(&**word, "true" | "false"))
+    });
+    if is_of_switch {
+        let tip = "a switch takes its value behind =, as in --freeze=true".into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 fn takes_settings(command: &clap::Command) -> bool {

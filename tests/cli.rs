@@ -144,6 +144,84 @@ fn a_wrong_flag_ends_with_64() {
     );
 }
 
+#[test]
+fn what_was_perhaps_meant_is_named() {
+    for (arguments, tip) in [
+        (&["stauts"][..], "a similar subcommand exists: 'status'"),
+        (&["lnit", "web.hcl"], "a similar subcommand exists: 'lint'"),
+        (
+            &["--drain-timout", "5s"],
+            "a similar argument exists: '--drain-timeout'",
+        ),
+        (&["plan", "--jsn"], "a similar argument exists: '--json'"),
+        (
+            &["plan", "--nomad-adr", "x"],
+            "a similar argument exists: '--nomad-addr'",
+        ),
+        (&["completions", "bsh"], "a similar value exists: 'bash'"),
+        (
+            &["--freeze", "true"],
+            "a switch takes its value behind =, as in --freeze=true",
+        ),
+        (
+            &["plan", "--freeze", "false"],
+            "a switch takes its value behind =, as in --freeze=true",
+        ),
+    ] {
+        let (code, text) = refusal(arguments, &[]);
+        assert_eq!(code, Some(64));
+        assert!(text.contains(&format!("\n  tip: {tip}\n")), "{text}");
+        assert!(
+            text.contains("OPTIONS") || !text.contains("Usage: "),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_usage() {
+    for (command, value) in [("explain", "WHAT"), ("lint", "FILE")] {
+        let expected = format!(
+            "error: the following required arguments were not provided:\n  <{value}>\n\n\
+             Usage: haproxy-nomad-sidecar {command} [OPTIONS] <{value}>\n\nFor more information, try '--help'.\n"
+        );
+        assert_eq!(refusal(&[command], &[]), (Some(64), expected));
+    }
+    let (code, text) = refusal(&["explain", " "], &[]);
+    assert_eq!(code, Some(64));
+    let expected = "it is empty; name a service, an allocation, an address, a backend or a server";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_value_that_begins_with_a_minus_is_told_from_a_flag() {
+    let example = "write for example 10s or 1m30s";
+    for (arguments, problem) in [
+        (
+            &["--drain-timeout", "-5s"][..],
+            format!("\"-5s\" is negative; {example}"),
+        ),
+        (
+            &["plan", "--drain-timeout", "-5s"],
+            format!("\"-5s\" is negative; {example}"),
+        ),
+        (
+            &["--drain-timeout=-5s"],
+            format!("\"-5s\" is negative; {example}"),
+        ),
+        (
+            &["--drain-timeout", "--observe"],
+            format!("\"--observe\" is not a duration; {example}"),
+        ),
+    ] {
+        let expected = format!("error: --drain-timeout: {problem}\n");
+        assert_eq!(refusal(arguments, &[]), (Some(64), expected));
+    }
+    let (code, text) = refusal(&["--max-removals-per-second", "-5"], &[]);
+    assert_eq!(code, Some(64));
+    assert!(text.contains("\"-5\" is not a number of servers"), "{text}");
+}
+
 /// As `lint web.hcl | head -1` is once head has read enough: no word, and the code that a shell gives to SIGPIPE.
 #[test]
 fn an_output_that_nobody_reads_ends_the_program_quietly() {

@@ -508,7 +508,7 @@ mod tests {
             )
         );
 
-        let text = "\"x\" is not a duration (expected number at 0); write for example 10s or 1m30s";
+        let text = "\"x\" is not a duration; write for example 10s or 1m30s";
         let variable = [("drain-timeout", "SIDECAR_DRAIN_TIMEOUT")];
         assert_eq!(
             refusal(with_file(environment(
