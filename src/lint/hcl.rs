@@ -36,7 +36,12 @@ pub(super) fn read(text: &str) -> Result<Job, Unreadable> {
         lines: text.match_indices('\n').map(|(at, _)| at).collect(),
         unread: Vec::new(),
     };
-    let job = file.get_blocks("job").next().ok_or(Unreadable::NoJob)?;
+    let mut jobs = file.get_blocks("job");
+    let job = jobs.next().ok_or(Unreadable::NoJob)?;
+    let others = jobs.count();
+    if others > 0 {
+        return Err(Unreadable::ManyJobs(1 + others));
+    }
     let mut job = reader.job(job);
     job.unread = reader.unread;
     Ok(job)

@@ -11,14 +11,14 @@ use super::{
 };
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a job")]
 struct OuterWire {
     #[serde(default)]
     job: Option<JobWire>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a job")]
 struct JobWire {
     #[serde(rename = "ID", default)]
     id: Option<String>,
@@ -31,7 +31,7 @@ struct JobWire {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a task group")]
 struct GroupWire {
     #[serde(default)]
     name: Option<String>,
@@ -44,7 +44,7 @@ struct GroupWire {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a task")]
 struct TaskWire {
     #[serde(default)]
     name: Option<String>,
@@ -57,7 +57,7 @@ struct TaskWire {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a service")]
 struct ServiceWire {
     #[serde(default)]
     name: Option<String>,
@@ -80,6 +80,9 @@ struct ServiceWire {
 /// When `json` is no JSON, or no job.
 pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
     let refuse = |error: serde_json::Error| Unreadable::Json(error.to_string());
+    if let Some(kind) = other_kind(json) {
+        return Err(Unreadable::OtherJson(kind));
+    }
     let outer: OuterWire = serde_json::from_slice(json).map_err(refuse)?;
     let job = match outer.job {
         Some(job) => job,
@@ -92,6 +95,17 @@ pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
         groups: groups.into_iter().map(group).collect(),
         unread: Vec::new(),
     })
+}
+
+/// What it is, by how it begins, if no object.
+fn other_kind(json: &[u8]) -> Option<&'static str> {
+    match json.trim_ascii_start().first()? {
+        b'[' => Some("a list"),
+        b'"' => Some("a text"),
+        b'-' | b'0'..=b'9' => Some("a number"),
+        b'n' | b't' | b'f' => Some("a single word"),
+        _ => None,
+    }
 }
 
 fn group(wire: GroupWire) -> Group {

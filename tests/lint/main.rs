@@ -168,7 +168,52 @@ fn what_is_no_job_ends_with_1_and_says_why() {
         "error: nomad-jobs/compose.vars.hcl: there is no job in it: give a job file in HCL, or what `nomad job run -output` \
          prints\n"
     );
+    for (json, kind) in [
+        ("[{\"Job\": {}}]", "a list"),
+        (" \"web\"", "a text"),
+        ("-1", "a number"),
+        ("null\n", "a single word"),
+    ] {
+        let output = from_stdin(&mut command(&["-"], "http://127.0.0.1:1"), json);
+        let expected = format!(
+            "error: <stdin>: it is {kind} in JSON, and a job is an object: give what `nomad job run -output <job file>` prints, \
+             {{\"Job\": …}}\n"
+        );
+        assert_eq!(refusal(output), expected);
+    }
+    assert_eq!(
+        refusal(from_stdin(
+            &mut command(&["-"], "http://127.0.0.1:1"),
+            "{\"Job\": 3}"
+        )),
+        "error: <stdin>: it is no job in JSON: invalid type: integer `3`, expected a job at line 1 column 9\n"
+    );
+    // What has no job in it needs no Nomad.
+    assert_eq!(
+        refusal(from_stdin(&mut command(&["-"], "http://127.0.0.1:1"), "")),
+        "error: <stdin>: there is no job in it: give a job file in HCL, or what `nomad job run -output` prints\n"
+    );
+    assert_eq!(
+        refusal(lint(&["nomad-jobs"])),
+        "error: read nomad-jobs (give one job file at a time): Is a directory (os error 21)\n"
+    );
     let offline = || command(&["-", "--offline"], "http://127.0.0.1:1");
+    assert_eq!(
+        refusal(from_stdin(&mut offline(), "job \"a\" {}\njob \"b\" {}\n")),
+        "error: <stdin>: there are 2 jobs in it, and Nomad takes one a file: give each its own\n"
+    );
+    // Nomad's reasons come behind our own.
+    let spoilt = "job \"x\" {";
+    let output = refusal(from_stdin(
+        &mut command(&["-"], "http://127.0.0.1:1"),
+        spoilt,
+    ));
+    let expected = "error: <stdin>: it is no job in HCL: line 1, column 10: ";
+    assert!(output.starts_with(expected), "{output}");
+    assert!(
+        output.contains(" (Nomad was asked, too: nomad at http://127.0.0.1:1: "),
+        "{output}"
+    );
     assert_eq!(
         refusal(from_stdin(&mut offline(), "job \"x\" {\n  a = = 1\n}\n")),
         "error: <stdin>: it is no job in HCL: line 2, column 7: invalid expression; expected `\"`, `[`, `{`, `-`, `!`, `(`, `_`, `<`, letter or \
@@ -189,6 +234,18 @@ fn what_is_no_job_ends_with_1_and_says_why() {
         refusal(output.unwrap()),
         "error: <stdin>: it is longer than 2 MiB, which no job is\n"
     );
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    for job in ["job \"x\" {}", "{\"ID\": \"x\", \"TaskGroups\": []}"] {
+        let mut command = command(&["-", "--offline"], "http://127.0.0.1:1");
+        let output = from_stdin(&mut command, &format!("\u{feff}{job}"));
+        assert_eq!(
+            text(&output),
+            "nothing to report; 0 of 0 services are for the sidecar\nexit code 0\n"
+        );
+    }
 }
 
 #[test]
