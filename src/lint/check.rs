@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, iter};
 use super::{
     Finding, Place, Report, Rule,
     job::{Delay, Group, Job, List, Service, Task, Text},
+    port::{self, Port},
     shown,
 };
 use crate::{
@@ -106,7 +107,7 @@ pub(super) fn claimants<'a>(job: &'a Job, policy: &Policy, namespace: &str) -> V
     let claimant = |located: Located<'a>| {
         let tags = whole(&located.service.tags);
         let namespace = namespace_of(job, namespace);
-        let registration = registration(namespace, &located.name, located.service, tags);
+        let registration = registration(namespace, &located.name, tags);
         Claimant {
             service: located.service,
             backend: backend(&registration, &policy),
@@ -193,6 +194,7 @@ impl Check<'_> {
         self.claims(service, name, &service.canary_tags, canary, place);
         if matches!(opts, Opts::In | Opts::Unknown) || canary == Opts::In {
             self.provider(service, place);
+            self.address(located);
             self.stops(group, *task, service, place);
         }
     }
@@ -307,19 +309,9 @@ impl Check<'_> {
         if opts != Opts::In {
             return;
         }
-        // Meant, though perhaps misspelt.
+        // Meant, though perhaps misspelt. Its address is judged by itself.
         tags.push(format!("{prefix}.enable=true"));
-        let mut registration = registration(self.namespace, name, service, tags);
-        if let Err(reason) = desired::address(&registration) {
-            let line = service.address.as_ref().and_then(|address| address.line);
-            self.add(
-                Rule::Address,
-                line.or(service.line),
-                place,
-                reason.to_string(),
-            );
-            (registration.address, registration.port) = (ANY_ADDRESS.to_owned(), 1);
-        }
+        let registration = registration(self.namespace, name, tags);
         for reason in reasons(&registration, self.policy) {
             // Tags were told above, with their lines; whether HAProxy has the backend is not known here.
             if !matches!(
@@ -377,6 +369,38 @@ impl Check<'_> {
         }
     }
 
+    /// Whether HAProxy could reach it.
+    fn address(&mut self, located: &Located<'_>) {
+        let Located {
+            group,
+            task,
+            service,
+            name,
+            place,
+        } = located;
+        let line = |text: &Option<Text>| text.as_ref().and_then(|text| text.line).or(service.line);
+        match port::judge(group, *task, service) {
+            Port::Fine => {}
+            Port::Wrong(text) => self.add(Rule::Address, line(&service.port), place, text),
+            Port::NotJudged(text) => self.add(Rule::NotJudged, line(&service.port), place, text),
+        }
+        let Some(address) = &service.address else {
+            return;
+        };
+        let Some(address) = address.whole() else {
+            let text = "its address is an expression, and is not judged".to_owned();
+            return self.add(Rule::NotJudged, line(&service.address), place, text);
+        };
+        let registration = Registration {
+            address: address.to_owned(),
+            ..registration(self.namespace, name, Vec::new())
+        };
+        if let Err(reason) = desired::address(&registration) {
+            let line = line(&service.address);
+            self.add(Rule::Address, line, place, reason.to_string());
+        }
+    }
+
     fn provider(&mut self, service: &Service, place: &Place) {
         let line = service.provider.as_ref().and_then(|provider| provider.line);
         let line = line.or(service.line);
@@ -420,21 +444,15 @@ fn service_name(job: &Job, group: &Group, task: Option<&Task>, service: &Service
 }
 
 /// What Nomad would register, as far as it is known. What is not known is something that can be used.
-fn registration(
-    namespace: &str,
-    name: &Text,
-    service: &Service,
-    tags: Vec<String>,
-) -> Registration {
-    let address = service.address.as_ref().and_then(Text::whole);
+fn registration(namespace: &str, name: &Text, tags: Vec<String>) -> Registration {
     Registration {
         id: "lint".into(),
         service: ServiceKey::new(namespace, name.whole().unwrap_or("service")),
         alloc_id: "00000000-0000-0000-0000-000000000000".into(),
         job_id: "lint".into(),
         tags,
-        address: address.unwrap_or(ANY_ADDRESS).to_owned(),
-        port: i64::from(service.port.is_some()),
+        address: ANY_ADDRESS.to_owned(),
+        port: 1,
         create_index: 1,
         modify_index: 1,
     }

@@ -14,7 +14,7 @@ use hcl_edit::{
 
 use super::{
     Unreadable,
-    job::{Delay, Group, Job, List, Service, Task, Text, Unread},
+    job::{Delay, Group, Job, List, Ports, Service, Task, Text, Unread},
 };
 
 /// Reads a job.
@@ -86,6 +86,7 @@ impl Reader<'_> {
         Group {
             name: label(block),
             shutdown_delay: self.delay(&block.body),
+            ports: ports(&block.body),
             services: self.services(&block.body),
             tasks: block
                 .body
@@ -101,6 +102,7 @@ impl Reader<'_> {
             name: label(block),
             shutdown_delay: self.delay(&block.body),
             has_lifecycle: block.body.has_blocks("lifecycle"),
+            ports: in_resources(&block.body),
             services: self.services(&block.body),
         }
     }
@@ -112,6 +114,7 @@ impl Reader<'_> {
             provider: self.attribute(&block.body, "provider"),
             port: self.attribute(&block.body, "port"),
             address: self.attribute(&block.body, "address"),
+            address_mode: self.attribute(&block.body, "address_mode"),
             tags: self.list(&block.body, "tags"),
             canary_tags: self.list(&block.body, "canary_tags"),
         });
@@ -228,6 +231,40 @@ impl Reader<'_> {
         let start = span?.start;
         Some(self.lines.partition_point(|end| *end < start) + 1)
     }
+}
+
+/// What the `network` blocks of `body` declare.
+fn ports(body: &Body) -> Ports {
+    let mut ports = Ports {
+        labels: Vec::new(),
+        may_be_more: is_made(body, "network"),
+    };
+    for network in body.get_blocks("network") {
+        ports.may_be_more |= is_made(&network.body, "port");
+        ports
+            .labels
+            .extend(network.body.get_blocks("port").map(label));
+    }
+    ports
+}
+
+/// What a task declares for itself.
+fn in_resources(task: &Body) -> Ports {
+    let mut all = Ports {
+        labels: Vec::new(),
+        may_be_more: is_made(task, "resources"),
+    };
+    for resources in task.get_blocks("resources") {
+        let ports = ports(&resources.body);
+        all.labels.extend(ports.labels);
+        all.may_be_more |= ports.may_be_more;
+    }
+    all
+}
+
+/// Whether a `dynamic` block makes blocks of this kind.
+fn is_made(body: &Body, kind: &str) -> bool {
+    body.get_blocks("dynamic").any(|block| label(block) == kind)
 }
 
 fn label(block: &Block) -> String {

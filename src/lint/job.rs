@@ -23,6 +23,8 @@ pub struct Group {
     pub name: String,
     /// How long it waits after its services were deregistered.
     pub shutdown_delay: Delay,
+    /// What its `network` blocks declare.
+    pub ports: Ports,
     /// Its own services.
     pub services: Vec<Service>,
     /// Its tasks.
@@ -38,6 +40,8 @@ pub struct Task {
     pub shutdown_delay: Delay,
     /// Whether it has a `lifecycle`: it is none of the tasks that serve.
     pub has_lifecycle: bool,
+    /// What the `network` blocks in its `resources` declare, as jobs did before Nomad 0.12.
+    pub ports: Ports,
     /// Its own services.
     pub services: Vec<Service>,
 }
@@ -51,14 +55,25 @@ pub struct Service {
     pub name: Option<Text>,
     /// Who registers it.
     pub provider: Option<Text>,
-    /// Its port's label.
+    /// Its port's label, or a number.
     pub port: Option<Text>,
     /// Its address, where it names one.
     pub address: Option<Text>,
+    /// Whose address is registered, where it says so.
+    pub address_mode: Option<Text>,
     /// Its tags.
     pub tags: List,
     /// Its tags while it is a canary.
     pub canary_tags: List,
+}
+
+/// The ports that `network` blocks declare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Their labels.
+    pub labels: Vec<String>,
+    /// Whether there may be others, which Nomad makes.
+    pub may_be_more: bool,
 }
 
 /// A text, as far as it could be evaluated.
@@ -217,6 +232,7 @@ fn take_service_lines(services: &mut [Service], written: &[Service]) {
         service.line = written.line;
         let texts = [
             (&mut service.provider, &written.provider),
+            (&mut service.port, &written.port),
             (&mut service.address, &written.address),
         ];
         for (text, written) in texts {

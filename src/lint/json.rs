@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Unreadable,
-    job::{Delay, Group, Job, List, Service, Task, Text},
+    job::{Delay, Group, Job, List, Ports, Service, Task, Text},
 };
 
 #[derive(Deserialize)]
@@ -38,6 +38,8 @@ struct GroupWire {
     #[serde(default)]
     shutdown_delay: Value,
     #[serde(default)]
+    networks: Option<Vec<NetworkWire>>,
+    #[serde(default)]
     services: Option<Vec<ServiceWire>>,
     #[serde(default)]
     tasks: Option<Vec<TaskWire>>,
@@ -52,6 +54,8 @@ struct TaskWire {
     shutdown_delay: Value,
     #[serde(default)]
     lifecycle: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    resources: Option<ResourcesWire>,
     #[serde(default)]
     services: Option<Vec<ServiceWire>>,
 }
@@ -68,9 +72,34 @@ struct ServiceWire {
     #[serde(default)]
     address: Option<String>,
     #[serde(default)]
+    address_mode: Option<String>,
+    #[serde(default)]
     tags: Option<Vec<String>>,
     #[serde(default)]
     canary_tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a task's resources")]
+struct ResourcesWire {
+    #[serde(default)]
+    networks: Option<Vec<NetworkWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a network")]
+struct NetworkWire {
+    #[serde(default)]
+    reserved_ports: Option<Vec<PortWire>>,
+    #[serde(default)]
+    dynamic_ports: Option<Vec<PortWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a port")]
+struct PortWire {
+    #[serde(default)]
+    label: Option<String>,
 }
 
 /// Reads a job.
@@ -113,13 +142,25 @@ fn group(wire: GroupWire) -> Group {
         name: task.name.unwrap_or_default(),
         shutdown_delay: delay(&task.shutdown_delay),
         has_lifecycle: task.lifecycle.is_some(),
+        ports: ports(task.resources.and_then(|resources| resources.networks)),
         services: services(task.services),
     });
     Group {
         name: wire.name.unwrap_or_default(),
         shutdown_delay: delay(&wire.shutdown_delay),
+        ports: ports(wire.networks),
         services: services(wire.services),
         tasks: tasks.collect(),
+    }
+}
+
+fn ports(wire: Option<Vec<NetworkWire>>) -> Ports {
+    let networks = wire.into_iter().flatten();
+    let ports = networks.flat_map(|network| [network.reserved_ports, network.dynamic_ports]);
+    let labels = ports.flatten().flatten().filter_map(|port| port.label);
+    Ports {
+        labels: labels.collect(),
+        may_be_more: false,
     }
 }
 
@@ -131,6 +172,7 @@ fn services(wire: Option<Vec<ServiceWire>>) -> Vec<Service> {
         provider: text(service.provider),
         port: text(service.port_label),
         address: text(service.address),
+        address_mode: text(service.address_mode),
         tags: list(service.tags),
         canary_tags: list(service.canary_tags),
     });

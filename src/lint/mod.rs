@@ -9,6 +9,7 @@ pub mod connector;
 mod hcl;
 pub mod job;
 mod json;
+mod port;
 mod print;
 
 use std::{fmt, path::PathBuf};
@@ -142,7 +143,7 @@ pub enum Rule {
     CanaryTags,
     /// Somebody else than Nomad registers it.
     Provider,
-    /// It has no port or no usable address.
+    /// It has no port or address that Nomad would register and HAProxy could use.
     Address,
     /// The policy forbids what it asks for, or its name cannot be a backend's.
     Policy,

@@ -80,6 +80,15 @@ fn what_cannot_be_evaluated_is_said_and_not_guessed() {
     insta::assert_snapshot!("expressions", text(&lint(&[EXPRESSIONS])));
 }
 
+/// What Nomad makes of each of these ports was seen: see the file.
+#[test]
+fn ports_that_nomad_makes_no_address_of_are_found_in_hcl_and_in_json() {
+    let job = "tests/lint/jobs/ports.nomad.hcl";
+    insta::assert_snapshot!("ports", text(&lint(&[job])));
+    let json = findings(&lint(&["tests/lint/jobs/ports.json", "--json"]));
+    assert_eq!(findings(&lint(&[job, "--json"])), json);
+}
+
 #[test]
 fn the_tags_of_the_go_connector_are_read_beside_ours() {
     let job = "tests/lint/jobs/connector.nomad.hcl";
