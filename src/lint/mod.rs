@@ -4,11 +4,13 @@
 //! Pure: bytes go in, findings and text come out. Who reads the file and asks Nomad is `daemon::lint`.
 
 mod check;
+mod claim;
 pub mod connector;
 #[cfg(feature = "hcl")]
 mod hcl;
 pub mod job;
 mod json;
+mod meant;
 mod port;
 mod print;
 

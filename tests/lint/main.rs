@@ -90,6 +90,13 @@ fn ports_that_nomad_makes_no_address_of_are_found_in_hcl_and_in_json() {
 }
 
 #[test]
+fn the_tags_of_the_go_connector_that_cannot_be_read_are_told_from_those_that_are_wrong() {
+    let job = "tests/lint/jobs/connector-expressions.nomad.hcl";
+    let output = text(&lint(&[job, "--from", "connector"]));
+    insta::assert_snapshot!("connector_expressions", output);
+}
+
+#[test]
 fn the_tags_of_the_go_connector_are_read_beside_ours() {
     let job = "tests/lint/jobs/connector.nomad.hcl";
     insta::assert_snapshot!("connector", text(&lint(&[job, "--from", "connector"])));
