@@ -109,6 +109,8 @@ pub(super) fn whole(list: &List) -> Vec<String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opts {
     In,
+    /// So it was meant, but the tag is misspelt. It is judged as it was meant.
+    Misspelt,
     Out,
     /// It says nothing, but has tags for the sidecar.
     Forgot,
@@ -116,6 +118,12 @@ enum Opts {
     Nothing,
     /// It could not be evaluated.
     Unknown,
+}
+
+impl Opts {
+    const fn is_in(self) -> bool {
+        matches!(self, Self::In | Self::Misspelt)
+    }
 }
 
 struct Check<'a> {
@@ -157,7 +165,7 @@ impl Check<'_> {
         if opts == Opts::Nothing && canary == Opts::Nothing {
             return;
         }
-        self.report.wanted += usize::from(opts == Opts::In);
+        self.report.wanted += usize::from(opts.is_in());
         for (list, what) in [
             (&service.tags, "tags"),
             (&service.canary_tags, "canary_tags"),
@@ -168,7 +176,7 @@ impl Check<'_> {
         self.canaries(service, opts, canary, place);
         self.claims(service, name, &service.tags, opts, place);
         self.claims(service, name, &service.canary_tags, canary, place);
-        if matches!(opts, Opts::In | Opts::Unknown) || canary == Opts::In {
+        if opts.is_in() || opts == Opts::Unknown || canary.is_in() {
             self.provider(service, place);
             self.address(located);
             self.stops(group, *task, service, place);
@@ -180,12 +188,15 @@ impl Check<'_> {
             return Opts::Unknown;
         };
         let prefix = &self.policy.tag_prefix;
+        // What cannot be read as yes or no is reported as such, and was meant as yes.
+        let is_out = |enable: String| {
+            let read = tags::read(prefix, &[enable]);
+            read.is_ok_and(|tags| tags.enable == Some(false))
+        };
         let enables = |tag: &&str| matches!(tags::split(prefix, tag), Some(("enable", _)));
         let enable = texts.iter().filter_map(Text::whole).find(enables);
         if let Some(enable) = enable {
-            // What cannot be read as yes or no is reported as such, and was meant as yes.
-            let read = tags::read(prefix, &[enable.to_owned()]);
-            let is_out = read.is_ok_and(|tags| tags.enable == Some(false));
+            let is_out = is_out(enable.to_owned());
             return if is_out { Opts::Out } else { Opts::In };
         }
         let enable = format!("{prefix}.enable");
@@ -193,40 +204,62 @@ impl Check<'_> {
         if unknown.any(|text| text.may_begin_with(&enable)) {
             return Opts::Unknown;
         }
-        if self.policy.expose_by_default {
-            return Opts::In;
-        }
         let dotted = format!("{prefix}.");
-        if texts.iter().any(|text| text.known.starts_with(&dotted)) {
-            Opts::Forgot
-        } else {
-            Opts::Nothing
+        match self.misspelt_enable(list).map(|(_, meant)| is_out(meant)) {
+            Some(true) => Opts::Out,
+            _ if self.policy.expose_by_default => Opts::In,
+            Some(false) => Opts::Misspelt,
+            None if texts.iter().any(|text| text.known.starts_with(&dotted)) => Opts::Forgot,
+            None => Opts::Nothing,
         }
+    }
+
+    /// The tag that opts in or out but for its spelling, and as it was perhaps meant.
+    fn misspelt_enable<'a>(&self, list: &'a List) -> Option<(&'a Text, String)> {
+        let mut texts = list.texts().iter().take(MAX_TAGS);
+        texts.find_map(|text| {
+            let meant = meant::enable(&self.policy.tag_prefix, text.whole()?)?;
+            Some((text, meant))
+        })
     }
 
     fn opting_in(&mut self, service: &Service, opts: Opts, canary: Opts, place: &Place) {
         let prefix = &self.policy.tag_prefix;
-        let text = match (opts, canary) {
-            (Opts::Forgot, _) => format!(
-                "it has tags for the sidecar but is not served, since {prefix}.enable=true is not among them: add it, or remove \
-                 the others"
-            ),
-            (Opts::Nothing, Opts::In) => format!(
-                "only its canaries are served, since {prefix}.enable=true is in canary_tags alone: add it to tags"
-            ),
+        let tags = &service.tags;
+        let (line, text) = match (opts, canary) {
+            (Opts::Misspelt, _) => {
+                let Some((tag, _)) = self.misspelt_enable(tags) else {
+                    return;
+                };
+                let text = format!(
+                    "it is not served, since {prefix}.enable=true is not among its tags: write it for {}; the rest is judged \
+                     as if it were there",
+                    shown(&tag.written)
+                );
+                (tag.line, text)
+            }
+            (Opts::Forgot, _) => {
+                let text = format!(
+                    "it has tags for the sidecar but is not served, since {prefix}.enable=true is not among them: add it, or \
+                     remove the others"
+                );
+                (None, text)
+            }
+            (Opts::Nothing, Opts::In) => {
+                let text = format!(
+                    "only its canaries are served, since {prefix}.enable=true is in canary_tags alone: add it to tags"
+                );
+                (None, text)
+            }
             _ => return,
         };
-        self.add(
-            Rule::Enable,
-            service.tags.line.or(service.line),
-            place,
-            text,
-        );
+        let line = line.or(tags.line).or(service.line);
+        self.add(Rule::Enable, line, place, text);
     }
 
     fn canaries(&mut self, service: &Service, opts: Opts, canary: Opts, place: &Place) {
-        let forgot = matches!(canary, Opts::Forgot | Opts::Nothing);
-        if opts != Opts::In || !forgot || service.canary_tags.is_empty() {
+        let forgot = matches!(canary, Opts::Misspelt | Opts::Forgot | Opts::Nothing);
+        if !opts.is_in() || !forgot || service.canary_tags.is_empty() {
             return;
         }
         let prefix = &self.policy.tag_prefix;
@@ -270,7 +303,7 @@ impl Check<'_> {
             };
             self.add(Rule::Tag, line, place, text);
         }
-        if opts != Opts::In {
+        if !opts.is_in() {
             return;
         }
         // Meant, though perhaps misspelt. Its address is judged by itself.

@@ -28,3 +28,10 @@ pub(super) fn key_behind_another_prefix(prefix: &str, tag: &str) -> Option<&'sta
         .then(|| spelling::meant(key, tags::keys()))
         .flatten()
 }
+
+/// The tag that opts in or out, if a misspelt one was perhaps meant so.
+pub(super) fn enable(prefix: &str, tag: &str) -> Option<String> {
+    let meant = key(prefix, tag).or_else(|| key_behind_another_prefix(prefix, tag))?;
+    let (_, value) = tag.split_once('=').unwrap_or((tag, "true"));
+    (meant == "enable").then(|| format!("{prefix}.{meant}={value}"))
+}

@@ -90,6 +90,19 @@ fn ports_that_nomad_makes_no_address_of_are_found_in_hcl_and_in_json() {
 }
 
 #[test]
+fn a_service_whose_tag_that_opts_in_is_misspelt_is_judged_as_it_was_meant() {
+    let job = "tests/lint/jobs/enable.nomad.hcl";
+    insta::assert_snapshot!("enable", text(&lint(&[job])));
+    // It takes part then, and its other findings are the same.
+    let output = text(&lint(&[job, "--expose-by-default"]));
+    assert!(!output.contains("it is not served"), "{output}");
+    assert!(
+        output.contains("\n10 findings; 3 of 4 services"),
+        "{output}"
+    );
+}
+
+#[test]
 fn the_tags_of_the_go_connector_that_cannot_be_read_are_told_from_those_that_are_wrong() {
     let job = "tests/lint/jobs/connector-expressions.nomad.hcl";
     let output = text(&lint(&[job, "--from", "connector"]));
