@@ -4,7 +4,7 @@
 
 mod generate;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, iter, path::PathBuf};
 
 use clap::{
     CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -81,6 +81,12 @@ const NAME: &str = "haproxy-nomad-sidecar";
 /// Stands below the help of each command.
 const SETTINGS: &str = "The settings of `haproxy-nomad-sidecar --help` apply here too, as flags, variables and in the file.";
 
+const COMPLETIONS: &str = "\
+For this bash: source <(haproxy-nomad-sidecar completions bash)
+For every bash: haproxy-nomad-sidecar completions bash > /etc/bash_completion.d/haproxy-nomad-sidecar";
+
+const MAN: &str = "To read it: haproxy-nomad-sidecar man | man -l -";
+
 /// Keeps HAProxy's servers equal to the Nomad service catalog, through the runtime API alone.
 ///
 /// Nothing must be set in a Nomad task that shares its allocation with HAProxy. A flag beats its environment variable,
@@ -139,6 +145,7 @@ fn command() -> clap::Command {
     command.build();
     let command = command
         .override_usage(format!("{NAME} [OPTIONS] [COMMAND]"))
+        .after_help(exit_codes())
         .mut_args(with_minus);
     command.mut_subcommands(|command| {
         let command = command.mut_args(|argument| {
@@ -148,11 +155,21 @@ fn command() -> clap::Command {
         if takes_settings(&command) {
             // Its hidden settings are options, too.
             let usage = usage(&command);
-            command.after_help(SETTINGS).override_usage(usage)
-        } else {
-            command
+            return command.after_help(SETTINGS).override_usage(usage);
+        }
+        match command.get_name() {
+            "completions" => command.after_help(COMPLETIONS),
+            "man" => command.after_help(MAN),
+            _ => command,
         }
     })
+}
+
+fn exit_codes() -> String {
+    let codes = generate::EXIT_CODES.iter();
+    let lines = codes.map(|(code, meaning)| format!("  {code:<3}  {meaning}"));
+    let lines: Vec<_> = iter::once("Exit codes:".to_owned()).chain(lines).collect();
+    lines.join("\n")
 }
 
 fn named(what: &str) -> Result<String, &'static str> {
