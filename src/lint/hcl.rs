@@ -235,31 +235,24 @@ impl Reader<'_> {
 
 /// What the `network` blocks of `body` declare.
 fn ports(body: &Body) -> Ports {
-    let mut ports = Ports {
-        labels: Vec::new(),
-        may_be_more: is_made(body, "network"),
-    };
-    for network in body.get_blocks("network") {
-        ports.may_be_more |= is_made(&network.body, "port");
-        ports
-            .labels
-            .extend(network.body.get_blocks("port").map(label));
-    }
-    ports
+    let networks = || body.get_blocks("network").map(|network| &network.body);
+    let may_be_more =
+        is_made(body, "network") || networks().any(|network| is_made(network, "port"));
+    Ports::of(
+        networks()
+            .flat_map(|network| network.get_blocks("port"))
+            .map(label),
+        may_be_more,
+    )
 }
 
 /// What a task declares for itself.
 fn in_resources(task: &Body) -> Ports {
-    let mut all = Ports {
-        labels: Vec::new(),
-        may_be_more: is_made(task, "resources"),
-    };
-    for resources in task.get_blocks("resources") {
-        let ports = ports(&resources.body);
-        all.labels.extend(ports.labels);
-        all.may_be_more |= ports.may_be_more;
-    }
-    all
+    let resources = task.get_blocks("resources");
+    let ports: Vec<_> = resources.map(|resources| ports(&resources.body)).collect();
+    let may_be_more = ports.iter().any(|ports| ports.may_be_more);
+    let labels = ports.into_iter().flat_map(|ports| ports.labels);
+    Ports::of(labels, may_be_more || is_made(task, "resources"))
 }
 
 /// Whether a `dynamic` block makes blocks of this kind.

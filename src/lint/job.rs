@@ -72,7 +72,7 @@ pub struct Service {
 pub struct Ports {
     /// Their labels.
     pub labels: Vec<String>,
-    /// Whether there may be others, which Nomad makes.
+    /// Whether there may be others: Nomad makes some, or there are very many.
     pub may_be_more: bool,
 }
 
@@ -135,6 +135,20 @@ impl Delay {
     /// A duration as Nomad writes it: `8s`, `1m30s`.
     pub(super) fn parse(text: &str) -> Self {
         humantime::parse_duration(text).map_or(Self::Unknown, Self::Known)
+    }
+}
+
+impl Ports {
+    /// No more are compared with what services name.
+    const MAX: usize = 500;
+
+    /// Those with these labels.
+    pub(super) fn of(labels: impl IntoIterator<Item = String>, may_be_more: bool) -> Self {
+        let mut labels = labels.into_iter();
+        Self {
+            labels: labels.by_ref().take(Self::MAX).collect(),
+            may_be_more: may_be_more || labels.next().is_some(),
+        }
     }
 }
 
@@ -266,6 +280,14 @@ mod tests {
         assert!(!text.may_begin_with("haproxy.enable"));
         let text = Text::new("haproxy.weight=1".to_owned(), None);
         assert!(text.may_begin_with("haproxy.") && !text.may_begin_with("haproxy.weight=10"));
+    }
+
+    #[test]
+    fn of_very_many_ports_not_all_are_known() {
+        let ports = |count: usize| Ports::of((0..count).map(|number| number.to_string()), false);
+        assert!(!ports(Ports::MAX).may_be_more);
+        let many = ports(Ports::MAX + 1);
+        assert_eq!((many.labels.len(), many.may_be_more), (Ports::MAX, true));
     }
 
     #[test]

@@ -158,10 +158,7 @@ fn ports(wire: Option<Vec<NetworkWire>>) -> Ports {
     let networks = wire.into_iter().flatten();
     let ports = networks.flat_map(|network| [network.reserved_ports, network.dynamic_ports]);
     let labels = ports.flatten().flatten().filter_map(|port| port.label);
-    Ports {
-        labels: labels.collect(),
-        may_be_more: false,
-    }
+    Ports::of(labels, false)
 }
 
 fn services(wire: Option<Vec<ServiceWire>>) -> Vec<Service> {

@@ -41,9 +41,10 @@ pub(super) fn judge(group: &Group, task: Option<&Task>, service: &Service) -> Po
         return Port::Fine;
     }
     let mode = service.address_mode.as_ref();
-    if declared.may_be_more || mode.is_some_and(|mode| !mode.is_whole) {
+    let may_have_address = number.is_some_and(is_port) && mode.is_some_and(|mode| !mode.is_whole);
+    if declared.may_be_more || may_have_address {
         return Port::NotJudged(format!(
-            "whether its port {} is declared depends on an expression, and is not judged",
+            "what Nomad makes of its port {} is not known, and is not judged",
             shown(label)
         ));
     }

@@ -1,5 +1,9 @@
 # What Nomad makes of a service's port, as seen with Nomad 2.0.5.
 
+variable "address_mode" {
+  default = "alloc"
+}
+
 job "ports" {
   group "web" {
     shutdown_delay = "15s"
@@ -185,6 +189,14 @@ job "ports" {
       port     = "${NOMAD_META_port}"
       address  = "${attr.unique.network.ip-address}"
       tags     = ["haproxy.enable=true"]
+    }
+
+    service {
+      name         = "perhaps-of-allocation"
+      provider     = "nomad"
+      port         = "8080"
+      address_mode = var.address_mode
+      tags         = ["haproxy.enable=true"]
     }
 
     task "server" {
