@@ -231,13 +231,8 @@ fn an_output_that_nobody_reads_ends_the_program_quietly() {
         &["--version"],
         &["man"],
         &["completions", "bash"],
-        &["lint", "--offline", "nomad-jobs/minimal.nomad.hcl"],
-        &[
-            "lint",
-            "--offline",
-            "--json",
-            "nomad-jobs/minimal.nomad.hcl",
-        ],
+        &["lint", "--offline", "tests/lint/jobs/ports.json"],
+        &["lint", "--offline", "--json", "tests/lint/jobs/ports.json"],
         &["status"],
         &["status", "--json"],
         &["status", "--watch"],
@@ -271,7 +266,7 @@ fn an_output_that_cannot_be_written_is_said() {
         (&["man"][..], "write to the standard output"),
         (&["--help"], "write to the standard output"),
         (
-            &["lint", "--offline", "nomad-jobs/minimal.nomad.hcl"],
+            &["lint", "--offline", "tests/lint/jobs/ports.json"],
             "write the findings",
         ),
     ] {
@@ -342,11 +337,12 @@ fn a_missing_file_ends_with_64_and_says_why() {
 
 #[test]
 fn an_empty_name_of_the_file_counts_as_none() {
-    let lint = ["lint", "--offline", "nomad-jobs/minimal.nomad.hcl"];
+    // It has findings.
+    let lint = ["lint", "--offline", "tests/lint/jobs/ports.json"];
     let output = sidecar(&lint, &[("SIDECAR_CONFIG", "")]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     let output = sidecar(&[&lint[..], &["--config", ""]].concat(), &[]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]
