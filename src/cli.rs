@@ -4,9 +4,14 @@
 
 mod generate;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, iter, path::PathBuf};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser as _},
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
 use clap_complete::Shell;
 
 use crate::{
@@ -41,6 +46,7 @@ pub enum Command {
     Explain {
         /// A service, with or without its namespace (shop/web), the beginning of an allocation's ID, an address with its port or
         /// without, a registration's or a job's ID, a backend or a server
+        #[arg(value_parser = named)]
         what: String,
     },
     /// Show what is wrong with the tags and services of a job file; exit with 2 if that is something
@@ -75,6 +81,12 @@ const NAME: &str = "haproxy-nomad-sidecar";
 /// Stands below the help of each command.
 const SETTINGS: &str = "The settings of `haproxy-nomad-sidecar --help` apply here too, as flags, variables and in the file.";
 
+const COMPLETIONS: &str = "\
+For this bash: source <(haproxy-nomad-sidecar completions bash)
+For every bash: haproxy-nomad-sidecar completions bash > /etc/bash_completion.d/haproxy-nomad-sidecar";
+
+const MAN: &str = "To read it: haproxy-nomad-sidecar man | man -l -";
+
 /// Keeps HAProxy's servers equal to the Nomad service catalog, through the runtime API alone.
 ///
 /// Nothing must be set in a Nomad task that shares its allocation with HAProxy. A flag beats its environment variable,
@@ -86,7 +98,8 @@ struct Cli {
     command: Option<Typed>,
 
     /// A TOML file with any of the settings below, under the flag's name without --
-    #[arg(long, global = true, env = "SIDECAR_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "SIDECAR_CONFIG", value_name = "FILE",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
 
     #[command(flatten)]
@@ -101,7 +114,9 @@ where
     A: IntoIterator,
     A::Item: Into<OsString> + Clone,
 {
-    let matches = command().try_get_matches_from(arguments)?;
+    let matches = command()
+        .try_get_matches_from(arguments)
+        .map_err(with_advice)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let command = match cli.command {
         None => Command::Run,
@@ -128,17 +143,70 @@ fn command() -> clap::Command {
     let mut command = Cli::command();
     // Settings become the commands' arguments by this.
     command.build();
+    let command = command
+        .override_usage(format!("{NAME} [OPTIONS] [COMMAND]"))
+        .after_help(exit_codes())
+        .mut_args(with_minus);
     command.mut_subcommands(|command| {
         let command = command.mut_args(|argument| {
             let hides = argument.is_global_set();
-            argument.hide(hides)
+            with_minus(argument.hide(hides))
         });
         if takes_settings(&command) {
-            command.after_help(SETTINGS)
-        } else {
-            command
+            // Its hidden settings are options, too.
+            let usage = usage(&command);
+            return command.after_help(SETTINGS).override_usage(usage);
+        }
+        match command.get_name() {
+            "completions" => command.after_help(COMPLETIONS),
+            "man" => command.after_help(MAN),
+            _ => command,
         }
     })
+}
+
+fn exit_codes() -> String {
+    let codes = generate::EXIT_CODES.iter();
+    let lines = codes.map(|(code, meaning)| format!("  {code:<3}  {meaning}"));
+    let lines: Vec<_> = iter::once("Exit codes:".to_owned()).chain(lines).collect();
+    lines.join("\n")
+}
+
+fn named(what: &str) -> Result<String, &'static str> {
+    if what.trim().is_empty() {
+        return Err(
+            "it is empty; name a service, an allocation, an address, a backend or a server",
+        );
+    }
+    Ok(what.to_owned())
+}
+
+/// Whoever writes -5s for a duration is told what is wrong with it, and not that there is no flag -5.
+fn with_minus(argument: clap::Arg) -> clap::Arg {
+    let value = argument.get_value_names().and_then(<[_]>::first);
+    let is_quantity = value.is_some_and(|name| matches!(name.as_str(), "DURATION" | "NUMBER"));
+    argument.allow_hyphen_values(is_quantity)
+}
+
+fn usage(command: &clap::Command) -> String {
+    let mut words = vec![format!("{NAME} {} [OPTIONS]", command.get_name())];
+    let values = command.get_positionals();
+    let names = values.flat_map(|value| value.get_value_names().unwrap_or_default());
+    words.extend(names.map(|name| format!("<{name}>")));
+    words.join(" ")
+}
+
+/// What stands behind a switch without = is taken for a command.
+fn with_advice(mut error: clap::Error) -> clap::Error {
+    let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let is_of_switch = kinds.iter().any(|kind| {
+        matches!(error.get(*kind), Some(ContextValue::String(word)) if matches!(&**word, "true" | "false"))
+    });
+    if is_of_switch {
+        let tip = "a switch takes its value behind =, as in --freeze=true".into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 fn takes_settings(command: &clap::Command) -> bool {

@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "nomad",
             "haproxy",
             "reconcile",
+            "spelling",
         ],
     ),
     ("lint", &["model", "redacted", "reconcile", "spelling"]),

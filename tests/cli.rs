@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    io::{BufRead as _, BufReader},
+    fs::File,
+    io::{self, BufRead as _, BufReader},
     process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
@@ -144,6 +145,146 @@ fn a_wrong_flag_ends_with_64() {
 }
 
 #[test]
+fn what_was_perhaps_meant_is_named() {
+    for (arguments, tip) in [
+        (&["stauts"][..], "a similar subcommand exists: 'status'"),
+        (&["lnit", "web.hcl"], "a similar subcommand exists: 'lint'"),
+        (
+            &["--drain-timout", "5s"],
+            "a similar argument exists: '--drain-timeout'",
+        ),
+        (&["plan", "--jsn"], "a similar argument exists: '--json'"),
+        (
+            &["plan", "--nomad-adr", "x"],
+            "a similar argument exists: '--nomad-addr'",
+        ),
+        (&["completions", "bsh"], "a similar value exists: 'bash'"),
+        (
+            &["--freeze", "true"],
+            "a switch takes its value behind =, as in --freeze=true",
+        ),
+        (
+            &["plan", "--freeze", "false"],
+            "a switch takes its value behind =, as in --freeze=true",
+        ),
+    ] {
+        let (code, text) = refusal(arguments, &[]);
+        assert_eq!(code, Some(64));
+        assert!(text.contains(&format!("\n  tip: {tip}\n")), "{text}");
+        assert!(
+            text.contains("OPTIONS") || !text.contains("Usage: "),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_usage() {
+    for (command, value) in [("explain", "WHAT"), ("lint", "FILE")] {
+        let expected = format!(
+            "error: the following required arguments were not provided:\n  <{value}>\n\n\
+             Usage: haproxy-nomad-sidecar {command} [OPTIONS] <{value}>\n\nFor more information, try '--help'.\n"
+        );
+        assert_eq!(refusal(&[command], &[]), (Some(64), expected));
+    }
+    let (code, text) = refusal(&["explain", " "], &[]);
+    assert_eq!(code, Some(64));
+    let expected = "it is empty; name a service, an allocation, an address, a backend or a server";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_value_that_begins_with_a_minus_is_told_from_a_flag() {
+    let example = "write for example 10s or 1m30s";
+    for (arguments, problem) in [
+        (
+            &["--drain-timeout", "-5s"][..],
+            format!("\"-5s\" is negative; {example}"),
+        ),
+        (
+            &["plan", "--drain-timeout", "-5s"],
+            format!("\"-5s\" is negative; {example}"),
+        ),
+        (
+            &["--drain-timeout=-5s"],
+            format!("\"-5s\" is negative; {example}"),
+        ),
+        (
+            &["--drain-timeout", "--observe"],
+            format!("\"--observe\" is not a duration; {example}"),
+        ),
+    ] {
+        let expected = format!("error: --drain-timeout: {problem}\n");
+        assert_eq!(refusal(arguments, &[]), (Some(64), expected));
+    }
+    let (code, text) = refusal(&["--max-removals-per-second", "-5"], &[]);
+    assert_eq!(code, Some(64));
+    assert!(text.contains("\"-5\" is not a number of servers"), "{text}");
+}
+
+/// As `lint web.hcl | head -1` is once head has read enough: no word, and the code that a shell gives to SIGPIPE.
+#[test]
+fn an_output_that_nobody_reads_ends_the_program_quietly() {
+    for arguments in [
+        &["--help"][..],
+        &["lint", "--help"],
+        &["--version"],
+        &["man"],
+        &["completions", "bash"],
+        &["lint", "--offline", "tests/lint/jobs/ports.json"],
+        &["lint", "--offline", "--json", "tests/lint/jobs/ports.json"],
+        &["status"],
+        &["status", "--json"],
+        &["status", "--watch"],
+        &["explain", "web"],
+    ] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_clear()
+            .env("NOMAD_ADDR", "http://127.0.0.1:1")
+            .env("HAPROXY_SOCKET", "/nowhere/haproxy.sock")
+            .env("SIDECAR_ADMIN_LISTEN", "off")
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), &*words),
+            (Some(141), ""),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_said() {
+    for (arguments, what) in [
+        (&["man"][..], "write to the standard output"),
+        (&["--help"], "write to the standard output"),
+        (
+            &["lint", "--offline", "tests/lint/jobs/ports.json"],
+            "write the findings",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_haproxy-nomad-sidecar"))
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_clear()
+            .stdout(File::create("/dev/full").unwrap())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let expected = format!("error: {what}: No space left on device (os error 28)\n");
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), words), (Some(1), expected));
+    }
+}
+
+#[test]
 fn a_wrong_value_ends_with_64_and_names_the_flag_before_or_after_the_command() {
     let expected = "error: --admin-listen: \"9417\" is not an IP address with a port; write for example 127.0.0.1:9417, [::]:9417, unix:///alloc/sidecar.sock, or off\n";
     for arguments in [
@@ -192,6 +333,16 @@ fn a_missing_file_ends_with_64_and_says_why() {
                 .to_owned()
         )
     );
+}
+
+#[test]
+fn an_empty_name_of_the_file_counts_as_none() {
+    // It has findings.
+    let lint = ["lint", "--offline", "tests/lint/jobs/ports.json"];
+    let output = sidecar(&lint, &[("SIDECAR_CONFIG", "")]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let output = sidecar(&[&lint[..], &["--config", ""]].concat(), &[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]

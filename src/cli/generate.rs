@@ -64,17 +64,19 @@ pub(super) fn man() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-const EXIT_CODES: [(&str, &str); 4] = [
+/// What the program ends with, and what that says.
+pub(super) const EXIT_CODES: [(&str, &str); 5] = [
     ("0", "fine"),
     ("1", "it failed, for the reason on the standard error"),
     (
         "2",
-        "there is something to report: plan has changes, lint has findings, what explain was asked for gets no traffic",
+        "plan has changes, lint has findings, or what explain was asked for gets no traffic",
     ),
     (
         "64",
         "the command line, the environment or the configuration file is wrong",
     ),
+    ("141", "nobody reads the output any more, as after head"),
 ];
 
 /// A command with what only it takes.

@@ -4,6 +4,7 @@
 //! Inside a Nomad task the defaults are the task's own: HAProxy's socket in the allocation's directory, Nomad through the
 //! Task API. What cannot be used is an [`Error`] that names the flag, the variable, or the line and column.
 
+mod file;
 mod maps;
 mod nomad;
 mod options;
@@ -19,7 +20,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize as _;
 use tracing_subscriber::filter::Targets;
 
 use self::options::Layers;
@@ -220,7 +220,7 @@ impl Config {
         let layers = Layers {
             given: &sources.options,
             from_environment: &sources.from_environment,
-            file: &read(&path, &content)?,
+            file: &file::read(&path, &content)?,
             path: &path,
             content: &content,
         };
@@ -286,21 +286,6 @@ impl Config {
     pub fn reload(&self) -> Result<Self, Error> {
         Self::load(self.sources.clone())
     }
-}
-
-fn read(path: &Path, content: &str) -> Result<Options, Error> {
-    let refuse = |error: &toml::de::Error, problem| Error::File {
-        position: Position::new(path, content, error.span().map_or(0, |span| span.start)),
-        problem,
-    };
-    let parsed = toml::Deserializer::parse(content).map_err(|error| {
-        let problem = format!(
-            "this is not TOML ({}); write name = \"text\", name = true or name = [\"text\", \"text\"]",
-            error.message()
-        );
-        refuse(&error, problem)
-    })?;
-    Options::deserialize(parsed).map_err(|error| refuse(&error, error.message().to_owned()))
 }
 
 fn haproxy_socket(layers: &Layers<'_>, task: &Task) -> PathBuf {
@@ -508,7 +493,7 @@ mod tests {
             )
         );
 
-        let text = "\"x\" is not a duration (expected number at 0); write for example 10s or 1m30s";
+        let text = "\"x\" is not a duration; write for example 10s or 1m30s";
         let variable = [("drain-timeout", "SIDECAR_DRAIN_TIMEOUT")];
         assert_eq!(
             refusal(with_file(environment(

@@ -36,9 +36,18 @@ fn boolean(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let positive = text.strip_prefix('-');
+    if positive.is_some_and(|text| humantime::parse_duration(text).is_ok()) {
+        return Err(format!(
+            "{text:?} is negative; write for example 10s or 1m30s"
+        ));
+    }
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX_DURATION => Ok(duration),
         Ok(_) => Err(format!("{text:?} is more than a day")),
+        Err(humantime::DurationError::NumberExpected(_)) => Err(format!(
+            "{text:?} is not a duration; write for example 10s or 1m30s"
+        )),
         Err(error) => Err(format!(
             "{text:?} is not a duration ({error}); write for example 10s or 1m30s"
         )),

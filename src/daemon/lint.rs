@@ -27,7 +27,7 @@ pub enum LintVerdict {
 #[derive(Debug, thiserror::Error)]
 pub enum LintError {
     /// It cannot be read.
-    #[error("read {}", file.display())]
+    #[error("read {}{}", file.display(), advice(source))]
     Read {
         /// The file.
         file: PathBuf,
@@ -35,18 +35,29 @@ pub enum LintError {
         source: io::Error,
     },
     /// It is no job.
-    #[error("{file}{}", remark.as_ref().map(|remark| format!(" ({remark})")).unwrap_or_default())]
+    #[error("{file}: {problem}{}", why.as_ref().map(|why| format!(" (Nomad was asked, too: {why})")).unwrap_or_default())]
     NoJob {
         /// The file, as it is shown.
         file: String,
-        /// Why Nomad was of no help.
-        remark: Option<String>,
         /// What is wrong.
-        source: Unreadable,
+        problem: Unreadable,
+        /// Why Nomad was of no help.
+        why: Option<String>,
     },
     /// Nobody reads what is written.
     #[error("write the findings")]
     Output(#[from] io::Error),
+}
+
+/// Editors of Windows begin a file with it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+fn advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::IsADirectory {
+        " (give one job file at a time)"
+    } else {
+        ""
+    }
 }
 
 /// Writes the findings to `out`.
@@ -74,11 +85,15 @@ pub async fn lint(
         file: options.file.clone(),
         source,
     })?;
-    let (job, remark) = job(&config, options, &content).await;
-    let job = job.map_err(|source| LintError::NoJob {
+    let content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
+    let (job, why) = job(&config, options, content).await;
+    let remark = why
+        .as_ref()
+        .map(|why| format!("read without Nomad, so that no expression is judged: {why}"));
+    let job = job.map_err(|problem| LintError::NoJob {
         file: name.clone(),
-        remark: remark.clone(),
-        source,
+        problem,
+        why,
     })?;
     let policy = policy(&config);
     let report = lint::check(&job, &policy, &config.own_namespace);
@@ -122,14 +137,12 @@ async fn job(
     let Ok(text) = str::from_utf8(content) else {
         return (Err(Unreadable::NoText), None);
     };
-    if options.offline {
-        return (lint::read_hcl(text), None);
+    let by_itself = lint::read_hcl(text);
+    if options.offline || by_itself == Err(Unreadable::NoJob) {
+        return (by_itself, None);
     }
     match evaluate(nomad_settings(config), &config.own_namespace, text).await {
         Ok(json) => (lint::read_evaluated(&json, text), None),
-        Err(why) => {
-            let remark = format!("read without Nomad, so that no expression is judged: {why}");
-            (lint::read_hcl(text), Some(remark))
-        }
+        Err(why) => (by_itself, Some(why)),
     }
 }

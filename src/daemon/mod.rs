@@ -74,7 +74,7 @@ pub enum Error {
     #[error(transparent)]
     Nomad(#[from] catalog::Unread),
     /// `plan`: nobody reads what is written.
-    #[error("write the plan")]
+    #[error("write the output")]
     Output(#[from] io::Error),
 }
 

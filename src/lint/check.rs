@@ -1,29 +1,27 @@
-//! What is wrong with a job. Whether a tag, a name or an address can be used is asked of [`contribution`], which makes
-//! servers of what the catalog says: here it is given what the catalog would say.
+//! What is wrong with a job: each service is looked at, and what its tags claim is asked of [`claim`].
 
-use std::{collections::BTreeSet, iter};
+use std::iter;
 
 use super::{
-    Finding, Place, Report, Rule,
+    Finding, Place, Report, Rule, claim,
     job::{Delay, Group, Job, List, Service, Task, Text},
+    meant,
+    port::{self, Port},
     shown,
 };
 use crate::{
-    model::{BackendName, Registration, ServiceKey},
+    model::Registration,
     reconcile::{
         Policy, TooSoon,
-        desired::{self, Reason, contribution},
+        desired::{self, Reason},
         tags::{self, TagProblem},
     },
-    spelling,
 };
 
 /// No service is looked at after so many findings.
 const MAX_FINDINGS: usize = 1_000;
 /// So many tags of a service are judged.
 const MAX_TAGS: usize = 200;
-/// For what Nomad will put in.
-const ANY_ADDRESS: &str = "192.0.2.1";
 
 /// Looks at every service of a job that is written in `namespace`, unless it says otherwise.
 #[must_use]
@@ -36,6 +34,13 @@ pub fn check(job: &Job, policy: &Policy, namespace: &str) -> Report {
             ..Report::default()
         },
     };
+    if let Some(written) = job.namespace.as_ref().filter(|text| !text.is_whole) {
+        let text = format!(
+            "its namespace is an expression, and is taken to be {}",
+            shown(namespace)
+        );
+        check.add(Rule::NotJudged, written.line, &Place::default(), text);
+    }
     for unread in &job.unread {
         let text = format!(
             "the blocks of dynamic {} are made by Nomad: without it they are not judged",
@@ -55,15 +60,16 @@ pub fn check(job: &Job, policy: &Policy, namespace: &str) -> Report {
 }
 
 /// A service and where it is.
-struct Located<'a> {
+pub(super) struct Located<'a> {
     group: &'a Group,
     task: Option<&'a Task>,
-    service: &'a Service,
-    name: Text,
-    place: Place,
+    pub(super) service: &'a Service,
+    pub(super) name: Text,
+    pub(super) place: Place,
 }
 
-fn services(job: &Job) -> impl Iterator<Item = Located<'_>> {
+/// Every service of the job, whether or not it opts in.
+pub(super) fn services(job: &Job) -> impl Iterator<Item = Located<'_>> {
     let owners = job.groups.iter().flat_map(|group| {
         let tasks = group.tasks.iter().map(Some);
         iter::once(None).chain(tasks).map(move |task| (group, task))
@@ -88,42 +94,13 @@ fn services(job: &Job) -> impl Iterator<Item = Located<'_>> {
     })
 }
 
-/// A service, and the backend that it goes to.
-pub(super) struct Claimant<'a> {
-    pub(super) service: &'a Service,
-    pub(super) name: Text,
-    pub(super) place: Place,
-    /// In words.
-    pub(super) backend: String,
-}
-
-/// Every service of the job, whether or not it opts in.
-pub(super) fn claimants<'a>(job: &'a Job, policy: &Policy, namespace: &str) -> Vec<Claimant<'a>> {
-    let policy = Policy {
-        expose_by_default: true,
-        ..policy.clone()
-    };
-    let claimant = |located: Located<'a>| {
-        let tags = whole(&located.service.tags);
-        let namespace = namespace_of(job, namespace);
-        let registration = registration(namespace, &located.name, located.service, tags);
-        Claimant {
-            service: located.service,
-            backend: backend(&registration, &policy),
-            name: located.name,
-            place: located.place,
-        }
-    };
-    services(job).map(claimant).collect()
-}
-
-fn namespace_of<'a>(job: &'a Job, otherwise: &'a str) -> &'a str {
+pub(super) fn namespace_of<'a>(job: &'a Job, otherwise: &'a str) -> &'a str {
     let written = job.namespace.as_ref().and_then(Text::whole);
     written.unwrap_or(otherwise)
 }
 
 /// The tags that are known, as far as they are judged.
-fn whole(list: &List) -> Vec<String> {
+pub(super) fn whole(list: &List) -> Vec<String> {
     let texts = list.texts().iter().filter_map(Text::whole);
     texts.take(MAX_TAGS).map(str::to_owned).collect()
 }
@@ -132,6 +109,8 @@ fn whole(list: &List) -> Vec<String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opts {
     In,
+    /// So it was meant, but the tag is misspelt. It is judged as it was meant.
+    Misspelt,
     Out,
     /// It says nothing, but has tags for the sidecar.
     Forgot,
@@ -139,6 +118,12 @@ enum Opts {
     Nothing,
     /// It could not be evaluated.
     Unknown,
+}
+
+impl Opts {
+    const fn is_in(self) -> bool {
+        matches!(self, Self::In | Self::Misspelt)
+    }
 }
 
 struct Check<'a> {
@@ -180,7 +165,7 @@ impl Check<'_> {
         if opts == Opts::Nothing && canary == Opts::Nothing {
             return;
         }
-        self.report.wanted += usize::from(opts == Opts::In);
+        self.report.wanted += usize::from(opts.is_in());
         for (list, what) in [
             (&service.tags, "tags"),
             (&service.canary_tags, "canary_tags"),
@@ -191,8 +176,9 @@ impl Check<'_> {
         self.canaries(service, opts, canary, place);
         self.claims(service, name, &service.tags, opts, place);
         self.claims(service, name, &service.canary_tags, canary, place);
-        if matches!(opts, Opts::In | Opts::Unknown) || canary == Opts::In {
+        if opts.is_in() || opts == Opts::Unknown || canary.is_in() {
             self.provider(service, place);
+            self.address(located);
             self.stops(group, *task, service, place);
         }
     }
@@ -202,12 +188,15 @@ impl Check<'_> {
             return Opts::Unknown;
         };
         let prefix = &self.policy.tag_prefix;
+        // What cannot be read as yes or no is reported as such, and was meant as yes.
+        let is_out = |enable: String| {
+            let read = tags::read(prefix, &[enable]);
+            read.is_ok_and(|tags| tags.enable == Some(false))
+        };
         let enables = |tag: &&str| matches!(tags::split(prefix, tag), Some(("enable", _)));
         let enable = texts.iter().filter_map(Text::whole).find(enables);
         if let Some(enable) = enable {
-            // What cannot be read as yes or no is reported as such, and was meant as yes.
-            let read = tags::read(prefix, &[enable.to_owned()]);
-            let is_out = read.is_ok_and(|tags| tags.enable == Some(false));
+            let is_out = is_out(enable.to_owned());
             return if is_out { Opts::Out } else { Opts::In };
         }
         let enable = format!("{prefix}.enable");
@@ -215,40 +204,62 @@ impl Check<'_> {
         if unknown.any(|text| text.may_begin_with(&enable)) {
             return Opts::Unknown;
         }
-        if self.policy.expose_by_default {
-            return Opts::In;
-        }
         let dotted = format!("{prefix}.");
-        if texts.iter().any(|text| text.known.starts_with(&dotted)) {
-            Opts::Forgot
-        } else {
-            Opts::Nothing
+        match self.misspelt_enable(list).map(|(_, meant)| is_out(meant)) {
+            Some(true) => Opts::Out,
+            _ if self.policy.expose_by_default => Opts::In,
+            Some(false) => Opts::Misspelt,
+            None if texts.iter().any(|text| text.known.starts_with(&dotted)) => Opts::Forgot,
+            None => Opts::Nothing,
         }
+    }
+
+    /// The tag that opts in or out but for its spelling, and as it was perhaps meant.
+    fn misspelt_enable<'a>(&self, list: &'a List) -> Option<(&'a Text, String)> {
+        let mut texts = list.texts().iter().take(MAX_TAGS);
+        texts.find_map(|text| {
+            let meant = meant::enable(&self.policy.tag_prefix, text.whole()?)?;
+            Some((text, meant))
+        })
     }
 
     fn opting_in(&mut self, service: &Service, opts: Opts, canary: Opts, place: &Place) {
         let prefix = &self.policy.tag_prefix;
-        let text = match (opts, canary) {
-            (Opts::Forgot, _) => format!(
-                "it has tags for the sidecar but is not served, since {prefix}.enable=true is not among them: add it, or remove \
-                 the others"
-            ),
-            (Opts::Nothing, Opts::In) => format!(
-                "only its canaries are served, since {prefix}.enable=true is in canary_tags alone: add it to tags"
-            ),
+        let tags = &service.tags;
+        let (line, text) = match (opts, canary) {
+            (Opts::Misspelt, _) => {
+                let Some((tag, _)) = self.misspelt_enable(tags) else {
+                    return;
+                };
+                let text = format!(
+                    "it is not served, since {prefix}.enable=true is not among its tags: write it for {}; the rest is judged \
+                     as if it were there",
+                    shown(&tag.written)
+                );
+                (tag.line, text)
+            }
+            (Opts::Forgot, _) => {
+                let text = format!(
+                    "it has tags for the sidecar but is not served, since {prefix}.enable=true is not among them: add it, or \
+                     remove the others"
+                );
+                (None, text)
+            }
+            (Opts::Nothing, Opts::In) => {
+                let text = format!(
+                    "only its canaries are served, since {prefix}.enable=true is in canary_tags alone: add it to tags"
+                );
+                (None, text)
+            }
             _ => return,
         };
-        self.add(
-            Rule::Enable,
-            service.tags.line.or(service.line),
-            place,
-            text,
-        );
+        let line = line.or(tags.line).or(service.line);
+        self.add(Rule::Enable, line, place, text);
     }
 
     fn canaries(&mut self, service: &Service, opts: Opts, canary: Opts, place: &Place) {
-        let forgot = matches!(canary, Opts::Forgot | Opts::Nothing);
-        if opts != Opts::In || !forgot || service.canary_tags.is_empty() {
+        let forgot = matches!(canary, Opts::Misspelt | Opts::Forgot | Opts::Nothing);
+        if !opts.is_in() || !forgot || service.canary_tags.is_empty() {
             return;
         }
         let prefix = &self.policy.tag_prefix;
@@ -261,7 +272,7 @@ impl Check<'_> {
 
     fn not_evaluated(&mut self, list: &List, what: &str, place: &Place) {
         if list.texts.is_none() {
-            let text = format!("{what} is made by an expression, and is not judged");
+            let text = format!("its {what} are made by an expression, and are not judged");
             self.add(Rule::NotJudged, list.line, place, text);
         }
         let dotted = format!("{}.", self.policy.tag_prefix);
@@ -281,46 +292,24 @@ impl Check<'_> {
     /// What the sidecar would say to a registration with these tags.
     fn claims(&mut self, service: &Service, name: &Text, list: &List, opts: Opts, place: &Place) {
         let prefix = &self.policy.tag_prefix;
-        let mut tags = whole(list);
-        let mut problems = Vec::new();
-        // Tags with a bad value hide what else there is to say.
-        while let Err(bad) = tags::read(prefix, &tags) {
-            let before = tags.len();
-            tags.retain(|tag| !bad.iter().any(|bad| bad.tag == shown(tag)));
-            problems.extend(bad);
-            if tags.len() == before {
-                break;
-            }
-        }
-        let notes = tags::read(prefix, &tags).map(|tags| tags.notes);
-        problems.extend(notes.unwrap_or_default());
+        let (mut tags, problems) = claim::readable(prefix, whole(list));
         for problem in problems {
             let mut texts = list.texts().iter();
             let tag = texts.find(|text| text.is_whole && shown(&text.known) == problem.tag);
             let line = tag.map_or(list.line, |tag| tag.line).or(service.line);
-            let text = match tag.and_then(|tag| self.meant(&tag.known)) {
-                Some(meant) => format!("{problem}: did you mean {meant}?"),
+            let text = match tag.and_then(|tag| meant::key(prefix, &tag.known)) {
+                Some(meant) => format!("{problem}: did you mean {prefix}.{meant}?"),
                 None => problem.to_string(),
             };
             self.add(Rule::Tag, line, place, text);
         }
-        if opts != Opts::In {
+        if !opts.is_in() {
             return;
         }
-        // Meant, though perhaps misspelt.
+        // Meant, though perhaps misspelt. Its address is judged by itself.
         tags.push(format!("{prefix}.enable=true"));
-        let mut registration = registration(self.namespace, name, service, tags);
-        if let Err(reason) = desired::address(&registration) {
-            let line = service.address.as_ref().and_then(|address| address.line);
-            self.add(
-                Rule::Address,
-                line.or(service.line),
-                place,
-                reason.to_string(),
-            );
-            (registration.address, registration.port) = (ANY_ADDRESS.to_owned(), 1);
-        }
-        for reason in reasons(&registration, self.policy) {
+        let registration = claim::registration(self.namespace, name, tags);
+        for reason in claim::reasons(&registration, self.policy) {
             // Tags were told above, with their lines; whether HAProxy has the backend is not known here.
             if !matches!(
                 reason,
@@ -332,48 +321,55 @@ impl Check<'_> {
         }
     }
 
-    /// The tag as it was perhaps meant, if its key is unknown.
-    fn meant(&self, tag: &str) -> Option<String> {
-        let prefix = &self.policy.tag_prefix;
-        let (key, _) = tags::split(prefix, tag)?;
-        if tags::keys().any(|known| known == key) {
-            return None;
-        }
-        let last_part = || {
-            let mut same = tags::keys().filter(|known| known.rsplit('.').next() == Some(key));
-            same.next().filter(|_| same.next().is_none())
-        };
-        let meant = spelling::meant(key, tags::keys()).or_else(last_part)?;
-        Some(format!("{prefix}.{meant}"))
-    }
-
     /// A tag that nobody reads because its prefix is misspelt.
     fn spelling_of_the_prefix(&mut self, list: &List, place: &Place) {
         let prefix = &self.policy.tag_prefix;
         for text in list.texts().iter().take(MAX_TAGS) {
-            if tags::split(prefix, &text.known).is_some() {
-                continue;
-            }
-            let (tag, _) = text.known.split_once('=').unwrap_or((&text.known, ""));
-            let Some(place_of_key) = tag.find(|c: char| !c.is_alphanumeric() && c != ' ') else {
+            let Some(key) = meant::key_behind_another_prefix(prefix, &text.known) else {
                 continue;
             };
-            let key = tag[place_of_key..].trim_start_matches(|c: char| !c.is_alphanumeric());
-            let word = tag[..place_of_key].trim();
-            if spelling::is_near(word, prefix)
-                && let Some(key) = spelling::meant(key, tags::keys())
-            {
-                let problem = TagProblem {
-                    tag: shown(&text.written),
-                    problem: format!("nobody reads it: did you mean {prefix}.{key}?"),
-                };
-                self.add(
-                    Rule::Tag,
-                    text.line.or(list.line),
-                    place,
-                    problem.to_string(),
-                );
-            }
+            let problem = TagProblem {
+                tag: shown(&text.written),
+                problem: format!("nobody reads it: did you mean {prefix}.{key}?"),
+            };
+            self.add(
+                Rule::Tag,
+                text.line.or(list.line),
+                place,
+                problem.to_string(),
+            );
+        }
+    }
+
+    /// Whether HAProxy could reach it.
+    fn address(&mut self, located: &Located<'_>) {
+        let Located {
+            group,
+            task,
+            service,
+            name,
+            place,
+        } = located;
+        let line = |text: &Option<Text>| text.as_ref().and_then(|text| text.line).or(service.line);
+        match port::judge(group, *task, service) {
+            Port::Fine => {}
+            Port::Wrong(text) => self.add(Rule::Address, line(&service.port), place, text),
+            Port::NotJudged(text) => self.add(Rule::NotJudged, line(&service.port), place, text),
+        }
+        let Some(address) = &service.address else {
+            return;
+        };
+        let Some(address) = address.whole() else {
+            let text = "its address is an expression, and is not judged".to_owned();
+            return self.add(Rule::NotJudged, line(&service.address), place, text);
+        };
+        let registration = Registration {
+            address: address.to_owned(),
+            ..claim::registration(self.namespace, name, Vec::new())
+        };
+        if let Err(reason) = desired::address(&registration) {
+            let line = line(&service.address);
+            self.add(Rule::Address, line, place, reason.to_string());
         }
     }
 
@@ -417,74 +413,4 @@ fn service_name(job: &Job, group: &Group, task: Option<&Task>, service: &Service
     };
     let name = service.name.clone();
     name.unwrap_or_else(|| Text::new(default(), None))
-}
-
-/// What Nomad would register, as far as it is known. What is not known is something that can be used.
-fn registration(
-    namespace: &str,
-    name: &Text,
-    service: &Service,
-    tags: Vec<String>,
-) -> Registration {
-    let address = service.address.as_ref().and_then(Text::whole);
-    Registration {
-        id: "lint".into(),
-        service: ServiceKey::new(namespace, name.whole().unwrap_or("service")),
-        alloc_id: "00000000-0000-0000-0000-000000000000".into(),
-        job_id: "lint".into(),
-        tags,
-        address: address.unwrap_or(ANY_ADDRESS).to_owned(),
-        port: i64::from(service.port.is_some()),
-        create_index: 1,
-        modify_index: 1,
-    }
-}
-
-/// Why the sidecar would not serve a registration, or not as it asks, if HAProxy had whatever backend it goes to.
-fn reasons(registration: &Registration, policy: &Policy) -> Vec<Reason> {
-    let reasons = reasons_with(registration, &[], policy);
-    let missing: Vec<_> = reasons.iter().flat_map(missing).cloned().collect();
-    if missing.is_empty() {
-        reasons
-    } else {
-        reasons_with(registration, &missing, policy)
-    }
-}
-
-fn reasons_with(registration: &Registration, backends: &[String], policy: &Policy) -> Vec<Reason> {
-    let backends = backends
-        .iter()
-        .filter_map(|name| BackendName::new(name).ok());
-    let places = backends.collect::<BTreeSet<_>>().into();
-    let (service, one) = (&registration.service, std::slice::from_ref(registration));
-    let contribution = contribution(service, one, &places, policy);
-    let rejections = contribution.rejections.into_iter();
-    let reasons = rejections.map(|rejection| rejection.reason);
-    // Whose the backend will be is not known here.
-    reasons
-        .filter(|reason| !matches!(reason, Reason::NoProfile(_)))
-        .collect()
-}
-
-/// The backends that a registration goes to, the first that HAProxy has.
-fn missing(reason: &Reason) -> &[String] {
-    if let Reason::NoSuchBackend(names) = reason {
-        names
-    } else {
-        &[]
-    }
-}
-
-fn backend(registration: &Registration, policy: &Policy) -> String {
-    let reasons = reasons_with(registration, &[], policy);
-    let names: Vec<_> = reasons
-        .iter()
-        .flat_map(missing)
-        .map(|name| shown(name))
-        .collect();
-    match &*names {
-        [] => reasons.first().map(ToString::to_string).unwrap_or_default(),
-        [only] => only.clone(),
-        [first, others @ ..] => format!("{first}; if HAProxy has none, {}", others.join(", ")),
-    }
 }

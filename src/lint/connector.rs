@@ -6,14 +6,21 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{
-    check::{Claimant, claimants},
+    check::{Located, namespace_of, services},
+    claim,
     job::{Job, Text},
-    shown,
+    meant, shown,
 };
-use crate::reconcile::{Policy, tags};
+use crate::reconcile::{
+    Policy,
+    tags::{self, TagProblem},
+};
 
 /// The connector's prefix cannot be changed.
 const PREFIX: &str = "haproxy";
+
+/// For what an expression makes.
+const LATER: &str = "not known before Nomad has evaluated it";
 
 /// What holds for every service, and no tag says.
 const GENERAL: &[(&str, &str, &str)] = &[
@@ -58,16 +65,14 @@ pub struct Item {
 /// Every service of the job that has tags for the connector.
 #[must_use]
 pub fn readings(job: &Job, policy: &Policy, namespace: &str) -> Vec<Reading> {
-    let mut readings: Vec<_> = claimants(job, policy, namespace)
-        .into_iter()
-        .filter_map(|claimant| reading(&claimant, policy))
+    let namespace = namespace_of(job, namespace);
+    let mut readings: Vec<_> = services(job)
+        .filter_map(|located| reading(&located, namespace, policy))
         .collect();
     if !readings.is_empty() {
-        let items = GENERAL.iter().map(|(what, connector, here)| Item {
-            what: (*what).to_owned(),
-            connector: (*connector).to_owned(),
-            here: (*here).to_owned(),
-        });
+        let items = GENERAL
+            .iter()
+            .map(|(what, connector, here)| Item::new(*what, *connector, *here));
         readings.push(Reading {
             line: None,
             service: "every service".to_owned(),
@@ -77,42 +82,39 @@ pub fn readings(job: &Job, policy: &Policy, namespace: &str) -> Vec<Reading> {
     readings
 }
 
-fn reading(claimant: &Claimant<'_>, policy: &Policy) -> Option<Reading> {
-    let texts = claimant.service.tags.texts();
-    let tags = texts.iter().filter_map(Text::whole);
-    let tags: Vec<_> = tags
-        .filter(|tag| tags::split(PREFIX, tag).is_some())
-        .collect();
-    if tags.is_empty() {
+fn reading(located: &Located<'_>, namespace: &str, policy: &Policy) -> Option<Reading> {
+    let routes = claim::route_problems(located, policy);
+    let item = |tag| item(tag, &routes, policy);
+    let mut items: Vec<_> = match &located.service.tags.texts {
+        None => vec![Item::new("the tags", LATER, LATER)],
+        Some(texts) => texts.iter().filter_map(item).collect(),
+    };
+    if items.is_empty() {
         return None;
     }
-    let mut items: Vec<_> = tags.iter().map(|tag| item(tag, policy)).collect();
-    items.push(Item {
-        what: "the backend".to_owned(),
-        connector: match claimant.name.whole() {
-            Some(name) => shown(&name.replace('-', "_")),
-            None => "the service's name, with _ for -".to_owned(),
-        },
-        here: claimant.backend.clone(),
-    });
+    let connector = match located.name.whole() {
+        Some(name) => shown(&name.replace('-', "_")),
+        None => "the service's name, with _ for -".to_owned(),
+    };
+    let here = claim::backend(located, namespace, policy);
+    items.push(Item::new("the backend", connector, here));
+    let service = located.place.to_string();
     Some(Reading {
-        line: claimant.service.line,
-        service: claimant
-            .place
-            .to_string()
-            .trim_start_matches(", ")
-            .to_owned(),
+        line: located.service.line,
+        service: service.trim_start_matches(", ").to_owned(),
         items,
     })
 }
 
-fn item(tag: &str, policy: &Policy) -> Item {
-    let (key, value) = tags::split(PREFIX, tag).unwrap_or_default();
-    Item {
-        what: shown(tag),
-        connector: there(tag, key, value),
-        here: here(tag, key, value, policy),
-    }
+fn item(tag: &Text, routes: &[TagProblem], policy: &Policy) -> Option<Item> {
+    let what = shown(&tag.written);
+    let Some(tag) = tag.whole() else {
+        let may_be = tag.may_begin_with(&format!("{PREFIX}."));
+        return may_be.then(|| Item::new(what, LATER, LATER));
+    };
+    let (key, value) = tags::split(PREFIX, tag)?;
+    let here = here(tag, routes, policy);
+    Some(Item::new(what, there(tag, key, value), here))
 }
 
 fn there(tag: &str, key: &str, value: &str) -> String {
@@ -143,7 +145,7 @@ fn there(tag: &str, key: &str, value: &str) -> String {
 }
 
 /// As the reader of tags takes it, and what is different where it takes it.
-fn here(tag: &str, key: &str, value: &str, policy: &Policy) -> String {
+fn here(tag: &str, routes: &[TagProblem], policy: &Policy) -> String {
     if policy.tag_prefix != PREFIX {
         return format!("not read: --tag-prefix is {}", shown(&policy.tag_prefix));
     }
@@ -155,20 +157,52 @@ fn here(tag: &str, key: &str, value: &str, policy: &Policy) -> String {
         Ok(read) => read,
     };
     if let Some(note) = read.notes.first() {
-        return note.problem.clone();
+        return match meant::key(PREFIX, tag) {
+            Some(meant) => format!("{}: did you mean {PREFIX}.{meant}?", note.problem),
+            None => note.problem.clone(),
+        };
+    }
+    let (key, value) = tags::split(PREFIX, tag).unwrap_or_default();
+    // One tag may have several routes.
+    let is_of_tag = |problem: &&TagProblem| {
+        let mut parts = value.split(',');
+        problem.tag == shown(tag)
+            || parts.any(|part| problem.tag == shown(&format!("{PREFIX}.{key}={}", part.trim())))
+    };
+    if let Some(found) = routes.iter().find(is_of_tag) {
+        let of = if found.tag == shown(tag) {
+            String::new()
+        } else {
+            format!(" of {}", found.tag)
+        };
+        return format!("no route{of}: {}", found.problem);
     }
     match (key, value) {
         ("enable", "true") => "the service takes part",
         ("enable", _) => "the service does not take part",
         ("backend.name", _) => "the backend",
+        ("backend", "custom") => "the backend is in haproxy.cfg",
+        ("backend", _) => "the backend is in haproxy.cfg; if not, it is made from HAProxy 3.4 on",
         ("check.disabled", "false") => "the check stays on",
+        ("check.disabled", _) => "no check",
         ("domain", _) => {
             "a route for this host, in whatever case and with any port; of several tags each one"
         }
+        ("domain.type", "regex") => "the domain is a regular expression",
         ("domain.type", "prefix") => "the domain is what the host begins with",
         _ => "read as it is written",
     }
     .to_owned()
+}
+
+impl Item {
+    fn new(what: impl Into<String>, connector: impl Into<String>, here: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            connector: connector.into(),
+            here: here.into(),
+        }
+    }
 }
 
 impl Reading {

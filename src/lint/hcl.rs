@@ -14,7 +14,7 @@ use hcl_edit::{
 
 use super::{
     Unreadable,
-    job::{Delay, Group, Job, List, Service, Task, Text, Unread},
+    job::{Delay, Group, Job, List, Ports, Service, Task, Text, Unread},
 };
 
 /// Reads a job.
@@ -36,7 +36,12 @@ pub(super) fn read(text: &str) -> Result<Job, Unreadable> {
         lines: text.match_indices('\n').map(|(at, _)| at).collect(),
         unread: Vec::new(),
     };
-    let job = file.get_blocks("job").next().ok_or(Unreadable::NoJob)?;
+    let mut jobs = file.get_blocks("job");
+    let job = jobs.next().ok_or(Unreadable::NoJob)?;
+    let others = jobs.count();
+    if others > 0 {
+        return Err(Unreadable::ManyJobs(1 + others));
+    }
     let mut job = reader.job(job);
     job.unread = reader.unread;
     Ok(job)
@@ -81,6 +86,7 @@ impl Reader<'_> {
         Group {
             name: label(block),
             shutdown_delay: self.delay(&block.body),
+            ports: ports(&block.body),
             services: self.services(&block.body),
             tasks: block
                 .body
@@ -96,6 +102,7 @@ impl Reader<'_> {
             name: label(block),
             shutdown_delay: self.delay(&block.body),
             has_lifecycle: block.body.has_blocks("lifecycle"),
+            ports: in_resources(&block.body),
             services: self.services(&block.body),
         }
     }
@@ -107,6 +114,7 @@ impl Reader<'_> {
             provider: self.attribute(&block.body, "provider"),
             port: self.attribute(&block.body, "port"),
             address: self.attribute(&block.body, "address"),
+            address_mode: self.attribute(&block.body, "address_mode"),
             tags: self.list(&block.body, "tags"),
             canary_tags: self.list(&block.body, "canary_tags"),
         });
@@ -223,6 +231,33 @@ impl Reader<'_> {
         let start = span?.start;
         Some(self.lines.partition_point(|end| *end < start) + 1)
     }
+}
+
+/// What the `network` blocks of `body` declare.
+fn ports(body: &Body) -> Ports {
+    let networks = || body.get_blocks("network").map(|network| &network.body);
+    let may_be_more =
+        is_made(body, "network") || networks().any(|network| is_made(network, "port"));
+    Ports::of(
+        networks()
+            .flat_map(|network| network.get_blocks("port"))
+            .map(label),
+        may_be_more,
+    )
+}
+
+/// What a task declares for itself.
+fn in_resources(task: &Body) -> Ports {
+    let resources = task.get_blocks("resources");
+    let ports: Vec<_> = resources.map(|resources| ports(&resources.body)).collect();
+    let may_be_more = ports.iter().any(|ports| ports.may_be_more);
+    let labels = ports.into_iter().flat_map(|ports| ports.labels);
+    Ports::of(labels, may_be_more || is_made(task, "resources"))
+}
+
+/// Whether a `dynamic` block makes blocks of this kind.
+fn is_made(body: &Body, kind: &str) -> bool {
+    body.get_blocks("dynamic").any(|block| label(block) == kind)
 }
 
 fn label(block: &Block) -> String {

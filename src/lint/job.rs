@@ -23,6 +23,8 @@ pub struct Group {
     pub name: String,
     /// How long it waits after its services were deregistered.
     pub shutdown_delay: Delay,
+    /// What its `network` blocks declare.
+    pub ports: Ports,
     /// Its own services.
     pub services: Vec<Service>,
     /// Its tasks.
@@ -38,6 +40,8 @@ pub struct Task {
     pub shutdown_delay: Delay,
     /// Whether it has a `lifecycle`: it is none of the tasks that serve.
     pub has_lifecycle: bool,
+    /// What the `network` blocks in its `resources` declare, as jobs did before Nomad 0.12.
+    pub ports: Ports,
     /// Its own services.
     pub services: Vec<Service>,
 }
@@ -51,14 +55,25 @@ pub struct Service {
     pub name: Option<Text>,
     /// Who registers it.
     pub provider: Option<Text>,
-    /// Its port's label.
+    /// Its port's label, or a number.
     pub port: Option<Text>,
     /// Its address, where it names one.
     pub address: Option<Text>,
+    /// Whose address is registered, where it says so.
+    pub address_mode: Option<Text>,
     /// Its tags.
     pub tags: List,
     /// Its tags while it is a canary.
     pub canary_tags: List,
+}
+
+/// The ports that `network` blocks declare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Their labels.
+    pub labels: Vec<String>,
+    /// Whether there may be others: Nomad makes some, or there are very many.
+    pub may_be_more: bool,
 }
 
 /// A text, as far as it could be evaluated.
@@ -120,6 +135,20 @@ impl Delay {
     /// A duration as Nomad writes it: `8s`, `1m30s`.
     pub(super) fn parse(text: &str) -> Self {
         humantime::parse_duration(text).map_or(Self::Unknown, Self::Known)
+    }
+}
+
+impl Ports {
+    /// No more are compared with what services name.
+    const MAX: usize = 500;
+
+    /// Those with these labels.
+    pub(super) fn of(labels: impl IntoIterator<Item = String>, may_be_more: bool) -> Self {
+        let mut labels = labels.into_iter();
+        Self {
+            labels: labels.by_ref().take(Self::MAX).collect(),
+            may_be_more: may_be_more || labels.next().is_some(),
+        }
     }
 }
 
@@ -217,6 +246,7 @@ fn take_service_lines(services: &mut [Service], written: &[Service]) {
         service.line = written.line;
         let texts = [
             (&mut service.provider, &written.provider),
+            (&mut service.port, &written.port),
             (&mut service.address, &written.address),
         ];
         for (text, written) in texts {
@@ -250,6 +280,14 @@ mod tests {
         assert!(!text.may_begin_with("haproxy.enable"));
         let text = Text::new("haproxy.weight=1".to_owned(), None);
         assert!(text.may_begin_with("haproxy.") && !text.may_begin_with("haproxy.weight=10"));
+    }
+
+    #[test]
+    fn of_very_many_ports_not_all_are_known() {
+        let ports = |count: usize| Ports::of((0..count).map(|number| number.to_string()), false);
+        assert!(!ports(Ports::MAX).may_be_more);
+        let many = ports(Ports::MAX + 1);
+        assert_eq!((many.labels.len(), many.may_be_more), (Ports::MAX, true));
     }
 
     #[test]

@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use super::{
     Unreadable,
-    job::{Delay, Group, Job, List, Service, Task, Text},
+    job::{Delay, Group, Job, List, Ports, Service, Task, Text},
 };
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a job")]
 struct OuterWire {
     #[serde(default)]
     job: Option<JobWire>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a job")]
 struct JobWire {
     #[serde(rename = "ID", default)]
     id: Option<String>,
@@ -31,12 +31,14 @@ struct JobWire {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a task group")]
 struct GroupWire {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
     shutdown_delay: Value,
+    #[serde(default)]
+    networks: Option<Vec<NetworkWire>>,
     #[serde(default)]
     services: Option<Vec<ServiceWire>>,
     #[serde(default)]
@@ -44,7 +46,7 @@ struct GroupWire {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a task")]
 struct TaskWire {
     #[serde(default)]
     name: Option<String>,
@@ -53,11 +55,13 @@ struct TaskWire {
     #[serde(default)]
     lifecycle: Option<serde::de::IgnoredAny>,
     #[serde(default)]
+    resources: Option<ResourcesWire>,
+    #[serde(default)]
     services: Option<Vec<ServiceWire>>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "a service")]
 struct ServiceWire {
     #[serde(default)]
     name: Option<String>,
@@ -68,9 +72,34 @@ struct ServiceWire {
     #[serde(default)]
     address: Option<String>,
     #[serde(default)]
+    address_mode: Option<String>,
+    #[serde(default)]
     tags: Option<Vec<String>>,
     #[serde(default)]
     canary_tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a task's resources")]
+struct ResourcesWire {
+    #[serde(default)]
+    networks: Option<Vec<NetworkWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a network")]
+struct NetworkWire {
+    #[serde(default)]
+    reserved_ports: Option<Vec<PortWire>>,
+    #[serde(default)]
+    dynamic_ports: Option<Vec<PortWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", expecting = "a port")]
+struct PortWire {
+    #[serde(default)]
+    label: Option<String>,
 }
 
 /// Reads a job.
@@ -80,6 +109,9 @@ struct ServiceWire {
 /// When `json` is no JSON, or no job.
 pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
     let refuse = |error: serde_json::Error| Unreadable::Json(error.to_string());
+    if let Some(kind) = other_kind(json) {
+        return Err(Unreadable::OtherJson(kind));
+    }
     let outer: OuterWire = serde_json::from_slice(json).map_err(refuse)?;
     let job = match outer.job {
         Some(job) => job,
@@ -94,19 +126,39 @@ pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
     })
 }
 
+/// What it is, by how it begins, if no object.
+fn other_kind(json: &[u8]) -> Option<&'static str> {
+    match json.trim_ascii_start().first()? {
+        b'[' => Some("a list"),
+        b'"' => Some("a text"),
+        b'-' | b'0'..=b'9' => Some("a number"),
+        b'n' | b't' | b'f' => Some("a single word"),
+        _ => None,
+    }
+}
+
 fn group(wire: GroupWire) -> Group {
     let tasks = wire.tasks.unwrap_or_default().into_iter().map(|task| Task {
         name: task.name.unwrap_or_default(),
         shutdown_delay: delay(&task.shutdown_delay),
         has_lifecycle: task.lifecycle.is_some(),
+        ports: ports(task.resources.and_then(|resources| resources.networks)),
         services: services(task.services),
     });
     Group {
         name: wire.name.unwrap_or_default(),
         shutdown_delay: delay(&wire.shutdown_delay),
+        ports: ports(wire.networks),
         services: services(wire.services),
         tasks: tasks.collect(),
     }
+}
+
+fn ports(wire: Option<Vec<NetworkWire>>) -> Ports {
+    let networks = wire.into_iter().flatten();
+    let ports = networks.flat_map(|network| [network.reserved_ports, network.dynamic_ports]);
+    let labels = ports.flatten().flatten().filter_map(|port| port.label);
+    Ports::of(labels, false)
 }
 
 fn services(wire: Option<Vec<ServiceWire>>) -> Vec<Service> {
@@ -117,6 +169,7 @@ fn services(wire: Option<Vec<ServiceWire>>) -> Vec<Service> {
         provider: text(service.provider),
         port: text(service.port_label),
         address: text(service.address),
+        address_mode: text(service.address_mode),
         tags: list(service.tags),
         canary_tags: list(service.canary_tags),
     });

@@ -4,11 +4,14 @@
 //! Pure: bytes go in, findings and text come out. Who reads the file and asks Nomad is `daemon::lint`.
 
 mod check;
+mod claim;
 pub mod connector;
 #[cfg(feature = "hcl")]
 mod hcl;
 pub mod job;
 mod json;
+mod meant;
+mod port;
 mod print;
 
 use std::{fmt, path::PathBuf};
@@ -55,6 +58,11 @@ pub enum Unreadable {
     /// It is no JSON, or not that of a job.
     #[error("it is no job in JSON: {0}")]
     Json(String),
+    /// It is JSON, but no object.
+    #[error(
+        "it is {0} in JSON, and a job is an object: give what `nomad job run -output <job file>` prints, {{\"Job\": …}}"
+    )]
+    OtherJson(&'static str),
     /// It is no HCL.
     #[error("it is no job in HCL: line {line}, column {column}: {problem}")]
     Hcl {
@@ -70,11 +78,14 @@ pub enum Unreadable {
         "there is no job in it: give a job file in HCL, or what `nomad job run -output` prints"
     )]
     NoJob,
+    /// There are several.
+    #[error("there are {0} jobs in it, and Nomad takes one a file: give each its own")]
+    ManyJobs(usize),
     /// It is longer than [`MAX_FILE`].
     #[error("it is longer than {} MiB, which no job is", MAX_FILE / 1024 / 1024)]
     TooLong,
     /// It is no text.
-    #[error("it is not UTF-8")]
+    #[error("it is not UTF-8: save it as UTF-8")]
     NoText,
     /// This program reads no HCL by itself.
     #[error(
@@ -134,7 +145,7 @@ pub enum Rule {
     CanaryTags,
     /// Somebody else than Nomad registers it.
     Provider,
-    /// It has no port or no usable address.
+    /// It has no port or address that Nomad would register and HAProxy could use.
     Address,
     /// The policy forbids what it asks for, or its name cannot be a backend's.
     Policy,
@@ -195,10 +206,15 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whether a file is JSON: no HCL begins with a brace.
+/// Whether a file is JSON: HCL begins with a name, which JSON does not, but for three words.
 #[must_use]
 pub fn is_json(file: &[u8]) -> bool {
-    file.trim_ascii_start().starts_with(b"{")
+    match file.trim_ascii() {
+        b"null" | b"true" | b"false" => true,
+        text => text
+            .first()
+            .is_some_and(|first| b"{[\"-0123456789".contains(first)),
+    }
 }
 
 /// Reads a job in JSON.

@@ -77,9 +77,14 @@ proptest! {
         tags in vec(word(), 0..6),
         canary_tags in vec(word(), 0..3),
         delay in any::<i64>(),
+        labels in vec(word(), 0..3),
+        port in prop_oneof![word(), any::<i64>().prop_map(|port| port.to_string())],
     ) {
-        let job = serde_json::json!({"ID": names[0], "TaskGroups": [{"Name": names[1], "ShutdownDelay": delay, "Services": [
-            {"Name": names[2], "Provider": names[3], "Address": names[0], "Tags": tags, "CanaryTags": canary_tags}]}]});
+        let ports: Vec<_> = labels.iter().map(|label| serde_json::json!({"Label": label})).collect();
+        let job = serde_json::json!({"ID": names[0], "TaskGroups": [{"Name": names[1], "ShutdownDelay": delay,
+            "Networks": [{"DynamicPorts": ports}], "Services": [
+            {"Name": names[2], "Provider": names[3], "Address": names[0], "PortLabel": port, "Tags": tags,
+            "CanaryTags": canary_tags}]}]});
         judge(&lint::read_json(job.to_string().as_bytes()).unwrap());
     }
 }

@@ -80,6 +80,35 @@ fn what_cannot_be_evaluated_is_said_and_not_guessed() {
     insta::assert_snapshot!("expressions", text(&lint(&[EXPRESSIONS])));
 }
 
+/// What Nomad makes of each of these ports was seen: see the file.
+#[test]
+fn ports_that_nomad_makes_no_address_of_are_found_in_hcl_and_in_json() {
+    let job = "tests/lint/jobs/ports.nomad.hcl";
+    insta::assert_snapshot!("ports", text(&lint(&[job])));
+    let json = findings(&lint(&["tests/lint/jobs/ports.json", "--json"]));
+    assert_eq!(findings(&lint(&[job, "--json"])), json);
+}
+
+#[test]
+fn a_service_whose_tag_that_opts_in_is_misspelt_is_judged_as_it_was_meant() {
+    let job = "tests/lint/jobs/enable.nomad.hcl";
+    insta::assert_snapshot!("enable", text(&lint(&[job])));
+    // It takes part then, and its other findings are the same.
+    let output = text(&lint(&[job, "--expose-by-default"]));
+    assert!(!output.contains("it is not served"), "{output}");
+    assert!(
+        output.contains("\n10 findings; 3 of 4 services"),
+        "{output}"
+    );
+}
+
+#[test]
+fn the_tags_of_the_go_connector_that_cannot_be_read_are_told_from_those_that_are_wrong() {
+    let job = "tests/lint/jobs/connector-expressions.nomad.hcl";
+    let output = text(&lint(&[job, "--from", "connector"]));
+    insta::assert_snapshot!("connector_expressions", output);
+}
+
 #[test]
 fn the_tags_of_the_go_connector_are_read_beside_ours() {
     let job = "tests/lint/jobs/connector.nomad.hcl";
@@ -168,7 +197,52 @@ fn what_is_no_job_ends_with_1_and_says_why() {
         "error: nomad-jobs/compose.vars.hcl: there is no job in it: give a job file in HCL, or what `nomad job run -output` \
          prints\n"
     );
+    for (json, kind) in [
+        ("[{\"Job\": {}}]", "a list"),
+        (" \"web\"", "a text"),
+        ("-1", "a number"),
+        ("null\n", "a single word"),
+    ] {
+        let output = from_stdin(&mut command(&["-"], "http://127.0.0.1:1"), json);
+        let expected = format!(
+            "error: <stdin>: it is {kind} in JSON, and a job is an object: give what `nomad job run -output <job file>` prints, \
+             {{\"Job\": …}}\n"
+        );
+        assert_eq!(refusal(output), expected);
+    }
+    assert_eq!(
+        refusal(from_stdin(
+            &mut command(&["-"], "http://127.0.0.1:1"),
+            "{\"Job\": 3}"
+        )),
+        "error: <stdin>: it is no job in JSON: invalid type: integer `3`, expected a job at line 1 column 9\n"
+    );
+    // What has no job in it needs no Nomad.
+    assert_eq!(
+        refusal(from_stdin(&mut command(&["-"], "http://127.0.0.1:1"), "")),
+        "error: <stdin>: there is no job in it: give a job file in HCL, or what `nomad job run -output` prints\n"
+    );
+    assert_eq!(
+        refusal(lint(&["nomad-jobs"])),
+        "error: read nomad-jobs (give one job file at a time): Is a directory (os error 21)\n"
+    );
     let offline = || command(&["-", "--offline"], "http://127.0.0.1:1");
+    assert_eq!(
+        refusal(from_stdin(&mut offline(), "job \"a\" {}\njob \"b\" {}\n")),
+        "error: <stdin>: there are 2 jobs in it, and Nomad takes one a file: give each its own\n"
+    );
+    // Nomad's reasons come behind our own.
+    let spoilt = "job \"x\" {";
+    let output = refusal(from_stdin(
+        &mut command(&["-"], "http://127.0.0.1:1"),
+        spoilt,
+    ));
+    let expected = "error: <stdin>: it is no job in HCL: line 1, column 10: ";
+    assert!(output.starts_with(expected), "{output}");
+    assert!(
+        output.contains(" (Nomad was asked, too: nomad at http://127.0.0.1:1: "),
+        "{output}"
+    );
     assert_eq!(
         refusal(from_stdin(&mut offline(), "job \"x\" {\n  a = = 1\n}\n")),
         "error: <stdin>: it is no job in HCL: line 2, column 7: invalid expression; expected `\"`, `[`, `{`, `-`, `!`, `(`, `_`, `<`, letter or \
@@ -189,6 +263,18 @@ fn what_is_no_job_ends_with_1_and_says_why() {
         refusal(output.unwrap()),
         "error: <stdin>: it is longer than 2 MiB, which no job is\n"
     );
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    for job in ["job \"x\" {}", "{\"ID\": \"x\", \"TaskGroups\": []}"] {
+        let mut command = command(&["-", "--offline"], "http://127.0.0.1:1");
+        let output = from_stdin(&mut command, &format!("\u{feff}{job}"));
+        assert_eq!(
+            text(&output),
+            "nothing to report; 0 of 0 services are for the sidecar\nexit code 0\n"
+        );
+    }
 }
 
 #[test]
