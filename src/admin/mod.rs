@@ -50,7 +50,7 @@ pub use guard_metrics::GuardMetrics;
 pub use haproxy_metrics::HaproxyMetrics;
 pub use listen::{Listen, Listener, bind_forever};
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
-pub use namespace::{Followed, Namespace, Trouble};
+pub use namespace::{Followed, Namespace, Trouble, WentBack};
 pub use nomad_metrics::NomadMetrics;
 pub use operator_metrics::OperatorMetrics;
 pub use pictures::{Document, Pictures, Question, Shot};

@@ -245,6 +245,7 @@ impl Report {
                 from,
                 to,
             } => {
+                self.metrics.nomad().index_went_back(namespace);
                 warn!(%namespace, from, to, "Nomad's index went back: it was restored; reading again, and removing nothing before everything was read");
             }
             Event::Trouble { scope, kind, text } => {

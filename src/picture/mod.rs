@@ -99,7 +99,7 @@ pub enum Charge {
 pub struct Guards {
     /// Removals are stopped by the operator.
     pub frozen: bool,
-    /// So much was deregistered at once that what passes its checks is held.
+    /// So much was deregistered at once that servers which pass their checks are held now.
     pub mass: bool,
     /// Servers that wait to be taken out.
     pub waiting: usize,
@@ -142,6 +142,19 @@ pub struct Namespace {
     /// What keeps, or kept, it from being read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// Nomad's index went back: its servers were restored from a snapshot, or made anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub went_back: Option<WentBack>,
+}
+
+/// How often an index went back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WentBack {
+    /// How often, since the start.
+    pub times: u64,
+    /// When it did last.
+    pub last_ms: u64,
 }
 
 /// What keeps, or kept, a namespace from being read.

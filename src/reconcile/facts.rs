@@ -232,7 +232,7 @@ pub struct Overview {
     pub waiting: usize,
     /// Removals are stopped.
     pub frozen: bool,
-    /// So much was deregistered at once that what passes its checks is held.
+    /// So much was deregistered at once that servers which pass their checks are held now.
     pub mass: bool,
     /// Servers of followed backends that are the sidecar's.
     pub owned: Owned,

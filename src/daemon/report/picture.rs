@@ -12,7 +12,7 @@ use super::Report;
 use crate::{
     admin::{self, Document, Pictures, Shot},
     daemon::{audit::Audit, now},
-    picture::{Namespace, Picture, Trouble, ms},
+    picture::{Namespace, Picture, Trouble, WentBack, ms},
 };
 
 /// Drawing may take a twentieth of the time at most.
@@ -116,6 +116,10 @@ fn followed(namespace: &admin::Namespace, ago: &impl Fn(Instant) -> u64) -> Name
         began_ms: ago(trouble.began),
         ended_ms: trouble.ended.map(ago),
     });
+    let went_back = namespace.went_back.map(|went_back| WentBack {
+        times: went_back.times,
+        last_ms: ago(went_back.last),
+    });
     Namespace {
         name: namespace.name.clone(),
         followed: namespace.followed.name().to_owned(),
@@ -123,6 +127,7 @@ fn followed(namespace: &admin::Namespace, ago: &impl Fn(Instant) -> u64) -> Name
         index: namespace.index,
         current_ms: namespace.known_at.map(ago),
         trouble,
+        went_back,
     }
 }
 

@@ -203,7 +203,6 @@ impl Reconciler {
             backends: self.members.len(),
             unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
-            mass: self.guards.is_mass(),
             admissions: self.admissions,
             routes: self.routes.count,
             routes_unsettled: !self.routes.settled,
@@ -271,6 +270,7 @@ impl Reconciler {
                 }
             }
         }
+        overview.mass = overview.guarded.contains_key(&Guard::Mass);
         overview.would.commands += overview.routes.would;
         for contribution in self.contributions.values() {
             overview.services += usize::from(

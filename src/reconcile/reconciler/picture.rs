@@ -144,7 +144,7 @@ impl Reconciler {
                 expose_by_default: self.policy.expose_by_default,
                 guards: picture::Guards {
                     frozen: self.guards.is_frozen(),
-                    mass: self.guards.is_mass(),
+                    mass: (self.backends.values()).any(|one| one.guarded(Guard::Mass) > 0),
                     waiting: self.backends.values().map(|one| one.waiting.len()).sum(),
                 },
                 ..picture::Sidecar::default()
