@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::support::{
     fake_nomad::{Mode, Recorded, Token, Which},
+    sidecar::soon,
     toy::Toy,
     world::{BOTH, Nomad, World, on_every_line},
 };
@@ -241,10 +242,10 @@ fn that_nomad_was_restored_is_in_the_status_and_counted() {
         let went_back = went_back();
         assert_eq!(went_back["times"], 1);
         assert!(went_back["last_ms"].as_u64() < Some(60_000), "{went_back}");
-        let (_, lines) = sidecar.get("/status");
-        assert!(
-            lines.contains("; its index went back once, last "),
-            "{lines}"
-        );
+        soon("the lines say so", || {
+            let (_, lines) = sidecar.get("/status");
+            let text = "; its index went back once, last ";
+            lines.contains(text).then_some(())
+        });
     });
 }

@@ -6,6 +6,7 @@
 (() => {
   const SHOWN = { services: 200, instances: 100, troubles: 60, routes: 300, changes: 60 };
   const SECOND = 1000;
+  const HOUR = 3600 * SECOND;
   const $ = (id) => document.getElementById(id);
 
   // === Words ===
@@ -129,6 +130,8 @@
   };
   const heldBy = (hold) => (typeof hold.by === "string" ? HOLDS[hold.by] : "too few others of its service are UP");
 
+  const wentBack = ({ times, last_ms }) => `its index went back ${time(last_ms)} ago` + (times > 1 ? `, ${times} times since the start` : "");
+
   const FAILS = "No request is answered: ";
   const troublesOf = (p) => {
     const all = [];
@@ -141,6 +144,9 @@
       if (one.trouble && one.trouble.ended_ms === undefined) {
         tell("bad", "Nomad, " + one.name, `cannot be read for ${time(one.trouble.began_ms)}: ${one.trouble.text}`, "HAProxy stays as it is: nothing is removed, and what registers now is not seen.");
       }
+    }
+    for (const one of nomad.namespaces ?? []) {
+      if (one.went_back?.last_ms < HOUR) tell("note", "Nomad, " + one.name, wentBack(one.went_back) + ": its servers were restored from a snapshot, or made anew.", "Everything was read again, and nothing removed before that. What registered since the snapshot may be missing until it registers again.");
     }
     if (nomad.snapshot) tell("bad", "Nomad", nomad.snapshot, "It is replaced as soon as Nomad answers.");
     if (nomad.unread?.length) tell("warn", "Nomad", "not read yet: " + list(nomad.unread), "What is unread stays as it is.");
@@ -231,7 +237,9 @@
       const how = { stream: "followed by events", blocking: "followed by queries", none: "not followed" }[one.followed];
       const trouble = one.trouble && one.trouble.ended_ms === undefined;
       const current = one.current_ms === undefined ? "never read" : `current ${time(one.current_ms)} ago`;
-      rows.push([`Nomad, ${one.name}`, trouble ? "cannot be read" : how, `${one.index === undefined ? "no index" : "index " + one.index}, ${current}`, trouble ? "bad" : one.followed === "none" ? "warn" : "ok"]);
+      const fine = [one.index === undefined ? "no index" : "index " + one.index, current];
+      if (one.went_back) fine.push(wentBack(one.went_back));
+      rows.push([`Nomad, ${one.name}`, trouble ? "cannot be read" : how, fine.join(", "), trouble ? "bad" : one.followed === "none" ? "warn" : "ok"]);
     }
     const more = rows.length - 14;
     if (more > 0) rows.splice(14, more, ["Nomad", `${more} more namespaces`, "", "ok"]);
