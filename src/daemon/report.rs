@@ -398,6 +398,11 @@ impl Report {
                 self.metrics.backends().arrived(took.as_secs_f64());
                 debug!(%backend, %server, registration = &*registration, took = ?Rounded(took), "in rotation");
             }
+            Fact::Turned(backend, turn) => {
+                let at = system_time() - turn.ago;
+                self.show.audit.turned(&backend, &turn, at);
+                debug!(%backend, server = %turn.server, "{}", turn.to);
+            }
             Fact::Restoring(what) => restoring(&what),
             Fact::SnapshotApplied { took } => snapshot::applied(took),
             Fact::Admitted { waited } => {

@@ -42,7 +42,7 @@ pub struct Picture {
     /// The routes that their tags ask for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
-    /// The last changes of HAProxy, the oldest first.
+    /// The last changes of HAProxy, and the last turns of its verdicts, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
 }
@@ -443,13 +443,13 @@ pub struct Drain {
     pub sessions: Option<u64>,
 }
 
-/// A change of HAProxy that was sent.
+/// A change of HAProxy that was sent, or a turn of its verdict on a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Change {
     /// Counts them, from the start of the sidecar.
     pub number: u64,
-    /// When it was sent, as RFC 3339 in UTC.
+    /// When it was sent, or seen, as RFC 3339 in UTC.
     pub at: Text,
     /// Why.
     pub why: Text,
@@ -460,7 +460,7 @@ pub struct Change {
     pub backend: Text,
     /// The server.
     pub server: Text,
-    /// As it was written.
+    /// As it was written; empty of a verdict.
     pub command: Text,
     /// What became of it.
     pub outcome: Outcome,
@@ -484,6 +484,10 @@ pub enum Outcome {
     Refused,
     /// The connection broke: nobody knows.
     Unknown,
+    /// It is no command: HAProxy's checks found the server UP,
+    Up,
+    /// or DOWN.
+    Down,
 }
 
 /// HAProxy's own words about the checks of a server.

@@ -15,6 +15,7 @@ use super::{
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
     routes::{RouteFact, RoutesCount},
+    turn::Turn,
 };
 
 /// Something that happened.
@@ -133,6 +134,8 @@ pub enum Fact {
         /// Since everything was applied.
         waited: Duration,
     },
+    /// HAProxy's verdict on a server is another one.
+    Turned(BackendName, Turn),
     /// A HAProxy process has everything that a predecessor knew of, while Nomad was not heard yet.
     SnapshotApplied {
         /// Since the process was found.

@@ -61,7 +61,7 @@ impl Report {
     /// Shows what the core has drawn since `began`, which took it so long.
     pub(in crate::daemon) fn draw(&mut self, mut picture: Picture, began: Instant, took: Duration) {
         self.complete(&mut picture);
-        let changes = self.show.audit.changes();
+        let (changes, verdicts) = (self.show.audit.changes(), self.show.audit.verdicts());
         self.drawing.not_before = Some(began + took * SHARE);
         let pictures = Arc::clone(&self.show.pictures);
         // Many megabytes in the end: elsewhere than in the loop.
@@ -77,6 +77,7 @@ impl Report {
                 at: began,
                 document,
                 changes,
+                verdicts,
             });
         }));
     }

@@ -168,6 +168,10 @@ impl Reconciler {
             let Admissions { passed, left, .. } = mem::take(&mut backend.admissions);
             self.admissions.passed += passed;
             self.admissions.left += left;
+            for turn in mem::take(&mut backend.turns) {
+                let fact = Fact::Turned(name.clone(), turn);
+                self.outputs.push_back(Output::Tell(fact));
+            }
             for arrival in backend.arrivals(now, &self.policy) {
                 let fact = Fact::Arrived(name.clone(), arrival);
                 self.outputs.push_back(Output::Tell(fact));
