@@ -1,9 +1,8 @@
 //! The admin listener: the page, `/live`, `/ready`, `/status`, `/events` and `/metrics` over HTTP/1.1.
 //!
 //! It sees the daemon's published [`Status`], the [`Metrics`] and the [`Pictures`] only, and changes nothing. Each connection is good
-//! for one request and lives ten seconds at most, but for a few that listen to events and take what they are told, and leaves
-//! earlier when it has asked nothing and another one needs its place. So whoever can reach the port can keep little of the
-//! process busy, and nobody else from being answered.
+//! for one request and lives ten seconds at most, but for a few that listen to events and take what they are told, so whoever
+//! can reach the port can keep little of the process busy. One that has asked nothing leaves when another one needs its place.
 
 mod backend_metrics;
 mod body;

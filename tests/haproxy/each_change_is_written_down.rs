@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use serde_json::Value;
 
 use crate::support::{
-    sidecar::soon,
+    sidecar::{command_with, soon},
     toy::Toy,
     world::{BOTH, World, on_every_line},
 };
@@ -109,6 +109,14 @@ fn who_goes_down_and_comes_up_by_haproxys_checks_is_written_down_too() {
             toys[0].serve();
             until(place, &[first, down, up]);
         }
+        let admin = sidecar.admin().to_string();
+        let told = world.with_settings(&[("SIDECAR_ADMIN_LISTEN", &admin)], |settings| {
+            command_with(settings, &["explain", &format!("slots/{}", servers[0])])
+        });
+        let told = String::from_utf8(told.stdout).expect("text");
+        let mut lines_of_it = told.lines().filter(|line| line.contains(up));
+        let is_change = |line: &str| line.trim_start().starts_with("change ");
+        assert!(lines_of_it.next().is_some_and(is_change), "{told}");
 
         // What is over before HAProxy is read again left its mark, too.
         let moment = "HAProxy's check: DOWN for a moment, and UP again";
