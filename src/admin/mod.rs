@@ -71,7 +71,7 @@ const CHANGES: usize = 100;
 /// Where there is something; the page fetches its other files itself.
 const PATHS: &str = "there are / (for browsers), /live, /ready, /status, /checks?backend=<name>, /events and /metrics";
 
-const GET: HeaderValue = HeaderValue::from_static("GET, HEAD");
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -199,7 +199,7 @@ fn only_get() -> Response<Answer> {
         StatusCode::METHOD_NOT_ALLOWED,
         "only GET and HEAD\n".to_owned(),
     );
-    response.headers_mut().insert(ALLOW, GET);
+    response.headers_mut().insert(ALLOW, ALLOWED);
     response
 }
 

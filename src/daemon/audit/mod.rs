@@ -90,7 +90,8 @@ impl Audit {
                 ring.end(lost, Outcome::Unknown, None);
             }
             for verdict in mem::take(&mut ring.wordless).into_values().flatten() {
-                ring.end(verdict.clone(), verdict.outcome, None);
+                let outcome = verdict.outcome;
+                ring.end(verdict, outcome, None);
             }
         });
     }
