@@ -53,7 +53,7 @@ impl GuardMetrics {
             mass: register(
                 to,
                 "mass_deregistrations",
-                "Times that so much was deregistered at once that it was not believed",
+                "Times that so much was deregistered at once that it looked like a mistake",
                 Counter::default(),
             ),
             opinions: register(

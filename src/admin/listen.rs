@@ -135,6 +135,8 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
@@ -154,5 +156,19 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert!(bind_unix(&path).await.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_taken_address_is_waited_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = taken.local_addr().unwrap();
+        let mut bound = pin!(bind_forever(Listen::Tcp(addr)));
+        assert!(timeout(RETRY * 3, &mut bound).await.is_err());
+
+        drop(taken);
+        let bound = bound.await;
+        let Listener::Tcp(listener) = &bound else {
+            panic!("another kind");
+        };
+        assert_eq!(listener.local_addr().unwrap(), addr);
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! It sees the daemon's published [`Status`], the [`Metrics`] and the [`Pictures`] only, and changes nothing. Each connection is good
 //! for one request and lives ten seconds at most, but for a few that listen to events and take what they are told, so whoever
-//! can reach the port can keep little of the process busy.
+//! can reach the port can keep little of the process busy. One that has asked nothing leaves when another one needs its place.
 
 mod backend_metrics;
 mod body;
+mod connections;
 mod events;
 mod feed;
 mod guard_metrics;
@@ -27,8 +28,7 @@ mod status;
 mod text_format;
 
 use std::{
-    convert::Infallible,
-    io, iter,
+    iter,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,28 +37,20 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinSet,
-    time::sleep,
-};
-use tracing::{debug, info, warn};
+use tokio::sync::{Semaphore, watch};
 
 use body::Answer;
 use events::{Events, Patience};
-use listen::Stream;
 
 pub use backend_metrics::{BackendCount, BackendMetrics};
+pub use connections::serve;
 pub use feed::Feed;
 pub use guard_metrics::GuardMetrics;
 pub use haproxy_metrics::HaproxyMetrics;
 pub use listen::{Listen, Listener, bind_forever};
 pub use metrics::{Metrics, ServersOwned, SyncFailure};
-pub use namespace::{Followed, Namespace, Trouble};
+pub use namespace::{Followed, Namespace, Trouble, WentBack};
 pub use nomad_metrics::NomadMetrics;
 pub use operator_metrics::OperatorMetrics;
 pub use pictures::{Document, Pictures, Question, Shot};
@@ -68,14 +60,8 @@ pub use state_file_metrics::StateFileMetrics;
 pub use status::{Failure, FromSnapshot, Missing, Status};
 pub use text_format::to_text_format;
 
-/// Connections at once. One more is closed unanswered.
-const MAX_CONNECTIONS: usize = 64;
-
-/// Of these, so many may listen to events.
+/// Of all connections, so many may listen to events.
 const MAX_LISTENERS: usize = 16;
-
-/// For the head of a request to arrive.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// For a connection as a whole, the answer read by the other side included.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
@@ -83,13 +69,10 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// So many changes are shown if nobody says how many.
 const CHANGES: usize = 100;
 
-/// The largest head of a request, in bytes. It is also hyper's smallest buffer.
-const MAX_HEAD: usize = 8192;
+/// Where there is something; the page fetches its other files itself.
+const PATHS: &str = "there are / (for browsers), /live, /ready, /status, /checks?backend=<name>, /events and /metrics";
 
-/// After a connection could not be accepted for want of file descriptors.
-const RETRY: Duration = Duration::from_secs(1);
-
-const GET: HeaderValue = HeaderValue::from_static("GET");
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -98,83 +81,37 @@ const TEXT_FORMAT: HeaderValue =
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Answers requests for as long as the future is polled. Dropping it closes every connection.
-pub async fn serve(
-    listener: Listener,
+/// What is answered from.
+#[derive(Clone)]
+struct Shown {
     status: watch::Receiver<Status>,
     metrics: Arc<Metrics>,
     pictures: Arc<Pictures>,
-) {
-    let mut connections = JoinSet::new();
-    let seats = Arc::new(Semaphore::new(MAX_LISTENERS));
-    let mut is_failing = false;
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                    if std::mem::take(&mut is_failing) {
-                        info!("the admin listener accepts connections again");
-                    }
-                    let (metrics, pictures) = (Arc::clone(&metrics), Arc::clone(&pictures));
-                    let seats = Arc::clone(&seats);
-                    connections.spawn(answer(stream, status.clone(), metrics, pictures, seats));
-                }
-                Ok((_, peer)) => debug!(%peer, "too many admin connections; this one is closed"),
-                Err(error) if concerns_one_connection(&error) => {
-                    debug!(%error, "an admin connection could not be accepted");
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut is_failing, true) {
-                        warn!(
-                            %error,
-                            "the admin listener cannot accept connections and tries again every second: raise the limit of open files (ulimit -n), or see who keeps connections to it open"
-                        );
-                    }
-                    sleep(RETRY).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
+    /// Of those who listen to events.
+    seats: Arc<Semaphore>,
 }
 
-async fn answer(
-    stream: Box<dyn Stream>,
-    status: watch::Receiver<Status>,
-    metrics: Arc<Metrics>,
-    pictures: Arc<Pictures>,
-    seats: Arc<Semaphore>,
-) {
-    let patience = Patience::new();
-    let service = service_fn(|request: Request<Incoming>| {
-        let (status, metrics, pictures) = (&status, &metrics, &pictures);
-        let (seats, patience) = (&seats, &patience);
-        async move {
-            let drawn = match (request.method(), request.uri().path()) {
-                (&Method::GET, "/status") if !wants_plain(&request) => {
-                    Some(picture(&request, pictures).await)
-                }
-                (&Method::GET, "/checks") => Some(checks(&request, pictures).await),
-                (&Method::GET, "/events") => Some(events(&request, pictures, seats, patience)),
-                (&Method::GET, path) => page::file(path),
-                _ => None,
-            };
-            let response = drawn.unwrap_or_else(|| respond(&request, &status.borrow(), metrics));
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MAX_HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        ended = connection => if let Err(error) = ended {
-            debug!(%error, "an admin connection failed");
-        },
-        () = patience.end() => debug!("an admin connection was closed for taking too long"),
+/// The answer to a request, on a connection that ends with this patience.
+async fn reply(
+    mut request: Request<Incoming>,
+    shown: &Shown,
+    patience: &Arc<Patience>,
+) -> Response<Answer> {
+    if *request.method() == Method::HEAD {
+        // The same without the body, which hyper leaves out.
+        *request.method_mut() = Method::GET;
     }
+    let pictures = &shown.pictures;
+    let drawn = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/status") if !wants_plain(&request) => {
+            Some(picture(&request, pictures).await)
+        }
+        (&Method::GET, "/checks") => Some(checks(&request, pictures).await),
+        (&Method::GET, "/events") => Some(events(&request, pictures, &shown.seats, patience)),
+        (&Method::GET, path) => page::file(path),
+        _ => None,
+    };
+    drawn.unwrap_or_else(|| respond(&request, &shown.status.borrow(), &shown.metrics))
 }
 
 #[expect(
@@ -190,10 +127,7 @@ fn respond<B>(request: &Request<B>, status: &Status, metrics: &Metrics) -> Respo
         (&Method::GET, "/metrics") => exposition(request, status, metrics, now),
         (_, "/live" | "/ready" | "/status" | "/checks" | "/events" | "/metrics") => only_get(),
         (_, path) if page::has(path) => only_get(),
-        _ => plain(
-            StatusCode::NOT_FOUND,
-            "there are /, /live, /ready, /status, /events and /metrics\n".to_owned(),
-        ),
+        _ => plain(StatusCode::NOT_FOUND, format!("{PATHS}\n")),
     }
 }
 
@@ -262,8 +196,11 @@ fn no_answer() -> Response<Answer> {
 }
 
 fn only_get() -> Response<Answer> {
-    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
-    response.headers_mut().insert(ALLOW, GET);
+    let mut response = plain(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "only GET and HEAD\n".to_owned(),
+    );
+    response.headers_mut().insert(ALLOW, ALLOWED);
     response
 }
 
@@ -323,30 +260,19 @@ fn response(status: StatusCode, kind: HeaderValue, body: impl Into<Answer>) -> R
     response
 }
 
-/// Whether accepting failed for the one connection only, so that the next one can be accepted at once.
-fn concerns_one_connection(error: &io::Error) -> bool {
-    [
-        io::ErrorKind::ConnectionAborted,
-        io::ErrorKind::ConnectionReset,
-        io::ErrorKind::ConnectionRefused,
-    ]
-    .contains(&error.kind())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, pin::pin};
+    use std::net::SocketAddr;
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
-        time::timeout,
     };
 
     use super::*;
 
     /// A listener with a status that the test can change.
-    async fn listening(status: Status) -> (SocketAddr, watch::Sender<Status>) {
+    pub(super) async fn listening(status: Status) -> (SocketAddr, watch::Sender<Status>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (sender, receiver) = watch::channel(status);
@@ -356,12 +282,12 @@ mod tests {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the listener's clock is real")]
-    fn starting() -> Status {
+    pub(super) fn starting() -> Status {
         Status::starting(Instant::now())
     }
 
     /// What the listener answers to `request`, until it closes the connection.
-    async fn exchange(addr: SocketAddr, request: &str) -> String {
+    pub(super) async fn exchange(addr: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -370,7 +296,7 @@ mod tests {
     }
 
     /// Status line, content type and body.
-    async fn ask(addr: SocketAddr, method_and_path: &str) -> (String, String, String) {
+    pub(super) async fn ask(addr: SocketAddr, method_and_path: &str) -> (String, String, String) {
         let request =
             format!("{method_and_path} HTTP/1.1\r\nhost: sidecar\r\naccept: text/plain\r\n\r\n");
         parts(&exchange(addr, &request).await)
@@ -503,56 +429,62 @@ mod tests {
         let (addr, _status) = listening(starting()).await;
         assert_eq!(
             ask(addr, "GET /page").await,
-            plain_answer(
-                "404 Not Found",
-                "there are /, /live, /ready, /status, /events and /metrics\n"
-            )
+            plain_answer("404 Not Found", &format!("{PATHS}\n"))
         );
-        assert_eq!(
-            ask(addr, "DELETE /ready").await,
-            plain_answer("405 Method Not Allowed", "only GET\n")
-        );
-    }
-
-    #[tokio::test]
-    async fn a_head_that_is_too_large_is_refused() {
-        let (addr, _status) = listening(starting()).await;
-        let request = format!("GET /live HTTP/1.1\r\nx: {}", "x".repeat(MAX_HEAD));
-        let answer = exchange(addr, &request).await;
-        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
-        let (addr, _status) = listening(starting()).await;
-        let start = tokio::time::Instant::now();
-        assert_eq!(exchange(addr, "GET /live HTTP/1.1\r\n").await, "");
-        assert!((HEAD_LIMIT..CONNECTION_LIMIT).contains(&start.elapsed()));
-    }
-
-    #[tokio::test]
-    async fn the_sixty_fifth_connection_is_closed() {
-        let (addr, _status) = listening(starting()).await;
-        let mut idle = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            idle.push(TcpStream::connect(addr).await.unwrap());
+        for path in ["/ready", "/checks", "/page.js"] {
+            assert_eq!(
+                ask(addr, &format!("DELETE {path}")).await,
+                plain_answer("405 Method Not Allowed", "only GET and HEAD\n")
+            );
         }
-        let mut one_more = TcpStream::connect(addr).await.unwrap();
-        assert_eq!(one_more.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_taken_address_is_waited_for() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = taken.local_addr().unwrap();
-        let mut bound = pin!(bind_forever(Listen::Tcp(addr)));
-        assert!(timeout(RETRY * 3, &mut bound).await.is_err());
-
-        drop(taken);
-        let bound = bound.await;
-        let Listener::Tcp(listener) = &bound else {
-            panic!("another kind");
+    async fn head_is_get_without_the_body() {
+        let (addr, _status) = listening(starting()).await;
+        let head = |answer: &str| -> Vec<String> {
+            let head = answer.split_once("\r\n\r\n").unwrap().0;
+            let lines = head.lines().filter(|line| !line.starts_with("date: "));
+            lines.map(str::to_owned).collect()
         };
-        assert_eq!(listener.local_addr().unwrap(), addr);
+        let of = |method, path| format!("{method} {path} HTTP/1.1\r\nhost: sidecar\r\n\r\n");
+        for path in [
+            "/",
+            "/page.css",
+            "/page.js",
+            "/live",
+            "/ready",
+            "/status",
+            "/checks",
+            "/metrics",
+            "/nowhere",
+        ] {
+            let get = exchange(addr, &of("GET", path)).await;
+            let answer = exchange(addr, &of("HEAD", path)).await;
+            assert!(answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+            // A sample or two is longer a moment later.
+            let is_same =
+                |line: &&String| path != "/metrics" || !line.starts_with("content-length");
+            let [get, answer] = [get, answer].map(|answer| head(&answer));
+            assert!(
+                answer.iter().filter(is_same).eq(get.iter().filter(is_same)),
+                "{path}: {answer:?}"
+            );
+            assert!(
+                answer
+                    .iter()
+                    .any(|line| line.starts_with("content-length: "))
+            );
+        }
+        // Nobody listens there.
+        for _ in 0..=MAX_LISTENERS {
+            let answer = exchange(addr, &of("HEAD", "/events")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(
+                answer.contains("content-type: text/event-stream\r\n"),
+                "{answer}"
+            );
+            assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        }
     }
 }

@@ -22,6 +22,17 @@ pub struct Namespace {
     pub known_at: Option<Instant>,
     /// What kept it from being read last.
     pub trouble: Option<Trouble>,
+    /// Nomad's index went back: its servers were restored from a snapshot, or made anew.
+    pub went_back: Option<WentBack>,
+}
+
+/// How often an index went back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WentBack {
+    /// How often, since the start.
+    pub times: u64,
+    /// The last time.
+    pub last: Instant,
 }
 
 /// By what a namespace is followed.
@@ -72,6 +83,7 @@ impl Namespace {
             index: None,
             known_at: None,
             trouble: None,
+            went_back: None,
         }
     }
 
@@ -97,6 +109,14 @@ impl Namespace {
             match self.known_at {
                 Some(at) => write!(f, "; current {} s ago", seconds(at))?,
                 None => f.write_str("; never read")?,
+            }
+            if let Some(WentBack { times, last }) = self.went_back {
+                let times = match times {
+                    1 => "once".to_owned(),
+                    times => format!("{times} times"),
+                };
+                let ago = seconds(last);
+                write!(f, "; its index went back {times}, last {ago} s ago")?;
             }
             let Some(Trouble { text, began, ended }) = &self.trouble else {
                 return Ok(());
@@ -147,6 +167,14 @@ mod tests {
             line(&namespace),
             format!("{begin}last trouble ended 50 s ago after 5 s: nomad at a: status 500")
         );
+        namespace.trouble = None;
+        for (times, said) in [(1, "once"), (3, "3 times")] {
+            let last = at(18);
+            namespace.went_back = Some(WentBack { times, last });
+            let end = format!("its index went back {said}, last 42 s ago");
+            assert_eq!(line(&namespace), format!("{begin}{end}"));
+        }
+        namespace.went_back = None;
         namespace.trouble = Some(Trouble {
             text: "x".repeat(1000),
             began: at(55),

@@ -23,6 +23,7 @@ pub struct NomadMetrics {
     index: Family<ByNamespace, Gauge<u64, AtomicU64>>,
     age: Family<ByNamespace, Gauge<f64, AtomicU64>>,
     cuts: Family<ByNamespace, Counter>,
+    went_back: Family<ByNamespace, Counter>,
     rereads: Family<ByCause, Counter>,
 }
 
@@ -100,6 +101,12 @@ impl NomadMetrics {
                 "Event streams that were open and ended",
                 Family::default(),
             ),
+            went_back: register(
+                to,
+                "index_went_back",
+                "Times that Nomad's index went back, as when its servers are restored from a snapshot",
+                Family::default(),
+            ),
             rereads: register(
                 to,
                 "rereads",
@@ -124,6 +131,11 @@ impl NomadMetrics {
     /// The stream of this namespace was cut.
     pub fn stream_cut(&self, namespace: &str) {
         self.cuts.get_or_create(&by_namespace(namespace)).inc();
+    }
+
+    /// The index of this namespace went back.
+    pub fn index_went_back(&self, namespace: &str) {
+        self.went_back.get_or_create(&by_namespace(namespace)).inc();
     }
 
     /// So many services are read, for this cause.
@@ -157,6 +169,7 @@ impl NomadMetrics {
             self.age.get_or_create(&by_namespace(name)).set(age);
             // A rate over a counter needs its zero.
             drop(self.cuts.get_or_create(&by_namespace(name)));
+            drop(self.went_back.get_or_create(&by_namespace(name)));
         }
     }
 }

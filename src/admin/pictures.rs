@@ -38,6 +38,8 @@ pub struct Shot {
     pub document: Document,
     /// The changes, the oldest first.
     pub changes: Vec<Change>,
+    /// The turns of HAProxy's verdicts, the oldest first.
+    pub verdicts: Vec<Change>,
 }
 
 /// Text in pieces.
@@ -84,14 +86,19 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Shot {
-    /// The whole document, with so many of the last changes.
+    /// The whole document, with so many of the last changes and of the last verdicts.
     pub(super) fn pieces(
         self: &Arc<Self>,
         changes: usize,
     ) -> Result<VecDeque<Bytes>, serde_json::Error> {
-        let first = self.changes.len().saturating_sub(changes);
+        let last = [&self.changes, &self.verdicts].map(|all| {
+            let first = all.len().saturating_sub(changes);
+            &all[first..]
+        });
+        let mut last: Vec<_> = last.into_iter().flatten().collect();
+        last.sort_by_key(|change| change.number);
         let mut rest = b",\"changes\":".to_vec();
-        serde_json::to_writer(&mut rest, &self.changes[first..])?;
+        serde_json::to_writer(&mut rest, &last)?;
         rest.push(b'}');
         let shared = |at| Bytes::from_owner(Shared(Arc::clone(self), at));
         let document = (0..self.document.0.len()).map(shared);
@@ -218,7 +225,8 @@ mod tests {
         Shot {
             at: Instant::now(),
             document: Document(vec![text.as_bytes().to_vec()]),
-            changes: (1..=3).map(change).collect(),
+            changes: [1, 3, 4].map(change).into(),
+            verdicts: [2, 5].map(change).into(),
         }
     }
 
@@ -240,7 +248,10 @@ mod tests {
         pictures.show(shot("{\"version\":1"));
         for each in asking {
             let shot = each.await.unwrap().unwrap();
-            assert!(text(&shot, 1).starts_with("{\"version\":1,\"changes\":[{\"number\":3,"));
+            let document: serde_json::Value = serde_json::from_str(&text(&shot, 2)).unwrap();
+            let numbers = document["changes"].as_array().unwrap().iter();
+            let numbers: Vec<_> = numbers.map(|change| change["number"].as_u64()).collect();
+            assert_eq!(numbers, [2, 3, 4, 5].map(Some));
             assert_eq!(text(&shot, 0), "{\"version\":1,\"changes\":[]}");
         }
         // It is good for a moment: nobody has to draw.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    admin::{Followed, Missing, Namespace, Trouble},
+    admin::{Followed, Missing, Namespace, Trouble, WentBack},
     catalog::{FailureKind, How, Scope},
     nomad::watch::Event,
 };
@@ -174,6 +174,11 @@ impl Following {
             Event::IndexWentBack { namespace, to, .. } => {
                 if let Some(state) = self.states.get_mut(namespace) {
                     state.shown.index = Some(*to);
+                    let before = state.shown.went_back.map_or(0, |before| before.times);
+                    state.shown.went_back = Some(WentBack {
+                        times: before + 1,
+                        last: now,
+                    });
                 }
             }
             Event::Trouble { scope, kind, text } => self.trouble(now, scope, *kind, text),
@@ -493,5 +498,19 @@ mod tests {
         rig.following.heard(now, &over);
         let shown = &rig.following.namespaces()[0];
         assert_eq!(shown.trouble, Some(ended));
+
+        assert_eq!(shown.went_back, None);
+        for (times, to) in [(1, 825), (2, 17)] {
+            let last = rig.now;
+            let restored = Event::IndexWentBack {
+                namespace: "default".into(),
+                from: 874,
+                to,
+            };
+            rig.then(&restored, 1_000);
+            let shown = &rig.following.namespaces()[0];
+            let went_back = Some(WentBack { times, last });
+            assert_eq!((shown.index, shown.went_back), (Some(to), went_back));
+        }
     }
 }

@@ -361,8 +361,9 @@ impl Shell {
                 self.input(Input::Connected(info)).await;
             }
             session::Event::Completed { id, responses } => {
-                let Some(responses) = self.verdicts.take(id, responses) else {
-                    return;
+                let audit = &self.report.show.audit;
+                let Some(responses) = self.verdicts.take(id, responses, audit) else {
+                    return self.ask_for_words().await;
                 };
                 if let Some((requests, sent_at)) = self.under_way.remove(&id) {
                     self.report.answered(id, &requests, &responses);
@@ -375,8 +376,9 @@ impl Shell {
                 responses,
                 error,
             } => {
-                let Some(responses) = self.verdicts.take(id, responses) else {
-                    return;
+                let audit = &self.report.show.audit;
+                let Some(responses) = self.verdicts.take(id, responses, audit) else {
+                    return self.ask_for_words().await;
                 };
                 if let Some((requests, _)) = self.under_way.remove(&id) {
                     self.report.answered(id, &requests, &responses);
@@ -472,10 +474,14 @@ impl Shell {
                     if matches!(fact, Fact::Held(..) | Fact::HoldEnded(..)) {
                         self.keeper.changed();
                     }
+                    if let Fact::Turned(backend, _) = &fact {
+                        self.verdicts.turned(backend);
+                    }
                     self.report.fact(fact);
                 }
             }
         }
+        self.ask_for_words().await;
         if looks_otherwise {
             self.report.looks_otherwise();
         }

@@ -180,6 +180,7 @@ fn write_remarks(facts: &[Fact], out: &mut impl Write) -> Result<(), Error> {
             | Fact::InSync { .. }
             | Fact::Admitted { .. }
             | Fact::Arrived(..)
+            | Fact::Turned(..)
             | Fact::SnapshotApplied { .. }
             | Fact::Restoring(_)
             | Fact::SyncFailed { .. } => {}

@@ -245,6 +245,7 @@ impl Report {
                 from,
                 to,
             } => {
+                self.metrics.nomad().index_went_back(namespace);
                 warn!(%namespace, from, to, "Nomad's index went back: it was restored; reading again, and removing nothing before everything was read");
             }
             Event::Trouble { scope, kind, text } => {
@@ -396,6 +397,11 @@ impl Report {
                 let took = took + self.event_lag;
                 self.metrics.backends().arrived(took.as_secs_f64());
                 debug!(%backend, %server, registration = &*registration, took = ?Rounded(took), "in rotation");
+            }
+            Fact::Turned(backend, turn) => {
+                let at = system_time() - turn.ago;
+                self.show.audit.turned(&backend, &turn, at);
+                debug!(%backend, server = %turn.server, "{}", turn.to);
             }
             Fact::Restoring(what) => restoring(&what),
             Fact::SnapshotApplied { took } => snapshot::applied(took),

@@ -42,7 +42,7 @@ pub struct Picture {
     /// The routes that their tags ask for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
-    /// The last changes of HAProxy, the oldest first.
+    /// The last changes of HAProxy, and the last turns of its verdicts, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
 }
@@ -112,7 +112,7 @@ pub enum Charge {
 pub struct Guards {
     /// Removals are stopped by the operator.
     pub frozen: bool,
-    /// So much was deregistered at once that what passes its checks is held.
+    /// So much was deregistered at once that servers which pass their checks are held now.
     pub mass: bool,
     /// Servers that wait to be taken out.
     pub waiting: usize,
@@ -155,6 +155,19 @@ pub struct Namespace {
     /// What keeps, or kept, it from being read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// Nomad's index went back: its servers were restored from a snapshot, or made anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub went_back: Option<WentBack>,
+}
+
+/// How often an index went back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WentBack {
+    /// How often, since the start.
+    pub times: u64,
+    /// When it did last.
+    pub last_ms: u64,
 }
 
 /// What keeps, or kept, a namespace from being read.
@@ -446,13 +459,13 @@ pub struct Drain {
     pub sessions: Option<u64>,
 }
 
-/// A change of HAProxy that was sent.
+/// A change of HAProxy that was sent, or a turn of its verdict on a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Change {
     /// Counts them, from the start of the sidecar.
     pub number: u64,
-    /// When it was sent, as RFC 3339 in UTC.
+    /// When it was sent, or seen, as RFC 3339 in UTC.
     pub at: Text,
     /// Why.
     pub why: Text,
@@ -463,7 +476,7 @@ pub struct Change {
     pub backend: Text,
     /// The server.
     pub server: Text,
-    /// As it was written.
+    /// As it was written; empty of a verdict.
     pub command: Text,
     /// What became of it.
     pub outcome: Outcome,
@@ -487,6 +500,10 @@ pub enum Outcome {
     Refused,
     /// The connection broke: nobody knows.
     Unknown,
+    /// It is no command: HAProxy's checks found the server UP,
+    Up,
+    /// or DOWN.
+    Down,
 }
 
 /// HAProxy's own words about the checks of a server.

@@ -19,6 +19,7 @@ use super::{
     plan::{self, Hindrance, Kind, Memory, ObservedBackend, Plan, Situation, Why},
     slots,
     states::States,
+    turn::{Turn, turns},
 };
 
 /// Commands of one batch; the rest follows after the answer, so that other backends get their turn.
@@ -45,6 +46,10 @@ pub(super) struct Backend {
     pub(super) memory: Memory,
     /// What was seen last.
     pub(super) observed: Option<ObservedBackend>,
+    /// That was in the process that is there now.
+    is_of_this_process: bool,
+    /// How HAProxy's verdicts have changed since that was told last.
+    pub(super) turns: Vec<Turn>,
     /// It is about to be deleted: nothing may lead here any more.
     pub(super) is_ending: bool,
     /// A server was in rotation then, whoever's.
@@ -109,6 +114,8 @@ impl Backend {
             stale: true,
             memory: Memory::default(),
             observed: None,
+            is_of_this_process: false,
+            turns: Vec::new(),
             is_ending: false,
             takes_traffic: false,
             observed_at: Duration::ZERO,
@@ -166,6 +173,7 @@ impl Backend {
         memory.life = std::mem::take(&mut self.memory.life);
         memory.life.forget_process();
         self.memory = memory;
+        self.is_of_this_process = false;
         self.would.clear();
         self.failures.reset();
         self.refusals.reset();
@@ -355,8 +363,17 @@ impl Backend {
         now: Duration,
         observed: ObservedBackend,
     ) -> bool {
-        let before = self.observed.iter().flat_map(|before| &before.servers);
-        let looks_otherwise = !before.map(look).eq(observed.servers.iter().map(look));
+        let before = (self.observed.as_ref()).map_or(&[][..], |before| &before.servers);
+        let looks_otherwise = !before
+            .iter()
+            .map(look)
+            .eq(observed.servers.iter().map(look));
+        if std::mem::replace(&mut self.is_of_this_process, true) {
+            let between = read_at.saturating_sub(self.observed_at);
+            let is_new = |name: &ServerName| self.unadmitted.contains_key(name);
+            let turns = turns(before, &observed.servers, between, is_new);
+            self.turns.extend(turns);
+        }
         self.memory.observe(now, &observed);
         self.settle_admissions(now, &observed);
         self.observed_at = read_at;

@@ -15,6 +15,7 @@ use super::{
     hold::{HoldBegun, HoldEnded},
     plan::{Hindrance, Step, Why},
     routes::{RouteFact, RoutesCount},
+    turn::Turn,
 };
 
 /// Something that happened.
@@ -135,6 +136,8 @@ pub enum Fact {
         /// Since everything was applied.
         waited: Duration,
     },
+    /// HAProxy's verdict on a server is another one.
+    Turned(BackendName, Turn),
     /// A HAProxy process has everything that a predecessor knew of, while Nomad was not heard yet.
     SnapshotApplied {
         /// Since the process was found.
@@ -234,7 +237,7 @@ pub struct Overview {
     pub waiting: usize,
     /// Removals are stopped.
     pub frozen: bool,
-    /// So much was deregistered at once that what passes its checks is held.
+    /// So much was deregistered at once that servers which pass their checks are held now.
     pub mass: bool,
     /// Servers of followed backends that are the sidecar's.
     pub owned: Owned,

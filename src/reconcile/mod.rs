@@ -30,6 +30,7 @@ mod states;
 mod stopping;
 pub mod tags;
 mod tally;
+mod turn;
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -49,6 +50,7 @@ pub use rules::{Refusal, Rules};
 pub use server_name::is_dynamic_name;
 pub use state_file::StateFile;
 pub use stopping::TooSoon;
+pub use turn::{Turn, Turned};
 
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

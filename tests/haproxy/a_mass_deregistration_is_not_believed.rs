@@ -80,6 +80,7 @@ fn living_instances_that_are_deregistered_all_at_once_serve_on_for_the_hold() {
             let (_, status) = sidecar.get("/status");
             status.contains("mass deregistration: ").then_some(())
         });
+        assert_eq!(sidecar.json("/status")["sidecar"]["guards"]["mass"], true);
         // All but what was drained and idle before so much was gone: that of one service at most.
         let held = soon("most are held", || {
             let held = sidecar.metric("servers_guarded{guard=\"mass\"}")?;
@@ -123,5 +124,35 @@ fn those_that_die_and_those_that_are_registered_again_are_treated_as_ever() {
         within(Duration::from_secs(20), "no server is held", || {
             (sidecar.metric("servers_held") == Some(0.0)).then_some(())
         });
+    });
+}
+
+#[test]
+fn where_it_holds_nothing_it_is_not_named_as_in_force() {
+    on_every_line(|bin| {
+        let shop = Shop::open(bin);
+        let sidecar = shop.world.sidecar_with(&[("SIDECAR_HOLD", "60s")]);
+        sidecar.until_ready();
+        shop.until_all_are_served();
+        // This time Nomad is right.
+        for (place, (_, toy, _)) in shop.toys.iter().enumerate() {
+            if place % 3 != 0 {
+                toy.fail();
+            }
+        }
+        for service in SERVICES {
+            shop.world.until_served_by(service, &shop.of(service)[..1]);
+        }
+        sidecar.until_metric("servers_owned{state=\"down\"}", 8);
+        shop.lose_most(&sidecar);
+        sidecar.until_metric("servers_owned{state=\"in_rotation\"}", 4);
+        sidecar.until_metric("servers_owned{state=\"down\"}", 0);
+        sidecar.until_metric("servers_guarded{guard=\"mass\"}", 0);
+        assert_eq!(sidecar.json("/status")["sidecar"]["guards"]["mass"], false);
+        for path in ["/ready", "/status"] {
+            let (status, body) = sidecar.get(path);
+            assert_eq!(status, 200);
+            assert!(!body.contains("mass deregistration"), "{path}: {body}");
+        }
     });
 }

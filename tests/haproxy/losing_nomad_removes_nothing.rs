@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::support::{
     fake_nomad::{Mode, Recorded, Token, Which},
+    sidecar::soon,
     toy::Toy,
     world::{BOTH, Nomad, World, on_every_line},
 };
@@ -214,5 +215,37 @@ fn a_stream_that_falls_silent_is_opened_again_and_what_it_hid_is_read() {
         for service in BOTH {
             world.until_served_by(service, &[&second]);
         }
+    });
+}
+
+#[test]
+fn that_nomad_was_restored_is_in_the_status_and_counted() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let toys = BOTH.map(|service| world.serve(service, 1));
+        let sidecar = world.sidecar();
+        sidecar.until_ready();
+        sidecar.until_metric(r#"index_went_back_total{namespace="default"}"#, 0);
+        let went_back = || sidecar.json("/status")["nomad"]["namespaces"][0]["went_back"].take();
+        assert!(went_back().is_null());
+
+        // A held query would end late.
+        sidecar.logged(&["following namespace default by its event stream"]);
+        let snapshot = world.nomad.snapshot();
+        let forgotten = Toy::start("forgotten");
+        world.register("dynamic", &forgotten);
+        world.until_served_by("dynamic", &[&toys[1][0], &forgotten]);
+        world.nomad.restore(snapshot);
+        world.nomad.cut_streams();
+        sidecar.logged_within(Duration::from_secs(30), &["Nomad's index went back"]);
+        sidecar.until_metric(r#"index_went_back_total{namespace="default"}"#, 1);
+        let went_back = went_back();
+        assert_eq!(went_back["times"], 1);
+        assert!(went_back["last_ms"].as_u64() < Some(60_000), "{went_back}");
+        soon("the lines say so", || {
+            let (_, lines) = sidecar.get("/status");
+            let text = "; its index went back once, last ";
+            lines.contains(text).then_some(())
+        });
     });
 }

@@ -28,6 +28,7 @@ mod each_change_is_written_down;
 mod everything_is_back_after_a_restart_of_haproxy;
 mod explain_names_the_true_reason;
 mod file_descriptors_run_out;
+mod half_a_request_keeps_nobody_waiting;
 mod haproxy_follows_the_catalog;
 mod losing_nomad_removes_nothing;
 mod memory_is_bounded_whatever_nomad_sends;

@@ -169,7 +169,7 @@ fn is_of_our_grammar(line: &str, known: &[SocketAddr]) -> bool {
             backend(name) && guid.strip_prefix("nomad:") == Some(name)
         }
         ["show", "servers", "state", name] => backend(name),
-        ["show", "stat", name, "6", "-1"] => backend(name) || number(name),
+        ["show", "stat", name, "4" | "6", "-1"] => backend(name) || number(name),
         ["set", "server", name, "state", "ready" | "drain" | "maint"]
         | ["set", "server", name, "health", "down"]
         | ["enable", "health", name]

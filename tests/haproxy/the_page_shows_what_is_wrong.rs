@@ -150,13 +150,14 @@ const CONTRAST: &str = "
     return least";
 
 /// Readable in both schemes and at both widths, without scrolling to the side.
-fn is_readable(browser: &Browser) {
+fn is_readable(browser: &Browser, name: &str) {
     let mut backs = Vec::new();
     for scheme in ["light", "dark"] {
         for width in [1280, 390] {
             browser.screen(width, scheme);
             let widths = browser.run("return [document.documentElement.scrollWidth, innerWidth]");
             assert_eq!(widths, serde_json::json!([width, width]), "{scheme}");
+            browser.keep(&format!("{name}-{scheme}-{width}"));
         }
         let least = browser.run(CONTRAST);
         assert!(least[0].as_f64() >= Some(4.5), "{scheme}: {least}");
@@ -194,7 +195,7 @@ fn in_a_browser() {
         "All is well: 2 of 2 instances in rotation.",
     );
     is_harmless(&browser);
-    is_readable(&browser);
+    is_readable(&browser, "well");
 
     // What changes comes by itself.
     browser.run("window.sameness = 1");
@@ -214,6 +215,8 @@ fn in_a_browser() {
         "dynamic: No request is answered: 1 of 1 DOWN",
     );
     until_says(&browser, "#verdict", "L7STS, code 503");
+    until_says(&browser, "#changes", "HAProxy's check: DOWN");
+    is_readable(&browser, "ill");
     toys[1][0].serve();
     until(
         &browser,
@@ -221,6 +224,18 @@ fn in_a_browser() {
         "return !document.getElementById('wrong').textContent.includes('dynamic')",
     );
     assert_eq!(browser.run("return window.sameness"), 1);
+    until_says(&browser, "#changes", "HAProxy's check: UP again");
+    // An admission is a line, which opens.
+    let found = browser.run(
+        "const all = [...document.querySelectorAll('#changes > li')].filter((one) => one.innerText.includes('full/nomad1')); \
+         const [group] = all.filter((one) => one.querySelector('details')); \
+         const closed = group.innerText; \
+         group.querySelector('summary').click(); \
+         return [all.length, closed.includes('set server'), group.innerText.split('set server full/nomad1').length > 4]",
+    );
+    // Its commands, and that its check passed.
+    assert_eq!(found, serde_json::json!([2, false, true]));
+    is_readable(&browser, "open");
     drop(more);
 
     // Whatever they are called.
@@ -244,7 +259,7 @@ fn in_a_browser() {
         "tags: haproxy.enable=true, <img src=x",
     );
     is_harmless(&browser);
-    is_readable(&browser);
+    is_readable(&browser, "hostile");
     browser.run(
         "const filter = document.getElementById('filter'); filter.value = 'FULL'; filter.dispatchEvent(new Event('input'))",
     );

@@ -1,13 +1,15 @@
 //! A real browser without a screen: Chromium, driven by chromedriver over plain HTTP (`WebDriver` and Chrome's own protocol).
 
 use std::{
-    env,
+    env, fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -109,6 +111,18 @@ impl Browser {
         self.chrome("Emulation.setEmulatedMedia", &scheme);
     }
 
+    /// Keeps the whole page as a picture, in the directory that `PAGE_PICTURES` names, if it names one.
+    pub(crate) fn keep(&self, name: &str) {
+        let Some(folder) = env::var_os("PAGE_PICTURES") else {
+            return;
+        };
+        let all = json!({"captureBeyondViewport": true});
+        let picture = self.chrome("Page.captureScreenshot", &all);
+        let bytes = BASE64_STANDARD.decode(picture["data"].as_str().expect("base64"));
+        let path = Path::new(&folder).join(format!("{name}.png"));
+        fs::write(path, bytes.expect("base64")).expect("the directory is there");
+    }
+
     /// What the page wrote to its console, or the browser said of it, since this was asked last.
     pub(crate) fn console(&self) -> Vec<String> {
         let entries = self.of_session("/se/log", &json!({"type": "browser"}));
@@ -119,9 +133,9 @@ impl Browser {
             .collect()
     }
 
-    fn chrome(&self, command: &str, parameters: &Value) {
+    fn chrome(&self, command: &str, parameters: &Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
-        self.of_session("/goog/cdp/execute", &body);
+        self.of_session("/goog/cdp/execute", &body)
     }
 
     fn of_session(&self, path: &str, body: &Value) -> Value {

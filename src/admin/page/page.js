@@ -4,8 +4,12 @@
 // else, and without what turns the direction of writing.
 "use strict";
 (() => {
-  const SHOWN = { services: 200, instances: 100, troubles: 60, routes: 300, changes: 60 };
+  const SHOWN = { services: 200, instances: 100, troubles: 60, routes: 300, changes: 60, kept: 400 };
   const SECOND = 1000;
+  const HOUR = 3600 * SECOND;
+  // Lines of one cause with no more between them are one, and so are those of a server that turns more often than that.
+  const TOGETHER = 2 * SECOND;
+  const FLAPS = 4;
   const $ = (id) => document.getElementById(id);
 
   // === Words ===
@@ -129,6 +133,8 @@
   };
   const heldBy = (hold) => (typeof hold.by === "string" ? HOLDS[hold.by] : "too few others of its service are UP");
 
+  const wentBack = ({ times, last_ms }) => `its index went back ${time(last_ms)} ago` + (times > 1 ? `, ${times} times since the start` : "");
+
   const FAILS = "No request is answered: ";
   const troublesOf = (p) => {
     const all = [];
@@ -141,6 +147,9 @@
       if (one.trouble && one.trouble.ended_ms === undefined) {
         tell("bad", "Nomad, " + one.name, `cannot be read for ${time(one.trouble.began_ms)}: ${one.trouble.text}`, "HAProxy stays as it is: nothing is removed, and what registers now is not seen.");
       }
+    }
+    for (const one of nomad.namespaces ?? []) {
+      if (one.went_back?.last_ms < HOUR) tell("note", "Nomad, " + one.name, wentBack(one.went_back) + ": its servers were restored from a snapshot, or made anew.", "Everything was read again, and nothing removed before that. What registered since the snapshot may be missing until it registers again.");
     }
     if (nomad.snapshot) tell("bad", "Nomad", nomad.snapshot, "It is replaced as soon as Nomad answers.");
     if (nomad.unread?.length) tell("warn", "Nomad", "not read yet: " + list(nomad.unread), "What is unread stays as it is.");
@@ -231,7 +240,9 @@
       const how = { stream: "followed by events", blocking: "followed by queries", none: "not followed" }[one.followed];
       const trouble = one.trouble && one.trouble.ended_ms === undefined;
       const current = one.current_ms === undefined ? "never read" : `current ${time(one.current_ms)} ago`;
-      rows.push([`Nomad, ${one.name}`, trouble ? "cannot be read" : how, `${one.index === undefined ? "no index" : "index " + one.index}, ${current}`, trouble ? "bad" : one.followed === "none" ? "warn" : "ok"]);
+      const fine = [one.index === undefined ? "no index" : "index " + one.index, current];
+      if (one.went_back) fine.push(wentBack(one.went_back));
+      rows.push([`Nomad, ${one.name}`, trouble ? "cannot be read" : how, fine.join(", "), trouble ? "bad" : one.followed === "none" ? "warn" : "ok"]);
     }
     const more = rows.length - 14;
     if (more > 0) rows.splice(14, more, ["Nomad", `${more} more namespaces`, "", "ok"]);
@@ -474,22 +485,82 @@
     keyed($("routes"), items);
   };
 
-  const OUTCOMES = { sent: ["sent", "note"], done: ["done", "ok"], later: ["not now", "warn"], refused: ["refused", "bad"], unknown: ["unknown", "warn"] };
+  const OUTCOMES = { refused: ["refused", "bad"], unknown: ["unknown", "warn"], later: ["not now", "warn"], sent: ["sent", "note"], done: ["done", "ok"], down: ["DOWN", "bad"], up: ["UP", "ok"] };
+  const isVerdict = (one) => one.outcome === "up" || one.outcome === "down";
+  const serverOf = (one) => [one.backend, one.server].filter(Boolean).join("/");
+
+  // What belongs together, the newest first: what was done to one server for one cause at once, servers of a backend that went
+  // DOWN or came UP together, and all of a server that does so time and again.
+  const groupsOf = (all) => {
+    const times = grouped(all.filter(isVerdict), serverOf);
+    const flaps = (one) => isVerdict(one) && times.get(serverOf(one)).length > FLAPS;
+    const open = new Map();
+    const groups = [];
+    for (const one of [...all].reverse()) {
+      const at = Date.parse(one.at);
+      const of = isVerdict(one) ? one.backend : one.server && serverOf(one);
+      const key = flaps(one) ? "flaps " + serverOf(one) : JSON.stringify([of, one.why]);
+      const group = open.get(key);
+      if (group && (flaps(one) || Math.abs(group.at - at) <= TOGETHER)) {
+        group.lines.push(one);
+        group.at = at;
+      } else {
+        const made = { at, lines: [one], flaps: flaps(one) };
+        open.set(key, made);
+        groups.push(made);
+      }
+    }
+    return groups;
+  };
+
+  const clock = (text) => {
+    const at = new Date(text);
+    return at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString() : at.toLocaleString();
+  };
+  const changeLine = (one, ...rest) => {
+    const [word, level] = OUTCOMES[one.outcome] ?? [one.outcome, "note"];
+    return el("div", { cls: "line" }, el("time", { datetime: one.at, title: one.at }, clock(one.at)), el("span", { cls: "chip", level }, word), ...rest);
+  };
+  const because = (one) => {
+    const says = one.reply ? `${isVerdict(one) ? "," : ": HAProxy says"} “${shown(one.reply)}”` : "";
+    return el("div", { cls: "why" }, one.why + (one.index === undefined ? "" : `, index ${one.index}`) + says);
+  };
+  const single = (one) => [changeLine(one, one.command ? el("code", null, one.command) : el("b", { cls: "mono" }, serverOf(one))), because(one)];
+  const several = ({ lines, flaps }) => {
+    const [last, first] = [lines[0], lines.at(-1)];
+    const servers = [...new Set(lines.map(serverOf).filter(Boolean))];
+    if (flaps) {
+      const downs = lines.filter((one) => one.why.includes("DOWN")).length;
+      return [changeLine(last, el("b", { cls: "mono" }, servers[0])), el("div", { cls: "why" }, `HAProxy's check: DOWN ${downs} times since ${clock(first.at)}`)];
+    }
+    const order = Object.keys(OUTCOMES);
+    const worst = [...lines].sort((a, b) => order.indexOf(a.outcome) - order.indexOf(b.outcome))[0];
+    const many = isVerdict(last) ? count(lines.length, "server") : count(lines.length, "command");
+    return [changeLine({ ...worst, at: first.at }, el("b", { cls: "mono" }, list(servers, 2) || "maps"), el("span", null, many)), because(worst)];
+  };
+  const fill = (node, group) => {
+    const before = node.firstElementChild;
+    const focused = before?.contains(document.activeElement);
+    if (group.lines.length === 1) {
+      node.replaceChildren(...single(group.lines[0]));
+      return node;
+    }
+    const lines = el("ol", { cls: "lines" }, ...[...group.lines].reverse().map((one) => el("li", null, ...(one.command ? [changeLine(one, el("code", null, one.command)), one.reply && because(one)] : single(one)))));
+    const details = el("details", null, el("summary", null, ...several(group)), lines);
+    details.open = Boolean(before?.open);
+    node.replaceChildren(details);
+    if (focused) details.firstElementChild.focus();
+    return node;
+  };
   const changes = (all) => {
-    const last = all.slice(-SHOWN.changes).reverse();
+    const last = groupsOf(all).slice(0, SHOWN.changes);
     if (!last.length) return $("changes").replaceChildren(el("li", { cls: "empty" }, "HAProxy was not changed since the sidecar started."));
-    const day = new Date().toDateString();
-    keyed($("changes"), last.map((one) => ({
-      key: String(one.number),
-      sig: one.outcome + (one.reply ?? ""),
-      make: () => {
-        const at = new Date(one.at);
-        const when = at.toDateString() === day ? at.toLocaleTimeString() : at.toLocaleString();
-        const [word, level] = OUTCOMES[one.outcome] ?? [one.outcome, "note"];
-        return el("li", null,
-          el("div", { cls: "line" }, el("time", { datetime: one.at, title: one.at }, when), el("span", { cls: "chip", level }, word), el("code", null, one.command)),
-          el("div", { cls: "why" }, one.why + (one.index === undefined ? "" : `, index ${one.index}`) + (one.reply ? `: HAProxy says “${shown(one.reply)}”` : "")));
-      },
+    keyed($("changes"), last.map((group) => ({
+      // The first one stays the same when others come.
+      key: String(group.lines.at(-1).number),
+      sig: JSON.stringify([group.flaps, ...group.lines.map((one) => [one.number, one.outcome, one.reply])]),
+      make: () => fill(el("li"), group),
+      update: (node) => fill(node, group),
     })));
   };
 
@@ -591,7 +662,7 @@
       if (!picture) return;
       const change = JSON.parse(event.data);
       const all = (picture.changes ?? []).filter((one) => one.number !== change.number);
-      picture.changes = [...all, change].sort((a, b) => a.number - b.number).slice(-SHOWN.changes);
+      picture.changes = [...all, change].sort((a, b) => a.number - b.number).slice(-SHOWN.kept);
       changes(picture.changes);
     });
     events.addEventListener("error", () => {

@@ -6,6 +6,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{sync::mpsc, task::spawn_blocking};
@@ -18,17 +22,24 @@ const MODE: u32 = 0o640;
 /// So many lines are written at once.
 const AT_ONCE: usize = 1_000;
 
+/// What is to be written.
+pub(in crate::daemon) struct Lines {
+    pub(super) changes: mpsc::Receiver<Change>,
+    /// How many there was no room for.
+    pub(super) lost: Arc<AtomicU64>,
+}
+
 /// Writes what comes until the sender is gone.
-pub(in crate::daemon) async fn write(path: PathBuf, mut changes: mpsc::Receiver<Change>) {
+pub(in crate::daemon) async fn write(path: PathBuf, mut lines: Lines) {
     let mut log = Log {
         path,
         file: None,
-        last: None,
         lost: 0,
         trouble: String::new(),
     };
     let mut batch = Vec::new();
-    while changes.recv_many(&mut batch, AT_ONCE).await > 0 {
+    while lines.changes.recv_many(&mut batch, AT_ONCE).await > 0 {
+        log.lost += lines.lost.swap(0, Ordering::Relaxed);
         let written = spawn_blocking(move || {
             log.write(&batch);
             (log, batch)
@@ -44,8 +55,6 @@ pub(in crate::daemon) async fn write(path: PathBuf, mut changes: mpsc::Receiver<
 struct Log {
     path: PathBuf,
     file: Option<File>,
-    /// The number of the last change that came.
-    last: Option<u64>,
     /// Changes that are in no file since there was trouble.
     lost: u64,
     trouble: String,
@@ -53,13 +62,6 @@ struct Log {
 
 impl Log {
     fn write(&mut self, changes: &[Change]) {
-        let came = changes.len() as u64;
-        let newest = changes.iter().map(|change| change.number).max();
-        // They end in another order than they begin, but not by much; those that found the queue full are missing.
-        if let (Some(last), Some(newest)) = (self.last, newest) {
-            self.lost += newest.saturating_sub(last).saturating_sub(came);
-        }
-        self.last = self.last.max(newest);
         match self.append(changes) {
             Ok(()) => {
                 if self.lost > 0 || !self.trouble.is_empty() {
@@ -70,7 +72,7 @@ impl Log {
             }
             Err(error) => {
                 self.file = None;
-                self.lost += came;
+                self.lost += changes.len() as u64;
                 let text = error.to_string();
                 if text != self.trouble {
                     warn!(
@@ -127,7 +129,6 @@ mod tests {
         Log {
             path: path.to_owned(),
             file: None,
-            last: None,
             lost: 0,
             trouble: String::new(),
         }
@@ -170,8 +171,7 @@ mod tests {
         assert_eq!(log.lost, 3);
         assert!(log.trouble.contains("No space left"), "{}", log.trouble);
         fs::remove_file(&path).unwrap();
-        // One of them found the queue full.
-        log.write(&[change(5)]);
+        log.write(&[change(4)]);
         assert_eq!((log.lost, log.trouble.as_str()), (0, ""));
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     }

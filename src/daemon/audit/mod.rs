@@ -1,25 +1,31 @@
-//! What was changed in HAProxy, why, and what became of it: the last thousand changes, for the picture, and with `--audit-log`
-//! each one as a line of a file.
+//! What was changed in HAProxy, why, and what became of it, and whom HAProxy's checks found DOWN or UP: the last thousand of
+//! each, for the picture, and with `--audit-log` each one as a line of a file.
 
 mod file;
+mod verdicts;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
 use tokio::sync::mpsc;
 
-pub(super) use file::write;
+pub(super) use file::{Lines, write};
 
 use crate::{
     admin::Pictures,
     haproxy::command::print,
-    model::{self, Batch, BatchId, MapChange, Request, Response},
+    model::{self, BackendName, Batch, BatchId, MapChange, Request, Response, ServerName},
     picture::{Change, Outcome},
-    reconcile::plan::Step,
+    reconcile::{Turn, plan::Step},
 };
+use verdicts::{Verdicts, words};
 
 /// So many are remembered.
 const REMEMBERED: usize = 1_000;
@@ -33,12 +39,15 @@ pub(super) struct Audit(Arc<Mutex<Ring>>);
 #[derive(Debug, Default)]
 struct Ring {
     changes: VecDeque<Change>,
+    verdicts: Verdicts,
     next: u64,
     /// Those that are told already, and whose batch comes next.
-    told: Vec<u64>,
-    under_way: BTreeMap<BatchId, Vec<u64>>,
+    told: Vec<Change>,
+    under_way: BTreeMap<BatchId, Vec<Change>>,
+    /// Verdicts that HAProxy is asked about, by backend.
+    wordless: BTreeMap<BackendName, Vec<Change>>,
     index: Option<u64>,
-    file: Option<mpsc::Sender<Change>>,
+    file: Option<(mpsc::Sender<Change>, Arc<AtomicU64>)>,
     listeners: Option<Arc<Pictures>>,
 }
 
@@ -56,10 +65,11 @@ impl Audit {
     }
 
     /// From now on changes go to this file, too.
-    pub(super) fn open(&self) -> mpsc::Receiver<Change> {
-        let (file, lines) = mpsc::channel(QUEUE);
-        self.with(|ring| ring.file = Some(file));
-        lines
+    pub(super) fn open(&self) -> Lines {
+        let (file, changes) = mpsc::channel(QUEUE);
+        let lost = Arc::default();
+        self.with(|ring| ring.file = Some((file, Arc::clone(&lost))));
+        Lines { changes, lost }
     }
 
     /// No longer.
@@ -75,14 +85,13 @@ impl Audit {
     /// A new core begins: what the former one had under way is nobody's.
     pub(super) fn begin(&self) {
         self.with(|ring| {
-            let numbers = ring.under_way.values().flatten().copied();
-            let lost: Vec<_> = std::mem::take(&mut ring.told)
-                .into_iter()
-                .chain(numbers)
-                .collect();
-            ring.under_way.clear();
-            for number in lost {
-                ring.end(number, Outcome::Unknown, None);
+            let under_way = mem::take(&mut ring.under_way).into_values().flatten();
+            for lost in mem::take(&mut ring.told).into_iter().chain(under_way) {
+                ring.end(lost, Outcome::Unknown, None);
+            }
+            for verdict in mem::take(&mut ring.wordless).into_values().flatten() {
+                let outcome = verdict.outcome;
+                ring.end(verdict, outcome, None);
             }
         });
     }
@@ -124,14 +133,53 @@ impl Audit {
     fn tell(&self, change: Change) {
         self.with(|ring| {
             ring.next += 1;
-            ring.changes.push_back(Change {
+            let change = Change {
                 number: ring.next,
                 index: ring.index,
                 ..change
-            });
-            ring.told.push(ring.next);
+            };
+            ring.told.push(change.clone());
+            ring.changes.push_back(change);
             if ring.changes.len() > REMEMBERED {
                 ring.changes.pop_front();
+            }
+        });
+    }
+
+    /// HAProxy's verdict on a server of this backend is another one, since `at`. Its words follow by [`Self::worded`].
+    pub(super) fn turned(&self, backend: &BackendName, turn: &Turn, at: SystemTime) {
+        self.with(|ring| {
+            ring.next += 1;
+            let verdict = Change {
+                number: ring.next,
+                at: humantime::format_rfc3339_millis(at).to_string().into(),
+                why: turn.to.to_string().into(),
+                backend: backend.as_str().into(),
+                server: turn.server.as_str().into(),
+                outcome: if turn.to.is_up() {
+                    Outcome::Up
+                } else {
+                    Outcome::Down
+                },
+                ..Change::default()
+            };
+            ring.verdicts.push(verdict.clone());
+            let of_it = ring.wordless.entry(backend.clone()).or_default();
+            of_it.push(verdict);
+        });
+    }
+
+    /// What HAProxy says of the checks of this backend, or that it says nothing.
+    pub(super) fn worded(
+        &self,
+        backend: &BackendName,
+        verdicts: Option<&BTreeMap<ServerName, model::Verdict>>,
+    ) {
+        self.with(|ring| {
+            for verdict in ring.wordless.remove(backend).into_iter().flatten() {
+                let outcome = verdict.outcome;
+                let words = words(outcome == Outcome::Up, &verdict.server, verdicts);
+                ring.end(verdict, outcome, words.as_ref());
             }
         });
     }
@@ -140,7 +188,7 @@ impl Audit {
     pub(super) fn batch(&self, batch: &Batch) {
         self.with(|ring| {
             if !ring.told.is_empty() && batch.requests.iter().any(is_change) {
-                let told = std::mem::take(&mut ring.told);
+                let told = mem::take(&mut ring.told);
                 ring.under_way.insert(batch.id, told);
             }
         });
@@ -149,14 +197,14 @@ impl Audit {
     /// What HAProxy said to it; nothing to those that it did not get to.
     pub(super) fn answered(&self, id: BatchId, requests: &[Request], responses: &[Response]) {
         self.with(|ring| {
-            let Some(numbers) = ring.under_way.remove(&id) else {
+            let Some(sent) = ring.under_way.remove(&id) else {
                 return;
             };
             let changes = requests
                 .iter()
                 .enumerate()
                 .filter(|(_, one)| is_change(one));
-            for (number, (place, _)) in numbers.into_iter().zip(changes) {
+            for (change, (place, _)) in sent.into_iter().zip(changes) {
                 let (outcome, reply) = match responses.get(place) {
                     Some(Response::Changed(outcome)) => match outcome {
                         model::Outcome::Done => (Outcome::Done, None),
@@ -167,7 +215,7 @@ impl Audit {
                     Some(Response::MapVersion(_)) => (Outcome::Done, None),
                     Some(_) | None => (Outcome::Unknown, None),
                 };
-                ring.end(number, outcome, reply);
+                ring.end(change, outcome, reply);
             }
         });
     }
@@ -176,6 +224,11 @@ impl Audit {
     pub(super) fn changes(&self) -> Vec<Change> {
         self.with(|ring| ring.changes.iter().cloned().collect())
     }
+
+    /// The last turns of HAProxy's verdicts, the oldest first.
+    pub(super) fn verdicts(&self) -> Vec<Change> {
+        self.with(|ring| ring.verdicts.kept().iter().cloned().collect())
+    }
 }
 
 fn is_change(request: &Request) -> bool {
@@ -183,35 +236,41 @@ fn is_change(request: &Request) -> bool {
 }
 
 impl Ring {
-    fn end(&mut self, number: u64, outcome: Outcome, reply: Option<&String>) {
-        // They are numbered without a gap.
-        let Some(first) = self.changes.front().map(|change| change.number) else {
-            return;
-        };
-        let place = number
-            .checked_sub(first)
-            .and_then(|place| usize::try_from(place).ok());
-        let Some(change) = place.and_then(|place| self.changes.get_mut(place)) else {
-            return;
-        };
+    fn end(&mut self, mut change: Change, outcome: Outcome, reply: Option<&String>) {
         change.outcome = outcome;
         change.reply = reply.map(|text| text.as_str().into());
+        let kept = match outcome {
+            Outcome::Up | Outcome::Down => self.verdicts.kept(),
+            Outcome::Sent
+            | Outcome::Done
+            | Outcome::Later
+            | Outcome::Refused
+            | Outcome::Unknown => &mut self.changes,
+        };
+        // Of many at once the first ones are no longer there.
+        if let Ok(place) = kept.binary_search_by_key(&change.number, |one| one.number) {
+            kept[place] = change.clone();
+        }
         if let Some(pictures) = &self.listeners {
             pictures.feed.changed(change.clone());
         }
-        if let Some(file) = &self.file {
-            // One that is full is the writer's to tell: the numbers have a gap.
-            drop(file.try_send(change.clone()));
+        if let Some((file, lost)) = &self.file
+            && file.try_send(change).is_err()
+        {
+            // It is full, which is the writer's to tell.
+            lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
-        model::{BackendName, Command, MapName, MapWord, ServerName, ServerRef},
-        reconcile::plan::Why,
+        model::{Command, MapName, MapWord, ServerRef},
+        reconcile::{Turned, plan::Why},
     };
 
     fn step(number: usize) -> Step {
@@ -239,7 +298,7 @@ mod tests {
     #[test]
     fn each_change_has_its_cause_its_words_and_what_became_of_it() {
         let audit = Audit::default();
-        let mut lines = audit.open();
+        let mut lines = audit.open().changes;
         audit.heard(17);
         let steps: Vec<_> = (1..=3).map(step).collect();
         for step in &steps {
@@ -303,6 +362,7 @@ mod tests {
     #[test]
     fn the_last_thousand_are_remembered_and_a_lost_core_is_no_riddle() {
         let audit = Audit::default();
+        let mut lines = audit.open().changes;
         let steps: Vec<_> = (0..1_500).map(step).collect();
         for step in &steps {
             audit.sent(step, SystemTime::UNIX_EPOCH);
@@ -319,5 +379,57 @@ mod tests {
                 .all(|one| one.outcome == Outcome::Unknown)
         );
         audit.answered(batch.id, &batch.requests, &[]);
+        // The file has all of them, once.
+        let numbers = std::iter::from_fn(|| lines.try_recv().ok()).map(|change| change.number);
+        assert!(numbers.eq(1..=1_500));
+    }
+
+    #[test]
+    fn a_turn_of_a_verdict_is_told_with_haproxys_words() {
+        let audit = Audit::default();
+        let mut lines = audit.open().changes;
+        audit.heard(17);
+        let [web, api] = ["web", "api"].map(|name| BackendName::new(name).unwrap());
+        let server = |number: usize| ServerName::new(&format!("nomad{number}")).unwrap();
+        for (number, to) in [(1, Turned::Down), (2, Turned::Up)] {
+            let turn = Turn {
+                server: server(number),
+                to,
+                ago: Duration::ZERO,
+            };
+            for backend in [&web, &api] {
+                audit.turned(backend, &turn, SystemTime::UNIX_EPOCH);
+            }
+        }
+        audit.sent(&step(3), SystemTime::UNIX_EPOCH);
+        assert_eq!(audit.verdicts().len(), 4);
+        assert!(lines.try_recv().is_err());
+        let verdict = model::Verdict {
+            state: "DOWN".to_owned(),
+            check_status: "L4CON".to_owned(),
+            text: "Connection refused".to_owned(),
+            ..model::Verdict::default()
+        };
+        let verdicts = BTreeMap::from([(server(1), verdict.clone()), (server(2), verdict)]);
+        audit.worded(&web, Some(&verdicts));
+        let down = lines.try_recv().unwrap();
+        assert_eq!(
+            serde_json::to_string(&down).unwrap(),
+            "{\"number\":1,\"at\":\"1970-01-01T00:00:00.000Z\",\"why\":\"HAProxy's check: DOWN\",\"backend\":\"web\",\
+             \"server\":\"nomad1\",\"command\":\"\",\"outcome\":\"down\",\"reply\":\"L4CON: Connection refused\"}"
+        );
+        assert_eq!(audit.verdicts()[0], down);
+        // What is said by now is of another verdict.
+        let up = lines.try_recv().unwrap();
+        assert_eq!((up.outcome, up.reply), (Outcome::Up, None));
+        audit.worded(&web, Some(&verdicts));
+        assert!(lines.try_recv().is_err());
+        // Nobody asks any more.
+        audit.begin();
+        let told: Vec<_> = std::iter::from_fn(|| lines.try_recv().ok()).collect();
+        assert_eq!(told.len(), 3);
+        let outcomes: Vec<_> = audit.verdicts().iter().map(|one| one.outcome).collect();
+        let [up, down] = [Outcome::Up, Outcome::Down];
+        assert_eq!(outcomes, [down, down, up, up]);
     }
 }

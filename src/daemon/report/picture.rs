@@ -12,7 +12,7 @@ use super::Report;
 use crate::{
     admin::{self, Document, Pictures, Shot},
     daemon::{audit::Audit, now},
-    picture::{Namespace, Picture, Trouble, ms},
+    picture::{Namespace, Picture, Trouble, WentBack, ms},
 };
 
 /// Drawing may take a twentieth of the time at most.
@@ -61,7 +61,7 @@ impl Report {
     /// Shows what the core has drawn since `began`, which took it so long.
     pub(in crate::daemon) fn draw(&mut self, mut picture: Picture, began: Instant, took: Duration) {
         self.complete(&mut picture);
-        let changes = self.show.audit.changes();
+        let (changes, verdicts) = (self.show.audit.changes(), self.show.audit.verdicts());
         self.drawing.not_before = Some(began + took * SHARE);
         let pictures = Arc::clone(&self.show.pictures);
         // Many megabytes in the end: elsewhere than in the loop.
@@ -77,6 +77,7 @@ impl Report {
                 at: began,
                 document,
                 changes,
+                verdicts,
             });
         }));
     }
@@ -116,6 +117,10 @@ fn followed(namespace: &admin::Namespace, ago: &impl Fn(Instant) -> u64) -> Name
         began_ms: ago(trouble.began),
         ended_ms: trouble.ended.map(ago),
     });
+    let went_back = namespace.went_back.map(|went_back| WentBack {
+        times: went_back.times,
+        last_ms: ago(went_back.last),
+    });
     Namespace {
         name: namespace.name.clone(),
         followed: namespace.followed.name().to_owned(),
@@ -123,6 +128,7 @@ fn followed(namespace: &admin::Namespace, ago: &impl Fn(Instant) -> u64) -> Name
         index: namespace.index,
         current_ms: namespace.known_at.map(ago),
         trouble,
+        went_back,
     }
 }
 

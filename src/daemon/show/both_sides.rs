@@ -97,7 +97,7 @@ impl BothSides {
         let Response::Verdicts(verdicts) = responses.into_iter().next()? else {
             return None;
         };
-        Some(super::checks(verdicts))
+        Some(super::verdicts::checks(verdicts))
     }
 }
 

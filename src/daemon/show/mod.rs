@@ -4,9 +4,9 @@
 mod ask;
 mod both_sides;
 mod commands;
+mod verdicts;
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use tokio::{
 
 pub use crate::picture::Served;
 pub use commands::{StatusForm, explain, status};
+pub(super) use verdicts::Verdicts;
 
 use super::{
     Shell, audit,
@@ -27,10 +28,8 @@ use super::{
     report::Show,
 };
 use crate::{
-    admin::{self, Pictures, Question, Status},
+    admin::{self, Pictures, Status},
     config::Config,
-    model::{Batch, BatchId, Request, Response, ServerName, Verdict},
-    picture::{Check, Checks},
     reconcile::Sketch,
 };
 
@@ -85,63 +84,6 @@ pub(super) struct Drawing {
     took: Duration,
 }
 
-/// The questions to HAProxy that are no concern of the core's. Their batches have the last numbers there are.
-#[derive(Debug, Default)]
-pub(super) struct Verdicts {
-    asked: u64,
-    under_way: BTreeMap<BatchId, Question>,
-}
-
-impl Verdicts {
-    fn ask(&mut self, request: Request, question: Question) -> Batch {
-        self.asked += 1;
-        let id = BatchId(u64::MAX - self.asked);
-        self.under_way.insert(id, question);
-        Batch {
-            id,
-            requests: [request].into(),
-            lock_step: false,
-        }
-    }
-
-    /// Answers a question; what is none of these is given back.
-    pub(super) fn take(&mut self, id: BatchId, responses: Vec<Response>) -> Option<Vec<Response>> {
-        let Some(question) = self.under_way.remove(&id) else {
-            return Some(responses);
-        };
-        let verdicts = match responses.into_iter().next() {
-            Some(Response::Verdicts(verdicts)) => verdicts,
-            // It has no servers, so nothing is said of any.
-            Some(Response::NoSuchBackend) => BTreeMap::new(),
-            Some(_) | None => return None,
-        };
-        if let Ok(json) = serde_json::to_vec(&checks(verdicts)) {
-            // Whoever asked may have gone.
-            drop(question.answer.send(json));
-        }
-        None
-    }
-}
-
-fn checks(verdicts: BTreeMap<ServerName, Verdict>) -> Checks {
-    let check = |verdict: Verdict| Check {
-        state: verdict.state,
-        status: verdict.check_status,
-        code: verdict.code,
-        text: verdict.text,
-        took_ms: verdict.took,
-        since_ms: verdict
-            .since_change
-            .map(|seconds| seconds.saturating_mul(1_000)),
-        address: verdict.address,
-        sessions: verdict.sessions,
-    };
-    let verdicts = verdicts.into_iter();
-    verdicts
-        .map(|(name, verdict)| (name.as_str().to_owned(), check(verdict)))
-        .collect()
-}
-
 impl Shell {
     /// Whether a picture may be begun.
     pub(super) fn may_draw(&self) -> bool {
@@ -172,14 +114,5 @@ impl Shell {
         }
         let picture = drawing.sketch.into_picture();
         self.report.draw(picture, drawing.began, drawing.took);
-    }
-
-    /// Asks HAProxy for its words on checks, besides what the core asks for.
-    pub(super) async fn ask_for_verdicts(&mut self, question: Question) {
-        let Some(request) = self.core.ask_for_verdicts(&question.backend) else {
-            return;
-        };
-        let batch = self.verdicts.ask(request, question);
-        drop(self.batches.send(batch).await);
     }
 }

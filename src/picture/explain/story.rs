@@ -222,6 +222,8 @@ fn of_server(backend: &Backend, server: &Server, evidence: &Evidence, chain: &mu
             Outcome::Later => "not now",
             Outcome::Refused => "refused",
             Outcome::Unknown => "the connection broke",
+            Outcome::Up => "UP",
+            Outcome::Down => "DOWN",
         };
         let reply = change
             .reply
@@ -232,6 +234,11 @@ fn of_server(backend: &Backend, server: &Server, evidence: &Evidence, chain: &mu
             .index
             .map(|index| format!(", index {index}"))
             .unwrap_or_default();
+        if change.command.is_empty() {
+            let (at, why) = (safe(&change.at), safe(&change.why));
+            chain.push(("change", format!("{at} {why}{reply}")));
+            continue;
+        }
         chain.push((
             "change",
             format!(

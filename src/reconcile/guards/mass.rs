@@ -109,11 +109,6 @@ impl Mass {
         (victims, is_new.then_some(extent))
     }
 
-    /// Whether there is one whose victims may still be held.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
-    }
-
     /// When it is over.
     pub(super) fn over_at(&self, hold: Duration) -> Option<Duration> {
         let under_way = self.under_way.as_ref()?;

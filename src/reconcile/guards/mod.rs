@@ -355,10 +355,6 @@ impl Guards {
 
     // === Time ===
 
-    pub(super) fn is_mass(&self) -> bool {
-        self.mass.is_under_way()
-    }
-
     /// Ends a mass deregistration when its time has come: how long it lasted, and how many of its registrations are gone.
     pub(super) fn end_mass(&mut self, now: Duration, policy: &Policy) -> Option<(Duration, usize)> {
         let (lasted, _) = self.mass.end(now, policy.hold)?;

@@ -170,6 +170,10 @@ impl Reconciler {
             let Admissions { passed, left, .. } = mem::take(&mut backend.admissions);
             self.admissions.passed += passed;
             self.admissions.left += left;
+            for turn in mem::take(&mut backend.turns) {
+                let fact = Fact::Turned(name.clone(), turn);
+                self.outputs.push_back(Output::Tell(fact));
+            }
             for arrival in backend.arrivals(now, &self.policy) {
                 let fact = Fact::Arrived(name.clone(), arrival);
                 self.outputs.push_back(Output::Tell(fact));
@@ -205,7 +209,6 @@ impl Reconciler {
             backends: self.members.len(),
             unrestorable: self.state_file.literal(),
             frozen: self.guards.is_frozen(),
-            mass: self.guards.is_mass(),
             admissions: self.admissions,
             routes: self.routes.count,
             routes_unsettled: !self.routes.settled,
@@ -273,6 +276,7 @@ impl Reconciler {
                 }
             }
         }
+        overview.mass = overview.guarded.contains_key(&Guard::Mass);
         overview.would.commands += overview.routes.would;
         for contribution in self.contributions.values() {
             overview.services += usize::from(

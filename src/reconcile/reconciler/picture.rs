@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Of so many servers HAProxy's words are half a megabyte, which is read in a few milliseconds.
+const FEW: usize = 1_000;
+
 /// A picture that is being drawn, part by part: what is large does not keep anybody waiting.
 #[derive(Debug)]
 pub struct Sketch {
@@ -145,7 +148,7 @@ impl Reconciler {
                 expose_by_default: self.policy.expose_by_default,
                 guards: picture::Guards {
                     frozen: self.guards.is_frozen(),
-                    mass: self.guards.is_mass(),
+                    mass: (self.backends.values()).any(|one| one.guarded(Guard::Mass) > 0),
                     waiting: self.backends.values().map(|one| one.waiting.len()).sum(),
                 },
                 ..picture::Sidecar::default()
@@ -174,6 +177,14 @@ impl Reconciler {
         let known = self.backends.get(&name)?;
         let id = known.observed.as_ref().and_then(|observed| observed.id);
         Some(Request::Verdicts(name, id))
+    }
+
+    /// The same when nobody has asked: not where the answer would be long.
+    #[must_use]
+    pub fn ask_for_words(&self, backend: &BackendName) -> Option<Request> {
+        let observed = self.backends.get(backend)?.observed.as_ref()?;
+        let is_small = observed.servers.len() <= FEW;
+        is_small.then(|| self.ask_for_verdicts(backend.as_str()))?
     }
 
     fn draw_service(

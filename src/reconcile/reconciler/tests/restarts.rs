@@ -42,7 +42,7 @@ impl World {
         self.haproxy.get_mut(&web).unwrap().servers = slots;
     }
 
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         self.input(Input::Connected(self.info.clone()));
     }
 
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// Their checks fail.
-    fn down(&mut self) {
+    pub(super) fn down(&mut self) {
         for observed in self.haproxy.values_mut() {
             for server in &mut observed.servers {
                 server.oper = OperState::Stopped;
