@@ -1,5 +1,6 @@
-//! The connections of the admin listener, and their places. Who has not sent a whole request yet leaves when somebody else
-//! needs the place, so that slow clients, or hostile ones, keep nobody waiting.
+//! The connections of the admin listener, and their places. When somebody else needs the place, one leaves: of those who have
+//! not sent a whole request yet the oldest, and then of those who do not read their answer. So slow clients, or hostile
+//! ones, keep nobody waiting.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::{Semaphore, watch},
@@ -83,10 +84,12 @@ pub async fn serve(
     }
 }
 
-async fn answer(stream: Box<dyn Stream>, shown: Shown, asked: Arc<AtomicBool>) {
+async fn answer(stream: Box<dyn Stream>, shown: Shown, asked: Arc<Asked>) {
     let patience = Patience::new();
-    let service = service_fn(|request| {
-        asked.store(true, Ordering::Relaxed);
+    let service = service_fn(|request: Request<Incoming>| {
+        let listens = request.uri().path() == "/events";
+        asked.listens.store(listens, Ordering::Relaxed);
+        asked.all.store(true, Ordering::Relaxed);
         let (shown, patience) = (&shown, &patience);
         async move { Ok::<_, Infallible>(reply(request, shown, patience).await) }
     });
@@ -104,12 +107,21 @@ async fn answer(stream: Box<dyn Stream>, shown: Shown, asked: Arc<AtomicBool>) {
     }
 }
 
-/// Those who have a place, in the order in which they came, and whether they have sent a whole request.
+/// What a client has asked so far.
 #[derive(Default)]
-struct Places(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+struct Asked {
+    /// A whole request.
+    all: AtomicBool,
+    /// One for events, which are answered for as long as somebody takes them.
+    listens: AtomicBool,
+}
+
+/// Those who have a place, in the order in which they came.
+#[derive(Default)]
+struct Places(VecDeque<(AbortHandle, Arc<Asked>)>);
 
 impl Places {
-    /// Whether there is a place for one more. Whoever has asked nothing for longest leaves for that.
+    /// Whether there is a place for one more, for which somebody may have to leave.
     fn make_room(&mut self) -> bool {
         if self.0.len() < PLACES {
             return true;
@@ -118,10 +130,12 @@ impl Places {
         if self.0.len() < PLACES {
             return true;
         }
-        let has_asked = |asked: &AtomicBool| asked.load(Ordering::Relaxed);
-        let silent = self.0.iter().position(|(_, asked)| !has_asked(asked));
-        let silent = silent.and_then(|place| self.0.remove(place));
-        silent.inspect(|(task, _)| task.abort()).is_some()
+        let is_silent = |asked: &Asked| !asked.all.load(Ordering::Relaxed);
+        let is_answered = |asked: &Asked| !asked.listens.load(Ordering::Relaxed);
+        let silent = self.0.iter().position(|(_, asked)| is_silent(asked));
+        let slow = || self.0.iter().position(|(_, asked)| is_answered(asked));
+        let leaves = silent.or_else(slow).and_then(|place| self.0.remove(place));
+        leaves.inspect(|(task, _)| task.abort()).is_some()
     }
 }
 
@@ -188,23 +202,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_has_asked_keeps_the_place_until_it_is_answered() {
+    async fn whoever_listens_keeps_the_place_and_whoever_has_asked_does_before_the_silent() {
         let (mut tasks, mut places) = (JoinSet::new(), Places::default());
-        for _ in 0..PLACES {
+        let mut come = |places: &mut Places, all: bool, listens: bool| {
+            let (all, listens) = (all.into(), listens.into());
+            let task = tasks.spawn(pending::<()>());
+            places.0.push_back((task, Arc::new(Asked { all, listens })));
+        };
+        come(&mut places, true, false);
+        come(&mut places, false, false);
+        for _ in 2..PLACES {
             assert!(places.make_room());
-            let asked = Arc::new(AtomicBool::new(true));
-            places.0.push_back((tasks.spawn(pending::<()>()), asked));
+            come(&mut places, true, true);
+        }
+        let [reads_nothing, silent] = [0, 1].map(|place| places.0[place].0.clone());
+        for leaves in [silent, reads_nothing] {
+            assert!(places.make_room());
+            yield_now().await;
+            assert!(leaves.is_finished());
+            come(&mut places, true, true);
         }
         assert!(!places.make_room());
-        places.0[7].1.store(false, Ordering::Relaxed);
-        assert!(places.make_room());
-        assert!(
-            tasks
-                .join_next()
-                .await
-                .unwrap()
-                .is_err_and(|error| error.is_cancelled())
-        );
-        assert_eq!(places.0.len(), PLACES - 1);
     }
 }
