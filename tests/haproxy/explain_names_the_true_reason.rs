@@ -547,3 +547,41 @@ fn a_nomad_that_denies_is_named() {
         says(&world, &sidecar, "dynamic", false, &parts);
     });
 }
+
+#[test]
+fn what_is_left_of_a_service_that_is_gone_is_found_without_a_sidecar() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let toy = Toy::start("left");
+        let key = world.register("dynamic", &toy);
+        let mut sidecar = world.sidecar();
+        world.until_served_by("dynamic", &[&toy]);
+        sidecar.kill9();
+        world.deregister(&key);
+        let server = world.server_of("dynamic", &toy);
+        let address = toy.address().to_string();
+        let qualified = format!("dynamic/{server}");
+        for what in ["dynamic", &address, &server, &qualified] {
+            let (gets_traffic, text) = alone(&world, what);
+            assert!(
+                gets_traffic
+                    && text.contains(" gets traffic although its registration is gone: it is held"),
+                "{what}: {text}"
+            );
+        }
+        let nobody = [("SIDECAR_ADMIN_LISTEN", "127.0.0.1:1")];
+        let status = world.with_settings(&nobody, |all| command_with(all, &["status"]));
+        let screen = String::from_utf8_lossy(&status.stdout);
+        let row = screen.lines().find(|line| line.starts_with("dynamic "));
+        assert!(row.is_some_and(|row| row.ends_with("1 held")), "{screen}");
+        toy.fail();
+        soon("it is DOWN", || {
+            let servers = world.servers("dynamic");
+            (!servers[&server].is_in_rotation()).then_some(())
+        });
+        let (gets_traffic, text) = alone(&world, "dynamic");
+        let part =
+            "does not get traffic: no registration asks for it, and no sidecar that runs was found";
+        assert!(!gets_traffic && text.contains(part), "{text}");
+    });
+}

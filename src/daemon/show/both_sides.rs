@@ -1,17 +1,17 @@
 //! Both sides, read by a command itself: for when no sidecar answers, and for what the one that runs does not follow.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use crate::{
     config::Config,
-    daemon::{nomad_settings, plan::observer, report::Chain},
+    daemon::{nomad_settings, observer::Observer, report::Chain},
     haproxy::session::Connection,
     model::{Batch, BatchId, Request, Response, ServiceKey},
     nomad::{client::Client, watch::read_once},
     picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble, is_registration},
-    reconcile::{Input, Output, Reconciler},
+    reconcile::{Input, Reconciler},
 };
 
 /// For Nomad as a whole. A command is not worth waiting longer.
@@ -28,7 +28,7 @@ pub(super) struct BothSides {
 
 impl BothSides {
     pub(super) async fn read(config: &Config) -> Self {
-        let mut core = observer(config);
+        let mut observer = Observer::new(config);
         let settings = nomad_settings(config);
         let services = match timeout(PATIENCE, read_once(&settings)).await {
             Ok(Ok(services)) => Ok(services),
@@ -36,34 +36,27 @@ impl BothSides {
             Err(_) => Err(format!("Nomad did not answer within {PATIENCE:?}")),
         };
         let opened = Connection::open(&config.haproxy).await;
-        let (mut connection, problem) = match opened {
+        let (mut connection, mut problem) = match opened {
             Ok((connection, info)) => {
-                core.handle(Duration::ZERO, Input::Connected(info));
+                observer.handle(Input::Connected(info));
                 (Some(connection), None)
             }
             Err(error) => (None, Some(Chain(&error).to_string())),
         };
         let trouble = services.as_ref().err().cloned();
         if let Ok(services) = services {
-            let unproven = BTreeSet::new();
-            core.handle(Duration::ZERO, Input::Synced { services, unproven });
+            observer.read(services);
         }
-        let mut lost = None;
-        while let (Some(output), None) = (core.poll(), &lost) {
-            let (Output::Run(batch), Some(connection)) = (output, &mut connection) else {
-                continue;
-            };
-            let (responses, error) = connection.run_batch(&batch).await;
-            match error {
-                None => core.handle(Duration::ZERO, Input::Answered(batch.id, responses)),
-                Some(error) => lost = Some(Chain(&error).to_string()),
-            }
+        if let Some(connection) = &mut connection {
+            let (_, lost) = observer.look(connection).await;
+            problem = lost.map(|error| Chain(&error).to_string());
         }
+        let core = observer.core;
         let mut picture = core.picture(Duration::ZERO);
         env!("CARGO_PKG_VERSION").clone_into(&mut picture.sidecar.version);
         picture.taken_at = crate::daemon::report::wall_clock();
         picture.sidecar.charge = Charge::Nobody;
-        picture.haproxy.problem = problem.or(lost);
+        picture.haproxy.problem = problem;
         picture.nomad.address = config.nomad.endpoints.to_string();
         let namespaces = config.nomad.namespaces.iter();
         picture.nomad.namespaces = namespaces

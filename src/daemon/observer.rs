@@ -1,0 +1,87 @@
+//! A core that writes nothing, for commands that read both sides once: it is told what a daemon would tell it, and answered as
+//! by one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    config::Config,
+    haproxy::session::{Connection, SessionError},
+    model::{Registration, ServiceKey},
+    reconcile::{Fact, Input, Mode, Output, Reconciler},
+};
+
+use super::{freeze::Freeze, policy, snapshot::hands};
+
+/// The core, and what was read of the catalog.
+pub(super) struct Observer {
+    pub(super) core: Reconciler,
+    followed: Vec<String>,
+    registered: BTreeSet<ServiceKey>,
+}
+
+impl Observer {
+    /// It has heard what a daemon would have found on the disk.
+    pub(super) fn new(config: &Config) -> Self {
+        let mut core = Reconciler::new(policy(config), Mode::Observe, 0);
+        if let Some(is_frozen) = Freeze::new(config).changed() {
+            core.handle(Duration::ZERO, Input::Freeze(is_frozen));
+        }
+        if let Some(hands) = hands::look(config) {
+            core.handle(Duration::ZERO, Input::Recalled(hands));
+        }
+        Self {
+            core,
+            followed: config.nomad.namespaces.clone(),
+            registered: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in the catalog.
+    pub(super) fn read(&mut self, services: BTreeMap<ServiceKey, Vec<Registration>>) {
+        self.registered = services.keys().cloned().collect();
+        let unproven = BTreeSet::new();
+        self.handle(Input::Synced { services, unproven });
+    }
+
+    /// No time passes while both sides are read.
+    pub(super) fn handle(&mut self, input: Input) {
+        self.core.handle(Duration::ZERO, input);
+    }
+
+    /// Reads of HAProxy what the core asks for; what it told, and why HAProxy was lost on the way, if it was.
+    pub(super) async fn look(
+        &mut self,
+        connection: &mut Connection,
+    ) -> (Vec<Fact>, Option<SessionError>) {
+        let mut facts = Vec::new();
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Run(batch) => {
+                    let (responses, error) = connection.run_batch(&batch).await;
+                    if error.is_some() {
+                        return (facts, error);
+                    }
+                    self.handle(Input::Answered(batch.id, responses));
+                }
+                Output::Prove(services) => self.prove(services),
+                Output::Tell(fact) => facts.push(fact),
+                // Without a running daemon nobody waits for an answer, nor for a file.
+                Output::Ask(_) | Output::StateFile(_) | Output::Hands(_) => {}
+            }
+        }
+        (facts, None)
+    }
+
+    /// What was read is the whole catalog: what it lacks is not there, where it would have been read.
+    fn prove(&mut self, services: BTreeSet<ServiceKey>) {
+        for service in services {
+            let is_followed = |one: &String| one == "*" || *one == *service.namespace;
+            if self.followed.iter().any(is_followed) && !self.registered.contains(&service) {
+                self.handle(Input::Changed(service, Vec::new()));
+            }
+        }
+    }
+}
