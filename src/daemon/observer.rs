@@ -1,15 +1,13 @@
 //! A core that writes nothing, for commands that read both sides once: it is told what a daemon would tell it, and answered as
 //! by one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     config::Config,
     haproxy::session::{Connection, SessionError},
-    model::{Registration, ServiceKey},
+    model::{Scope, ServiceKey},
+    nomad::watch::Read,
     reconcile::{Fact, Input, Mode, Output, Reconciler},
 };
 
@@ -19,7 +17,7 @@ use super::{freeze::Freeze, policy, snapshot::hands};
 pub(super) struct Observer {
     pub(super) core: Reconciler,
     followed: Vec<String>,
-    registered: BTreeSet<ServiceKey>,
+    read: BTreeSet<ServiceKey>,
 }
 
 impl Observer {
@@ -35,14 +33,21 @@ impl Observer {
         Self {
             core,
             followed: config.nomad.namespaces.clone(),
-            registered: BTreeSet::new(),
+            read: BTreeSet::new(),
         }
     }
 
     /// Takes in the catalog.
-    pub(super) fn read(&mut self, services: BTreeMap<ServiceKey, Vec<Registration>>) {
-        self.registered = services.keys().cloned().collect();
-        let unproven = BTreeSet::new();
+    pub(super) fn read(&mut self, read: Read) {
+        let mut services = read.services;
+        for scope in read.unread.keys() {
+            // Of one that could not be read, too, the core shall look at what HAProxy has. As it is unproven, all of that stays.
+            if let Scope::Service(service) = scope {
+                services.entry(service.clone()).or_default();
+            }
+        }
+        self.read = services.keys().cloned().collect();
+        let unproven = read.unread.into_keys().collect();
         self.handle(Input::Synced { services, unproven });
     }
 
@@ -75,11 +80,12 @@ impl Observer {
         (facts, None)
     }
 
-    /// What was read is the whole catalog: what it lacks is not there, where it would have been read.
+    /// What was read is the whole catalog: what it lacks is not there, where it would have been read. If not all could be read,
+    /// nothing is taken out in the end.
     fn prove(&mut self, services: BTreeSet<ServiceKey>) {
         for service in services {
             let is_followed = |one: &String| one == "*" || *one == *service.namespace;
-            if self.followed.iter().any(is_followed) && !self.registered.contains(&service) {
+            if self.followed.iter().any(is_followed) && !self.read.contains(&service) {
                 self.handle(Input::Changed(service, Vec::new()));
             }
         }

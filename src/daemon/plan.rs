@@ -8,7 +8,8 @@ use std::io::Write;
 use self::{form::Changes, remarks::Remarks};
 
 use crate::{
-    config::Config, haproxy::session::Connection, nomad::watch::read_once, reconcile::Input,
+    config::Config, haproxy::session::Connection, model::Scope, nomad::watch::read_once,
+    reconcile::Input,
 };
 
 use super::{Error, nomad_settings, observer::Observer};
@@ -35,23 +36,28 @@ pub struct PlanForm {
 ///
 /// # Errors
 ///
-/// When one of both sides cannot be read, or `out` cannot be written.
+/// When HAProxy, or the list of a namespace, cannot be read, or `out` cannot be written.
 pub async fn plan(
     config: Config,
     form: PlanForm,
     out: &mut impl Write,
 ) -> Result<PlanVerdict, Error> {
-    let services = read_once(&nomad_settings(&config)).await?;
+    let read = read_once(&nomad_settings(&config)).await?;
+    let unread = read.unread.clone();
+    let mut unlisted = unread.iter();
+    if let Some((_, why)) = unlisted.find(|(scope, _)| matches!(scope, Scope::Namespace(_))) {
+        return Err(why.clone().into());
+    }
     let (mut connection, info) = Connection::open(&config.haproxy).await?;
     let mut observer = Observer::new(&config);
     observer.handle(Input::Connected(info));
-    observer.read(services);
+    observer.read(read);
     let (facts, lost) = observer.look(&mut connection).await;
     if let Some(error) = lost {
         return Err(Error::HaproxyLost(error));
     }
     let changes = Changes::of(&facts);
-    let remarks = Remarks::of(&facts, &observer.core.overview());
+    let remarks = Remarks::of(&unread, &facts, &observer.core.overview());
     if form.json {
         changes.write_json(&remarks, out)?;
     } else {

@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use crate::support::{
+    fake_nomad::{Mode, Recorded, Which},
     sidecar::{self, soon},
     toy::Toy,
     world::{BOTH, World, config, on_every_line},
@@ -191,6 +192,56 @@ fn plan_takes_out_what_a_whole_service_left_as_a_sidecar_would() {
         soon("all of it is taken out", || {
             world.servers("dynamic").is_empty().then_some(())
         });
+    });
+}
+
+#[test]
+fn a_service_that_cannot_be_read_takes_nothing_else_from_a_plan() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let toys = BOTH.map(|service| world.serve(service, 1));
+        let mut sidecar = world.sidecar();
+        for (service, toys) in BOTH.iter().zip(&toys) {
+            world.until_served_by(service, &[&toys[0]]);
+        }
+        sidecar.kill9();
+        let dynamic = Which::Service("dynamic".to_owned());
+        world.nomad.mode(dynamic, Mode::Answer(Recorded::NoServers));
+        world.tap.forget();
+        let plan = || read(&world.with_settings(&[], sidecar::plan));
+        let (code, text) = plan();
+        eprintln!("{}:\n{text}", bin.version);
+        assert_eq!(code, 0, "{text}");
+        for part in [
+            "not read: default/dynamic: service default/dynamic cannot be read: nomad at ",
+            "status 500: no servers",
+            "; what HAProxy has of it stays\n",
+            ": 9 servers are the sidecar's, 0 are not ",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(
+            text.ends_with("\nnothing to do now; 1 not read: see above\n"),
+            "{text}"
+        );
+
+        let joins = Toy::start("joins");
+        world.register("slots", &joins);
+        let (code, text) = plan();
+        let added = format!(" at {} ", joins.address());
+        assert!(code == 2 && text.contains(&added), "{text}");
+        let end = "; nothing was written; 1 not read: see above\n";
+        assert!(
+            text.contains("\n1 to add, 0 to change, 0 to remove: ") && text.ends_with(end),
+            "{text}"
+        );
+        assert_eq!(world.tap.changes(), [""; 0]);
+
+        // Without the list nothing is known.
+        world
+            .nomad
+            .mode(Which::Lists, Mode::Answer(Recorded::NoServers));
+        assert_eq!(plan().0, 1);
     });
 }
 

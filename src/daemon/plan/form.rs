@@ -342,7 +342,7 @@ mod tests {
         };
         let text = |hold| {
             let facts = [Fact::Held(BackendName::new("web").unwrap(), hold)];
-            let remarks = Remarks::of(&facts, &Overview::default());
+            let remarks = Remarks::of(&BTreeMap::new(), &facts, &Overview::default());
             let (changes, mut text) = (Changes::of(&facts), remarks.lines.join("\n").into_bytes());
             changes.write(true, &remarks.summary(), &mut text).unwrap();
             (changes.is_empty(), String::from_utf8(text).unwrap())

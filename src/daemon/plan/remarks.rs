@@ -1,9 +1,10 @@
 //! What a plan has to say besides the changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    model::{BackendName, Command, ServerName, ServiceKey},
+    model::{BackendName, Command, Scope, ServerName, ServiceKey},
+    nomad::watch::Unread,
     reconcile::{
         Fact, Found, Guard, Overview, Owned, Removals, desired::Rejection, routes::RouteFact,
     },
@@ -18,12 +19,29 @@ pub(super) struct Remarks {
     by_hand: usize,
     not_served: usize,
     not_routed: usize,
+    not_read: usize,
 }
 
 impl Remarks {
     /// `overview` is of the end: what was found at the begin did not yet tell of what nobody asks for any more.
-    pub(super) fn of(facts: &[Fact], overview: &Overview) -> Self {
-        let mut remarks = Self::default();
+    pub(super) fn of(
+        unread: &BTreeMap<Scope, Unread>,
+        facts: &[Fact],
+        overview: &Overview,
+    ) -> Self {
+        let mut remarks = Self {
+            not_read: unread.len(),
+            ..Self::default()
+        };
+        for (scope, why) in unread {
+            let what = match scope {
+                Scope::Service(key) => key.to_string(),
+                Scope::Namespace(name) => name.to_string(),
+            };
+            remarks.say(format!(
+                "not read: {what}: {why}; what HAProxy has of it stays"
+            ));
+        }
         for fact in facts {
             remarks.add(fact, overview);
         }
@@ -38,6 +56,7 @@ impl Remarks {
             (self.by_hand, "by hand"),
             (self.not_served, "not served"),
             (self.not_routed, "not routed"),
+            (self.not_read, "not read"),
         ];
         let there = counted.iter().filter(|(count, _)| *count > 0);
         let words: Vec<_> = there

@@ -8,8 +8,11 @@ use crate::{
     config::Config,
     daemon::{nomad_settings, observer::Observer, report::Chain},
     haproxy::session::Connection,
-    model::{Batch, BatchId, Request, Response, ServiceKey},
-    nomad::{client::Client, watch::read_once},
+    model::{Batch, BatchId, Request, Response, Scope, ServiceKey},
+    nomad::{
+        client::Client,
+        watch::{Read, read_once},
+    },
     picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble, is_registration},
     reconcile::{Input, Reconciler},
 };
@@ -30,8 +33,8 @@ impl BothSides {
     pub(super) async fn read(config: &Config) -> Self {
         let mut observer = Observer::new(config);
         let settings = nomad_settings(config);
-        let services = match timeout(PATIENCE, read_once(&settings)).await {
-            Ok(Ok(services)) => Ok(services),
+        let read = match timeout(PATIENCE, read_once(&settings)).await {
+            Ok(Ok(read)) => Ok(read),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("Nomad did not answer within {PATIENCE:?}")),
         };
@@ -43,9 +46,10 @@ impl BothSides {
             }
             Err(error) => (None, Some(Chain(&error).to_string())),
         };
-        let trouble = services.as_ref().err().cloned();
-        if let Ok(services) = services {
-            observer.read(services);
+        let namespaces = config.nomad.namespaces.iter();
+        let namespaces = namespaces.map(|name| namespace(name, &read)).collect();
+        if let Ok(read) = read {
+            observer.read(read);
         }
         if let Some(connection) = &mut connection {
             let (_, lost) = observer.look(connection).await;
@@ -58,19 +62,7 @@ impl BothSides {
         picture.sidecar.charge = Charge::Nobody;
         picture.haproxy.problem = problem;
         picture.nomad.address = config.nomad.endpoints.to_string();
-        let namespaces = config.nomad.namespaces.iter();
-        picture.nomad.namespaces = namespaces
-            .map(|name| Namespace {
-                name: name.clone(),
-                followed: "none".to_owned(),
-                current_ms: trouble.is_none().then_some(0),
-                trouble: trouble.clone().map(|text| Trouble {
-                    text,
-                    ..Trouble::default()
-                }),
-                ..Namespace::default()
-            })
-            .collect();
+        picture.nomad.namespaces = namespaces;
         Self {
             picture,
             connection,
@@ -91,6 +83,32 @@ impl BothSides {
             return None;
         };
         Some(super::verdicts::checks(verdicts))
+    }
+}
+
+/// A namespace as it was read, or why not: itself, or something in it.
+fn namespace(name: &str, read: &Result<Read, String>) -> Namespace {
+    let is_of_it = |scope: &Scope| match scope {
+        Scope::Namespace(of) => **of == *name,
+        Scope::Service(key) => name == "*" || *key.namespace == *name,
+    };
+    let (unread, trouble) = match read {
+        Ok(read) => {
+            let unread = read.unread.iter().find(|(scope, _)| is_of_it(scope));
+            let is_whole = matches!(unread, Some((Scope::Namespace(_), _)));
+            (is_whole, unread.map(|(_, why)| why.to_string()))
+        }
+        Err(trouble) => (true, Some(trouble.clone())),
+    };
+    Namespace {
+        name: name.to_owned(),
+        followed: "none".to_owned(),
+        current_ms: (!unread).then_some(0),
+        trouble: trouble.map(|text| Trouble {
+            text,
+            ..Trouble::default()
+        }),
+        ..Namespace::default()
     }
 }
 
