@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     config::Config,
     haproxy::session::{Connection, SessionError},
-    model::{Scope, ServiceKey},
+    model::{BackendName, Scope, ServiceKey},
     nomad::watch::Read,
-    reconcile::{Fact, Input, Mode, Output, Reconciler},
+    reconcile::{Fact, Input, Mode, Output, Policy, Reconciler, desired::possible_services},
 };
 
 use super::{freeze::Freeze, policy, snapshot::hands};
@@ -18,12 +18,16 @@ pub(super) struct Observer {
     pub(super) core: Reconciler,
     followed: Vec<String>,
     read: BTreeSet<ServiceKey>,
+    /// Nobody knows what there is in a whole namespace.
+    is_blind: bool,
+    policy: Policy,
 }
 
 impl Observer {
     /// It has heard what a daemon would have found on the disk.
     pub(super) fn new(config: &Config) -> Self {
-        let mut core = Reconciler::new(policy(config), Mode::Observe, 0);
+        let policy = policy(config);
+        let mut core = Reconciler::new(policy.clone(), Mode::Observe, 0);
         if let Some(is_frozen) = Freeze::new(config).changed() {
             core.handle(Duration::ZERO, Input::Freeze(is_frozen));
         }
@@ -34,6 +38,8 @@ impl Observer {
             core,
             followed: config.nomad.namespaces.clone(),
             read: BTreeSet::new(),
+            is_blind: false,
+            policy,
         }
     }
 
@@ -42,8 +48,9 @@ impl Observer {
         let mut services = read.services;
         for scope in read.unread.keys() {
             // Of one that could not be read, too, the core shall look at what HAProxy has. As it is unproven, all of that stays.
-            if let Scope::Service(service) = scope {
-                services.entry(service.clone()).or_default();
+            match scope {
+                Scope::Service(service) => drop(services.entry(service.clone()).or_default()),
+                Scope::Namespace(_) => self.is_blind = true,
             }
         }
         self.read = services.keys().cloned().collect();
@@ -72,12 +79,30 @@ impl Observer {
                     self.handle(Input::Answered(batch.id, responses));
                 }
                 Output::Prove(services) => self.prove(services),
-                Output::Tell(fact) => facts.push(fact),
+                Output::Tell(fact) => {
+                    if let Fact::Found(found) = &fact
+                        && self.is_blind
+                    {
+                        self.follow(&found.unclaimed);
+                    }
+                    facts.push(fact);
+                }
                 // Without a running daemon nobody waits for an answer, nor for a file.
                 Output::Ask(_) | Output::StateFile(_) | Output::Hands(_) => {}
             }
         }
         (facts, None)
+    }
+
+    /// Looks at what these backends have, too, whoever asks for it: nothing of it is taken out in the end, as not all was read.
+    fn follow(&mut self, backends: &BTreeSet<BackendName>) {
+        for backend in backends {
+            for service in possible_services(backend, &self.policy) {
+                if !self.read.contains(&service) {
+                    self.handle(Input::Changed(service, Vec::new()));
+                }
+            }
+        }
     }
 
     /// What was read is the whole catalog: what it lacks is not there, where it would have been read. If not all could be read,

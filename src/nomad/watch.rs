@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-pub use once::{Read, Unread, read_once, read_once_with};
+pub use once::{Read, Unread, read_once, read_once_with, read_once_within};
 
 /// So many lines wait before the stream's task does. Nomad cuts a reader that waits for long, which is a resync.
 const LINES: usize = 1024;

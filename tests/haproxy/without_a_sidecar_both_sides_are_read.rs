@@ -4,9 +4,10 @@ use std::process::Output;
 
 use crate::support::{
     fake_nomad::{Mode, Recorded, Which},
+    haproxy::HaproxyBin,
     sidecar::{command_with, soon},
     toy::Toy,
-    world::{BOTH, World, on_every_line},
+    world::{BOTH, World, config, instance, on_every_line},
 };
 
 const NOBODY: [(&str, &str); 1] = [("SIDECAR_ADMIN_LISTEN", "127.0.0.1:1")];
@@ -116,5 +117,116 @@ fn one_service_that_cannot_be_read_hides_nothing_else() {
             let why = format!("cannot be read: {name} cannot be read: nomad at ");
             assert!(code == Some(0) && text.contains(&why), "{text}");
         }
+    });
+}
+
+/// A world whose sidecar is gone: in both backends one server is in rotation, one is DOWN, and one is in drain by hand.
+fn left_behind(bin: &HaproxyBin) -> (World, [Vec<Toy>; 2]) {
+    let config = [
+        config(),
+        "\nbackend others\n  server theirs 127.0.0.1:1\n".to_owned(),
+    ]
+    .concat();
+    let world = World::start_with(bin, &config);
+    let toys = BOTH.map(|service| world.serve(service, 3));
+    let mut sidecar = world.sidecar();
+    for (backend, toys) in BOTH.iter().zip(&toys) {
+        world.until_served_by(backend, &toys.iter().collect::<Vec<_>>());
+    }
+    sidecar.kill9();
+    for (backend, toys) in BOTH.iter().zip(&toys) {
+        let drained = world.server_of(backend, &toys[2]);
+        let drain = format!("set server {backend}/{drained} state drain");
+        assert_eq!(world.haproxy.ask(&drain).trim(), "");
+        toys[1].fail();
+        soon("one is left in rotation", || {
+            let servers = world.servers(backend);
+            let up = servers.values().filter(|one| one.is_in_rotation());
+            (up.count() == 1).then_some(())
+        });
+    }
+    (world, toys)
+}
+
+#[test]
+fn without_nomad_what_haproxy_has_is_shown() {
+    on_every_line(|bin| {
+        let (world, _toys) = left_behind(bin);
+        for mode in [
+            Mode::Answer(Recorded::NoLeader),
+            Mode::Answer(Recorded::PermissionDenied),
+            Mode::Answer(Recorded::NotFound),
+            Mode::Hang,
+        ] {
+            world.nomad.mode(Which::Every, mode);
+            let output = command(&world, &["status", "--json"]);
+            assert_eq!(output.status.code(), Some(0), "{mode:?}");
+            let document: serde_json::Value =
+                serde_json::from_slice(&output.stdout).expect("it is JSON");
+            for backend in BOTH {
+                assert_eq!(
+                    servers_of(&document, backend),
+                    [
+                        "down false ready",
+                        "draining true drain",
+                        "in_rotation true ready"
+                    ],
+                    "{mode:?}: {backend}"
+                );
+            }
+            // Of what is registered nothing is claimed, and what others have is theirs.
+            let nomad = &document["nomad"];
+            let names: Vec<_> = document["backends"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .collect();
+            assert_eq!(
+                (&nomad["known"], names.len()),
+                (&false.into(), 2),
+                "{mode:?}"
+            );
+            assert_eq!(document["services"], serde_json::json!([]), "{mode:?}");
+            let trouble = nomad["namespaces"][0]["trouble"]["text"].as_str();
+            assert!(trouble.is_some_and(|text| !text.is_empty()), "{document}");
+        }
+        let mode = Mode::Answer(Recorded::NoLeader);
+        world.nomad.mode(Which::Every, mode);
+        for backend in BOTH {
+            let (code, text) = explain(&world, backend);
+            let count = |part: &str| text.matches(part).count();
+            assert_eq!(
+                (code, count("\n  charge "), count(" gets traffic")),
+                (Some(2), 3, 1),
+                "{text}"
+            );
+        }
+    });
+}
+
+#[test]
+fn without_haproxy_what_is_registered_is_shown() {
+    on_every_line(|bin| {
+        let mut world = World::start(bin);
+        let toys = world.serve("dynamic", 2);
+        let tags = ["haproxy.enable=false"];
+        let registration = instance("slots", toys[0].address()).tags(&tags);
+        world.nomad.register(registration);
+        world.haproxy.kill9();
+        let (document, _, code) = status(&world);
+        assert_eq!((code, &document["nomad"]["known"]), (Some(0), &true.into()));
+        let registrations = document["services"][0]["registrations"].as_array();
+        let stages: Vec<_> = registrations
+            .into_iter()
+            .flatten()
+            .map(|one| &one["stage"])
+            .collect();
+        assert_eq!(stages, ["wanted", "wanted"], "{document}");
+        world.nomad.stop();
+        let (document, _, code) = status(&world);
+        assert_eq!(
+            (code, &document["nomad"]["known"]),
+            (Some(1), &false.into())
+        );
     });
 }

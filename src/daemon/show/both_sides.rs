@@ -11,7 +11,7 @@ use crate::{
     model::{Batch, BatchId, Request, Response, Scope, ServiceKey},
     nomad::{
         client::Client,
-        watch::{Read, read_once},
+        watch::{Read, read_once_within},
     },
     picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble, is_registration},
     reconcile::{Input, Reconciler},
@@ -33,11 +33,7 @@ impl BothSides {
     pub(super) async fn read(config: &Config) -> Self {
         let mut observer = Observer::new(config);
         let settings = nomad_settings(config);
-        let read = match timeout(PATIENCE, read_once(&settings)).await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("Nomad did not answer within {PATIENCE:?}")),
-        };
+        let read = read_once_within(PATIENCE, &settings).await;
         let opened = Connection::open(&config.haproxy).await;
         let (mut connection, mut problem) = match opened {
             Ok((connection, info)) => {
@@ -47,10 +43,9 @@ impl BothSides {
             Err(error) => (None, Some(Chain(&error).to_string())),
         };
         let namespaces = config.nomad.namespaces.iter();
-        let namespaces = namespaces.map(|name| namespace(name, &read)).collect();
-        if let Ok(read) = read {
-            observer.read(read);
-        }
+        let namespaces: Vec<_> = namespaces.map(|name| namespace(name, &read)).collect();
+        let is_whole = read.unread.is_empty();
+        observer.read(read);
         if let Some(connection) = &mut connection {
             let (_, lost) = observer.look(connection).await;
             problem = lost.map(|error| Chain(&error).to_string());
@@ -62,7 +57,12 @@ impl BothSides {
         picture.sidecar.charge = Charge::Nobody;
         picture.haproxy.problem = problem;
         picture.nomad.address = config.nomad.endpoints.to_string();
+        picture.nomad.known = namespaces.iter().any(|one| one.current_ms.is_some());
         picture.nomad.namespaces = namespaces;
+        if !is_whole {
+            // Some of these are there for the sake of what HAProxy has.
+            (picture.services).retain(|service| !service.registrations.is_empty());
+        }
         Self {
             picture,
             connection,
@@ -87,25 +87,19 @@ impl BothSides {
 }
 
 /// A namespace as it was read, or why not: itself, or something in it.
-fn namespace(name: &str, read: &Result<Read, String>) -> Namespace {
+fn namespace(name: &str, read: &Read) -> Namespace {
     let is_of_it = |scope: &Scope| match scope {
-        Scope::Namespace(of) => **of == *name,
+        Scope::Namespace(of) => **of == *name || **of == *"*",
         Scope::Service(key) => name == "*" || *key.namespace == *name,
     };
-    let (unread, trouble) = match read {
-        Ok(read) => {
-            let unread = read.unread.iter().find(|(scope, _)| is_of_it(scope));
-            let is_whole = matches!(unread, Some((Scope::Namespace(_), _)));
-            (is_whole, unread.map(|(_, why)| why.to_string()))
-        }
-        Err(trouble) => (true, Some(trouble.clone())),
-    };
+    let unread = read.unread.iter().find(|(scope, _)| is_of_it(scope));
+    let is_read = !matches!(unread, Some((Scope::Namespace(_), _)));
     Namespace {
         name: name.to_owned(),
         followed: "none".to_owned(),
-        current_ms: (!unread).then_some(0),
-        trouble: trouble.map(|text| Trouble {
-            text,
+        current_ms: is_read.then_some(0),
+        trouble: unread.map(|(_, why)| Trouble {
+            text: why.to_string(),
             ..Trouble::default()
         }),
         ..Namespace::default()

@@ -1,6 +1,8 @@
 //! Reads the catalog once, for commands: what of it can be read, and what cannot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::sleep_until;
 
 use super::Watch;
 use crate::{
@@ -32,12 +34,27 @@ pub async fn read_once(settings: &Settings) -> Result<Read, Unread> {
     read_once_with(settings, Arc::new(Dialler)).await
 }
 
+/// The same by whoever waits no longer than that, and shows whatever was read by then.
+pub async fn read_once_within(patience: Duration, settings: &Settings) -> Read {
+    read(settings, Arc::new(Dialler), Some(patience)).await
+}
+
 /// As [`read_once`], over connections that `dial` makes.
 ///
 /// # Errors
 ///
 /// When nothing of it can be read or believed.
 pub async fn read_once_with(settings: &Settings, dial: Arc<dyn Dial>) -> Result<Read, Unread> {
+    let read = read(settings, dial, None).await;
+    let mut lists = followed(&settings.namespaces).map(|list| read.unread.get(&list));
+    let first = lists.next().flatten();
+    match first.filter(|_| lists.all(|why| why.is_some())) {
+        Some(why) => Err(why.clone()),
+        None => Ok(read),
+    }
+}
+
+async fn read(settings: &Settings, dial: Arc<dyn Dial>, patience: Option<Duration>) -> Read {
     let settings = Arc::new(settings.clone());
     let mut watch = Watch::new(Route::with_dial(
         settings,
@@ -46,6 +63,8 @@ pub async fn read_once_with(settings: &Settings, dial: Arc<dyn Dial>) -> Result<
     ));
     watch.streams = None;
     let mut told = Told::default();
+    let started = watch.started;
+    let mut deadline = patience.map(|patience| started + patience);
     loop {
         watch.ask();
         while let Some(tell) = watch.mirror.poll_tell() {
@@ -54,7 +73,13 @@ pub async fn read_once_with(settings: &Settings, dial: Arc<dyn Dial>) -> Result<
         if let Some(end) = told.end(&watch.settings.namespaces) {
             return end;
         }
-        watch.next().await;
+        tokio::select! {
+            () = watch.next() => {}
+            () = sleep_until(deadline.unwrap_or(started)), if deadline.is_some() => {
+                deadline = None;
+                watch.mirror.give_up(started.elapsed());
+            }
+        }
     }
 }
 
@@ -100,26 +125,19 @@ impl Told {
     }
 
     /// What became of it, when all was read but what is in trouble.
-    fn end(&mut self, namespaces: &[String]) -> Option<Result<Read, Unread>> {
-        let Some(synced) = &self.synced else {
-            let star = namespaces.iter().any(|name| name == "*");
-            let mut followed = namespaces.iter().filter(|name| !star || *name == "*");
-            let trouble =
-                |name: &String| self.troubles.get(&Scope::Namespace(name.as_str().into()));
-            let is_over = followed.clone().all(|name| trouble(name).is_some());
-            return followed
-                .find_map(trouble)
-                .filter(|_| is_over)
-                .cloned()
-                .map(Err);
+    fn end(&mut self, namespaces: &[String]) -> Option<Read> {
+        let why = |scope: Scope| {
+            let why = self.why(&scope)?.clone();
+            Some((scope, why))
         };
-        let unread = synced.unproven.iter().map(|scope| {
-            let why = self.why(scope)?.clone();
-            Some((scope.clone(), why))
-        });
-        let unread = unread.collect::<Option<_>>()?;
-        let services = self.synced.take()?.services;
-        Some(Ok(Read { services, unread }))
+        let unread: Option<_> = match &self.synced {
+            Some(synced) => synced.unproven.iter().cloned().map(why).collect(),
+            None => followed(namespaces).map(why).collect(),
+        };
+        let unread = unread?;
+        let synced = self.synced.take();
+        let services = synced.map_or_else(BTreeMap::new, |synced| synced.services);
+        Some(Read { services, unread })
     }
 
     /// A denial of all services of a namespace is told once.
@@ -131,4 +149,11 @@ impl Told {
         let whole = || self.troubles.get(&Scope::Namespace(Arc::clone(namespace)));
         self.troubles.get(scope).or_else(whole)
     }
+}
+
+/// What is listed: each of these, or `*` for all.
+fn followed(namespaces: &[String]) -> impl Iterator<Item = Scope> {
+    let star = namespaces.iter().any(|name| name == "*");
+    let listed = namespaces.iter().filter(move |name| !star || *name == "*");
+    listed.map(|name| Scope::Namespace(name.as_str().into()))
 }
