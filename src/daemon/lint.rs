@@ -8,7 +8,11 @@ use std::{
 
 use crate::{
     config::Config,
-    lint::{self, Options, Unreadable, job::Job},
+    lint::{
+        self, Options, Unreadable,
+        job::Job,
+        refused::{self, Mistake},
+    },
     nomad::evaluate::evaluate,
 };
 
@@ -43,6 +47,18 @@ pub enum LintError {
         problem: Unreadable,
         /// Why Nomad was of no help.
         why: Option<String>,
+    },
+    /// Nomad does not take it.
+    #[error(
+        "{file}: Nomad refuses this job, and nothing else of it was looked at: mend it; if it is right with variables of yours, give \
+         what `nomad job run -output -var … <job file>` prints\n  {}",
+        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
+    )]
+    Refused {
+        /// The file, as it is shown.
+        file: String,
+        /// What is wrong, as Nomad says it.
+        mistakes: Vec<Mistake>,
     },
     /// Nobody reads what is written.
     #[error("write the findings")]
@@ -86,15 +102,8 @@ pub async fn lint(
         source,
     })?;
     let content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
-    let (job, why) = job(&config, options, content).await;
-    let remark = why
-        .as_ref()
-        .map(|why| format!("read without Nomad, so that no expression is judged: {why}"));
-    let job = job.map_err(|problem| LintError::NoJob {
-        file: name.clone(),
-        problem,
-        why,
-    })?;
+    let read = read_job(&config, options, content).await;
+    let (job, remark) = read.map_err(|not_read| not_read.of(&name))?;
     let policy = policy(&config);
     let report = lint::check(&job, &policy, &config.own_namespace);
     let readings = options.from.map(|lint::From::Connector| {
@@ -122,27 +131,69 @@ fn read(file: impl Read) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The job, and why Nomad was of no help if it was asked in vain.
-async fn job(
+/// Why there is no job.
+enum NotRead {
+    /// It cannot be read here; and why Nomad was of no help, if it was asked.
+    Unreadable(Unreadable, Option<String>),
+    /// Nomad refuses it.
+    Refused(Vec<Mistake>),
+}
+
+impl NotRead {
+    fn of(self, file: &str) -> LintError {
+        let file = file.to_owned();
+        match self {
+            Self::Unreadable(problem, why) => LintError::NoJob { file, problem, why },
+            Self::Refused(mistakes) => LintError::Refused { file, mistakes },
+        }
+    }
+}
+
+/// The job, and a remark on how it was read.
+async fn read_job(
     config: &Config,
     options: &Options,
     content: &[u8],
-) -> (Result<Job, Unreadable>, Option<String>) {
+) -> Result<(Job, Option<String>), NotRead> {
+    let unreadable = |problem| NotRead::Unreadable(problem, None);
     if content.len() > lint::MAX_FILE {
-        return (Err(Unreadable::TooLong), None);
+        return Err(unreadable(Unreadable::TooLong));
     }
     if lint::is_json(content) {
-        return (lint::read_json(content), None);
+        let job = lint::read_json(content).map_err(unreadable)?;
+        return Ok((job, None));
     }
-    let Ok(text) = str::from_utf8(content) else {
-        return (Err(Unreadable::NoText), None);
-    };
+    let text = str::from_utf8(content).map_err(|_| unreadable(Unreadable::NoText))?;
     let by_itself = lint::read_hcl(text);
-    if options.offline || by_itself == Err(Unreadable::NoJob) {
-        return (by_itself, None);
+    // Nomad would say no more of these.
+    let is_settled = matches!(by_itself, Err(Unreadable::NoJob | Unreadable::ManyJobs(_)));
+    if options.offline || is_settled {
+        return Ok((by_itself.map_err(unreadable)?, None));
     }
-    match evaluate(nomad_settings(config), &config.own_namespace, text).await {
-        Ok(json) => (lint::read_evaluated(&json, text), None),
-        Err(why) => (by_itself, Some(why)),
+    let not_evaluated = match evaluate(nomad_settings(config), &config.own_namespace, text).await {
+        Ok(json) => {
+            let job = lint::read_evaluated(&json, text).map_err(unreadable)?;
+            return Ok((job, None));
+        }
+        Err(not_evaluated) => not_evaluated,
+    };
+    let why = not_evaluated.why;
+    let advice = match not_evaluated.words {
+        Some(words) => {
+            let mistakes = refused::mistakes(&words);
+            if !mistakes.is_empty() {
+                return Err(NotRead::Refused(mistakes));
+            }
+            "; to have them judged, give what `nomad job run -output -var … <job file>` prints"
+        }
+        None => "",
+    };
+    let remark = format!(
+        "read without Nomad, so that no expression is judged: {}{advice}",
+        why.trim_end_matches('.')
+    );
+    match by_itself {
+        Ok(job) => Ok((job, Some(remark))),
+        Err(problem) => Err(NotRead::Unreadable(problem, Some(why))),
     }
 }

@@ -4,7 +4,7 @@ use std::iter;
 
 use super::{
     Finding, Place, Report, Rule, claim,
-    job::{Delay, Group, Job, List, Service, Task, Text},
+    job::{Delay, Group, Job, List, Misfit, Service, Task, Text},
     meant,
     port::{self, Port},
     shown,
@@ -48,6 +48,7 @@ pub fn check(job: &Job, policy: &Policy, namespace: &str) -> Report {
         );
         check.add(Rule::NotJudged, unread.line, &Place::default(), text);
     }
+    check.owners(job);
     for located in services(job) {
         if check.report.findings.len() >= MAX_FINDINGS {
             check.report.is_cut = true;
@@ -145,6 +146,29 @@ impl Check<'_> {
         }
     }
 
+    /// What is wrong with the blocks around services.
+    fn owners(&mut self, job: &Job) {
+        self.misfits(&job.misfits, &Place::default());
+        for group in &job.groups {
+            let mut place = Place {
+                group: Some(group.name.clone()),
+                ..Place::default()
+            };
+            self.misfits(&group.misfits, &place);
+            for task in &group.tasks {
+                place.task = Some(task.name.clone());
+                self.misfits(&task.misfits, &place);
+            }
+        }
+    }
+
+    fn misfits(&mut self, misfits: &[Misfit], place: &Place) {
+        for misfit in misfits.iter().take(MAX_FINDINGS) {
+            let text = format!("Nomad refuses the job: {}", misfit.text);
+            self.add(Rule::Job, misfit.line, place, text);
+        }
+    }
+
     fn service(&mut self, located: &Located<'_>) {
         let Located {
             group,
@@ -154,6 +178,7 @@ impl Check<'_> {
             place,
         } = located;
         self.report.services += 1;
+        self.misfits(&service.misfits, place);
         self.spelling_of_the_prefix(&service.tags, place);
         self.spelling_of_the_prefix(&service.canary_tags, place);
         let opts = self.opts(&service.tags);

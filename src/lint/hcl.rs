@@ -7,14 +7,15 @@ use std::ops::Range;
 
 use hcl_edit::{
     Span as _,
-    expr::{Array, Expression},
+    expr::Expression,
     structure::{Block, BlockLabel, Body},
     template::{Element, Template},
 };
 
 use super::{
     Unreadable,
-    job::{Delay, Group, Job, List, Ports, Service, Task, Text, Unread},
+    job::{Delay, Group, Job, List, Misfit, Ports, Service, Task, Text, Unread},
+    misfit,
 };
 
 /// Reads a job.
@@ -47,7 +48,7 @@ pub(super) fn read(text: &str) -> Result<Job, Unreadable> {
     Ok(job)
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     /// Where lines end.
     lines: Vec<usize>,
@@ -78,6 +79,7 @@ impl Reader<'_> {
             namespace: self.attribute(body, "namespace"),
             groups,
             unread: Vec::new(),
+            misfits: misfit::of_owner(self, body),
         }
     }
 
@@ -93,6 +95,7 @@ impl Reader<'_> {
                 .get_blocks("task")
                 .map(|task| self.task(task))
                 .collect(),
+            misfits: misfit::of_owner(self, &block.body),
         }
     }
 
@@ -104,6 +107,7 @@ impl Reader<'_> {
             has_lifecycle: block.body.has_blocks("lifecycle"),
             ports: in_resources(&block.body),
             services: self.services(&block.body),
+            misfits: misfit::of_owner(self, &block.body),
         }
     }
 
@@ -117,6 +121,7 @@ impl Reader<'_> {
             address_mode: self.attribute(&block.body, "address_mode"),
             tags: self.list(&block.body, "tags"),
             canary_tags: self.list(&block.body, "canary_tags"),
+            misfits: misfit::of_service(self, &block.body),
         });
         services.collect()
     }
@@ -207,16 +212,25 @@ impl Reader<'_> {
             return List::of(Vec::new(), None);
         };
         let line = self.line(attribute.key.span());
-        let mut value = &attribute.value;
-        while let Expression::Parenthesis(inner) = value {
-            value = inner.inner();
+        let value = unwrapped(&attribute.value);
+        let texts = if let Some(texts) = value.as_array() {
+            texts.iter().filter_map(|text| self.value(text)).collect()
+        } else if value.as_str().is_some() {
+            // No list, but it is plain what was meant.
+            self.value(value).into_iter().collect()
+        } else if is_literal(value) {
+            Vec::new()
+        } else {
+            return List { texts: None, line };
+        };
+        List::of(texts, line)
+    }
+
+    pub(super) fn misfit(&self, span: Option<Range<usize>>, text: String) -> Misfit {
+        Misfit {
+            line: self.line(span),
+            text,
         }
-        if value.is_null() {
-            return List::of(Vec::new(), line);
-        }
-        let elements = value.as_array().map(Array::iter);
-        let texts = elements.map(|texts| texts.filter_map(|text| self.value(text)).collect());
-        List { texts, line }
     }
 
     fn delay(&self, body: &Body) -> Delay {
@@ -258,6 +272,19 @@ fn in_resources(task: &Body) -> Ports {
 /// Whether a `dynamic` block makes blocks of this kind.
 fn is_made(body: &Body, kind: &str) -> bool {
     body.get_blocks("dynamic").any(|block| label(block) == kind)
+}
+
+/// Without parentheses around it.
+pub(super) fn unwrapped(mut value: &Expression) -> &Expression {
+    while let Expression::Parenthesis(inner) = value {
+        value = inner.inner();
+    }
+    value
+}
+
+/// Whether it is neither a text nor a list, whatever Nomad makes of it.
+pub(super) fn is_literal(value: &Expression) -> bool {
+    value.is_null() || value.is_number() || value.is_bool() || value.is_object()
 }
 
 fn label(block: &Block) -> String {

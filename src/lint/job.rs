@@ -14,6 +14,8 @@ pub struct Job {
     pub groups: Vec<Group>,
     /// What may hold more groups, tasks or services, and could not be evaluated.
     pub unread: Vec<Unread>,
+    /// What Nomad refuses about its blocks.
+    pub misfits: Vec<Misfit>,
 }
 
 /// A task group.
@@ -29,6 +31,8 @@ pub struct Group {
     pub services: Vec<Service>,
     /// Its tasks.
     pub tasks: Vec<Task>,
+    /// What Nomad refuses about its blocks.
+    pub misfits: Vec<Misfit>,
 }
 
 /// A task.
@@ -44,6 +48,8 @@ pub struct Task {
     pub ports: Ports,
     /// Its own services.
     pub services: Vec<Service>,
+    /// What Nomad refuses about its blocks.
+    pub misfits: Vec<Misfit>,
 }
 
 /// A service of a group or a task.
@@ -65,6 +71,8 @@ pub struct Service {
     pub tags: List,
     /// Its tags while it is a canary.
     pub canary_tags: List,
+    /// What Nomad refuses about it.
+    pub misfits: Vec<Misfit>,
 }
 
 /// The ports that `network` blocks declare.
@@ -105,6 +113,15 @@ pub enum Delay {
     Known(Duration),
     /// It could not be evaluated.
     Unknown,
+}
+
+/// Something for which Nomad refuses the job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Misfit {
+    /// Where.
+    pub line: Option<usize>,
+    /// What is wrong, and what to do.
+    pub text: String,
 }
 
 /// A block that makes others, and could not be evaluated.

@@ -123,6 +123,7 @@ pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
         namespace: text(job.namespace),
         groups: groups.into_iter().map(group).collect(),
         unread: Vec::new(),
+        misfits: Vec::new(),
     })
 }
 
@@ -144,6 +145,7 @@ fn group(wire: GroupWire) -> Group {
         has_lifecycle: task.lifecycle.is_some(),
         ports: ports(task.resources.and_then(|resources| resources.networks)),
         services: services(task.services),
+        misfits: Vec::new(),
     });
     Group {
         name: wire.name.unwrap_or_default(),
@@ -151,6 +153,7 @@ fn group(wire: GroupWire) -> Group {
         ports: ports(wire.networks),
         services: services(wire.services),
         tasks: tasks.collect(),
+        misfits: Vec::new(),
     }
 }
 
@@ -172,6 +175,7 @@ fn services(wire: Option<Vec<ServiceWire>>) -> Vec<Service> {
         address_mode: text(service.address_mode),
         tags: list(service.tags),
         canary_tags: list(service.canary_tags),
+        misfits: Vec::new(),
     });
     services.collect()
 }

@@ -11,8 +11,11 @@ mod hcl;
 pub mod job;
 mod json;
 mod meant;
+#[cfg(feature = "hcl")]
+mod misfit;
 mod port;
 mod print;
+pub mod refused;
 
 use std::{fmt, path::PathBuf};
 
@@ -137,6 +140,8 @@ pub struct Place {
 /// What kind a finding is. The names are for machines, and stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
+    /// Nomad refuses the job.
+    Job,
     /// A tag that is misspelt, out of range, or without effect.
     Tag,
     /// Tags, but none that opts in.
@@ -160,6 +165,7 @@ impl Rule {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Job => "job",
             Self::Tag => "tag",
             Self::Enable => "enable",
             Self::CanaryTags => "canary-tags",

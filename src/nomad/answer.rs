@@ -40,6 +40,8 @@ const ERROR_BODY: Duration = Duration::from_secs(5);
 const MAX_ERROR_BODY: usize = 4096;
 /// So much of a foreign text is shown.
 const SHOWN: usize = 200;
+/// So much of the words on what was sent: there may be several mistakes in a job.
+const SHOWN_OF_WORDS: usize = 2000;
 /// What the Task API answers to a token that is none, and when there is no server to ask.
 const AUTHENTICATION_FAILED: &str = "Server error authenticating request";
 /// What is answered to a token without the right to read an allocation that is there (`nomad/alloc_endpoint.go`, `GetAlloc`),
@@ -284,7 +286,7 @@ pub(super) fn weight(json: &[u8]) -> usize {
 /// What an answer means that is not 200.
 pub(super) async fn refusal(answer: Response<Incoming>) -> Error {
     let status = answer.status();
-    let body = beginning(answer.into_body()).await;
+    let body = shortened(&beginning(answer.into_body()).await);
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied {
             status: status.as_u16(),
@@ -306,6 +308,17 @@ pub(super) async fn refusal(answer: Response<Incoming>) -> Error {
     }
 }
 
+/// As [`refusal`], of what was sent to be judged.
+pub(super) async fn judgement(answer: Response<Incoming>) -> Error {
+    if answer.status() != StatusCode::BAD_REQUEST {
+        return refusal(answer).await;
+    }
+    Error::ServerError {
+        status: StatusCode::BAD_REQUEST.as_u16(),
+        body: cut(&beginning(answer.into_body()).await, SHOWN_OF_WORDS),
+    }
+}
+
 /// As much of a body as is of use to an operator.
 async fn beginning(mut body: Incoming) -> String {
     let mut bytes = Vec::new();
@@ -319,13 +332,17 @@ async fn beginning(mut body: Incoming) -> String {
     };
     // What came until then is text enough.
     drop(timeout(ERROR_BODY, reading).await);
-    shortened(String::from_utf8_lossy(&bytes).trim())
+    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 /// A foreign text, short and without control characters.
 pub(super) fn shortened(text: &str) -> String {
+    cut(text, SHOWN)
+}
+
+fn cut(text: &str, length: usize) -> String {
     let shown = |c: char| if c.is_control() { ' ' } else { c };
-    let mut short: String = text.chars().take(SHOWN).map(shown).collect();
+    let mut short: String = text.chars().take(length).map(shown).collect();
     if short.len() < text.len() {
         short.push('…');
     }

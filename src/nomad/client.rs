@@ -283,7 +283,11 @@ impl Client {
             let head = kept.connection.send(request).await;
             let head = head.map_err(Error::from_hyper)?;
             if head.status() != StatusCode::OK {
-                return Err(answer::refusal(head).await);
+                return Err(if query.body.is_empty() {
+                    answer::refusal(head).await
+                } else {
+                    answer::judgement(head).await
+                });
             }
             let believed = if query.body.is_empty() {
                 answer::believed_index(head.headers())

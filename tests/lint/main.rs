@@ -16,6 +16,7 @@ use std::{
 use serde_json::Value;
 
 mod any_bytes;
+mod refused;
 
 const WRONG: &str = "tests/lint/jobs/wrong.nomad.hcl";
 const EXPRESSIONS: &str = "tests/lint/jobs/expressions.nomad.hcl";
