@@ -162,7 +162,8 @@
     if (sidecar.charge === "standby") tell("note", "Sidecar", "only observes: " + (sidecar.standby ?? "another one is in charge"), "It takes over when the other one ends.");
     if (sidecar.charge === "observing") tell("note", "Sidecar", "only observes (--observe): nothing is written to HAProxy.", "");
     for (const service of p.services) ofService(service, p, tell);
-    for (const backend of p.backends) ofBackend(backend, tell);
+    const addresses = new Map(p.services.flatMap((one) => one.registrations.map((each) => [each.id, each.address])));
+    for (const backend of p.backends) ofBackend(backend, addresses, tell);
     for (const service of p.services) {
       const rejected = service.registrations.filter((one) => one.rejections?.length);
       for (const [why, { length }] of grouped(rejected, (one) => one.rejections.join("; "))) {
@@ -204,7 +205,7 @@
     }
   };
 
-  const ofBackend = (backend, tell) => {
+  const ofBackend = (backend, addresses, tell) => {
     const { servers } = backend;
     const serves = servers.some((one) => one.up && one.admin === "ready" && one.weight > 0);
     const fails = backend.wanted > 0 && !serves;
@@ -214,7 +215,7 @@
     const say = (text, todo) => before.push([text, todo]);
     const names = (some) => list(some.map((one) => one.name + (one.address ? " at " + one.address : "")), 3);
     const again = backend.next_try_ms === undefined ? "" : `It is tried again in ${time(backend.next_try_ms)}.`;
-    for (const [text, some] of grouped(backend.hindrances ?? [], (one) => one.text)) say(`${count(some.length, "instance is", "instances are")} blocked: ${text}`, again);
+    for (const [text, some] of grouped(backend.hindrances ?? [], (one) => one.text)) say(`${count(some.length, "instance is", "instances are")} blocked: ${text}`, `${list(some.map((one) => addresses.get(one.registration) ?? one.registration), 3)}. ${again}`);
     if (backend.problem) say("the last change failed: " + backend.problem, again);
     if (backend.disabled) say("it is disabled in haproxy.cfg.", "");
     const down = stages(servers, "down");
