@@ -16,6 +16,7 @@ use std::{
 use serde_json::Value;
 
 mod any_bytes;
+mod hidden;
 mod refused;
 
 const WRONG: &str = "tests/lint/jobs/wrong.nomad.hcl";
