@@ -150,6 +150,10 @@ impl Check<'_> {
     /// What is wrong with the blocks around services.
     fn owners(&mut self, job: &Job) {
         self.misfits(&job.misfits, &Place::default());
+        if job.groups.is_empty() && job.misfits.is_empty() && job.unread.is_empty() {
+            let text = "Nomad refuses the job: it has no group".to_owned();
+            self.add(Rule::Job, None, &Place::default(), text);
+        }
         for group in &job.groups {
             let mut place = Place {
                 group: Some(group.name.clone()),
@@ -192,6 +196,7 @@ impl Check<'_> {
             return;
         }
         self.report.wanted += usize::from(opts.is_in());
+        self.report.perhaps += usize::from(opts == Opts::Unknown);
         for (list, what) in [
             (&service.tags, "tags"),
             (&service.canary_tags, "canary_tags"),

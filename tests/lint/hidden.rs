@@ -37,3 +37,23 @@ fn a_bad_value_is_told_from_what_is_forbidden() {
     let file = ["--policy-file", "tests/lint/jobs/policy.toml"];
     assert_eq!(policy(rules(&file)), [17, 23, 30, 58, 59, 60]);
 }
+
+/// What `--from connector` says of a tag is what the finding says.
+#[test]
+fn the_tags_of_the_go_connector_that_nobody_reads_are_among_them() {
+    let job = "tests/lint/jobs/connector-misread.nomad.hcl";
+    let output = text(&lint(&[job, "--from", "connector"]));
+    insta::assert_snapshot!("connector_misread", output);
+}
+
+#[test]
+fn a_job_without_a_group_is_a_finding_with_and_without_nomad() {
+    for job in ["job \"x\" {}", "{\"ID\": \"x\", \"TaskGroups\": null}"] {
+        let mut command = command(&["-", "--offline"], "http://127.0.0.1:1");
+        assert_eq!(
+            text(&from_stdin(&mut command, job)),
+            "<stdin>: finding: job \"x\": Nomad refuses the job: it has no group\n\
+             1 finding; 0 of 0 services are for the sidecar\nexit code 2\n"
+        );
+    }
+}
