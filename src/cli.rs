@@ -45,7 +45,7 @@ pub enum Command {
     /// Tell why something gets traffic or does not, from Nomad to HAProxy; exit with 2 if it does not
     Explain {
         /// A service, with or without its namespace (shop/web), the beginning of an allocation's ID, an address with its port or
-        /// without, a registration's or a job's ID, a backend or a server
+        /// without, a registration's or a job's ID, a backend, a server or the key of a route
         #[arg(value_parser = named)]
         what: String,
     },

@@ -174,10 +174,10 @@ fn settings(url: &str) -> Settings {
 
 /// The names of what is wanted, or what an operator reads.
 async fn read(settings: &Settings) -> Result<String, String> {
-    let services = read_once(settings)
+    let read = read_once(settings)
         .await
         .map_err(|error| error.to_string())?;
-    let names: Vec<&ServiceKey> = services.keys().collect();
+    let names: Vec<&ServiceKey> = read.services.keys().collect();
     Ok(names
         .iter()
         .map(|key| &*key.name)

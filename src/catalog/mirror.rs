@@ -197,6 +197,14 @@ impl Mirror {
         self.tick(now);
     }
 
+    /// Nobody waits any longer: what was not read yet is left out, like what failed again and again.
+    pub fn give_up(&mut self, now: Duration) {
+        for follower in self.followers.values_mut() {
+            follower.give_up(now, &mut self.out);
+        }
+        self.tell_synced();
+    }
+
     /// Whether registrations of this service are known.
     #[must_use]
     pub fn has(&self, key: &ServiceKey) -> bool {

@@ -290,7 +290,12 @@ impl Config {
 
 fn haproxy_socket(layers: &Layers<'_>, task: &Task) -> PathBuf {
     match (find!(layers, haproxy_socket), &task.alloc_dir) {
-        (Some(found), _) => found.text.into(),
+        // As other settings have sockets.
+        (Some(found), _) => found
+            .text
+            .strip_prefix("unix://")
+            .unwrap_or(found.text)
+            .into(),
         (None, Some(alloc_dir)) => alloc_dir.join("haproxy.sock"),
         (None, None) => DEFAULT_SOCKET.into(),
     }

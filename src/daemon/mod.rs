@@ -11,6 +11,7 @@ mod jobs;
 mod keep;
 mod lint;
 mod memory;
+mod observer;
 mod plan;
 mod questions;
 mod report;

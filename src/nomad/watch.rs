@@ -2,6 +2,8 @@
 //!
 //! Decides nothing about what is believed. It never ends because of Nomad, only when nobody listens any more.
 
+mod once;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     panic,
@@ -27,10 +29,10 @@ use crate::{
         route::{Failed, Route},
         settings::{Endpoint, Settings},
         stream::EventStream,
-        traffic::Traffic,
-        transport::{Dial, Dialler},
     },
 };
+
+pub use once::{Read, Unread, read_once, read_once_with, read_once_within};
 
 /// So many lines wait before the stream's task does. Nomad cuts a reader that waits for long, which is a resync.
 const LINES: usize = 1024;
@@ -152,70 +154,6 @@ pub async fn run(
             () = watch.next() => {}
         }
     }
-}
-
-/// Reads the catalog once.
-///
-/// # Errors
-///
-/// When anything of it cannot be read or believed.
-pub async fn read_once(
-    settings: &Settings,
-) -> Result<BTreeMap<ServiceKey, Vec<Registration>>, Unread> {
-    read_once_with(settings, Arc::new(Dialler)).await
-}
-
-/// As [`read_once`], over connections that `dial` makes.
-///
-/// # Errors
-///
-/// When anything of it cannot be read or believed.
-pub async fn read_once_with(
-    settings: &Settings,
-    dial: Arc<dyn Dial>,
-) -> Result<BTreeMap<ServiceKey, Vec<Registration>>, Unread> {
-    let settings = Arc::new(settings.clone());
-    let mut watch = Watch::new(Route::with_dial(
-        settings,
-        dial,
-        Arc::new(Traffic::default()),
-    ));
-    watch.streams = None;
-    loop {
-        watch.ask();
-        while let Some(tell) = watch.mirror.poll_tell() {
-            match tell {
-                Tell::Trouble { scope, failure } => {
-                    return Err(Unread {
-                        scope,
-                        kind: failure.kind,
-                        text: failure.text,
-                    });
-                }
-                Tell::Synced(synced) if synced.unproven.is_empty() => return Ok(synced.services),
-                Tell::Synced(_)
-                | Tell::Changed { .. }
-                | Tell::Current { .. }
-                | Tell::Following { .. }
-                | Tell::StreamLost { .. }
-                | Tell::IndexWentBack { .. }
-                | Tell::Rereads { .. }
-                | Tell::Recovered { .. } => {}
-            }
-        }
-        watch.next().await;
-    }
-}
-
-/// The catalog could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Unread {
-    /// What could not be read.
-    pub scope: Scope,
-    /// What kind of failure it was.
-    pub kind: FailureKind,
-    text: String,
 }
 
 struct Watch {

@@ -240,6 +240,9 @@ pub struct Registration {
     /// What of its tags has no effect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Tags that ask for a route and make none, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unrouted: Vec<String>,
     /// Where it is served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
@@ -301,6 +304,10 @@ pub enum Stage {
 }
 
 /// A backend that a service resolves to, or did.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a document, whose fields are independent of each other"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Backend {
@@ -315,6 +322,9 @@ pub struct Backend {
     /// It is not there yet: it is to be made from this `defaults` section.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_be_made_from: Option<String>,
+    /// It was made at runtime, and no rule finds it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unpublished: bool,
     /// Everything that can be done was done.
     pub settled: bool,
     /// How many of its servers are to be in rotation.
@@ -395,6 +405,9 @@ pub struct Server {
     pub checked: bool,
     /// Its weight.
     pub weight: u16,
+    /// Its tags make it a backup: it serves when nobody else does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
     /// Where it is in its life.
     pub stage: Stage,
     /// It stays although its registration is gone.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
-    Charge, Evidence, HoldBy, Kind, Picture, RouteState, Server, Stage,
+    Backend, Charge, Evidence, HoldBy, Kind, Picture, Registration, RouteState, Server, Service,
+    Stage,
     explain::{charge, safe, time, trouble_of, words},
 };
 
@@ -33,7 +34,7 @@ fn head(picture: &Picture, text: &mut String) {
     let ready = match sidecar.charge {
         Charge::Nobody => match &sidecar.unasked {
             Some(unasked) if unasked.is_there => "no answer".to_owned(),
-            Some(_) | None => "no daemon".to_owned(),
+            Some(_) | None => "none found".to_owned(),
         },
         Charge::InCharge | Charge::Standby | Charge::Observing if sidecar.ready => {
             "ready".to_owned()
@@ -65,6 +66,15 @@ fn head(picture: &Picture, text: &mut String) {
                 safe(&namespace.followed),
                 trouble.unwrap_or_default()
             ),
+        );
+    }
+    if !picture.haproxy.connected
+        && sidecar.charge != Charge::Nobody
+        && !picture.backends.is_empty()
+    {
+        line(
+            text,
+            format_args!("haproxy  away: what follows is as it was when it was read last"),
         );
     }
     if let Some(snapshot) = &picture.nomad.snapshot {
@@ -104,7 +114,15 @@ fn backends(picture: &Picture, text: &mut String) {
         text,
         format_args!("\n{:<width$}  IN ROTATION  SLOTS FREE  BESIDES", "BACKEND"),
     );
-    for backend in picture.backends.iter().take(SHOWN) {
+    // What is not well is not cut away.
+    let is_well = |backend: &&Backend| {
+        backend.in_rotation == backend.wanted
+            && backend.hindrances.is_empty()
+            && backend.problem.is_none()
+    };
+    let mut sorted: Vec<_> = picture.backends.iter().collect();
+    sorted.sort_by_key(is_well);
+    for backend in sorted.into_iter().take(SHOWN) {
         let slots = backend.slots.map_or(String::new(), |slots| {
             format!("{} of {}", slots.free, slots.total)
         });
@@ -135,7 +153,11 @@ fn backends(picture: &Picture, text: &mut String) {
         let blocked = (blocked > 0).then(|| format!("{blocked} blocked"));
         let absent = backend.to_be_made_from.is_some();
         let absent = absent.then(|| "not there yet".to_owned());
-        let besides = absent.into_iter().chain(blocked).chain(besides);
+        let unpublished = backend.unpublished.then(|| "not published".to_owned());
+        let idle = backend.servers.iter().filter(|one| is_idle(one)).count();
+        let idle = (idle > 0).then(|| format!("{idle} with weight 0"));
+        let first = absent.into_iter().chain(unpublished).chain(blocked);
+        let besides = first.chain(besides).chain(idle);
         let besides = besides.collect::<Vec<_>>().join(", ");
         let rotation = match (backend.in_rotation, backend.wanted) {
             (0, 0) => "-".to_owned(),
@@ -200,9 +222,28 @@ fn troubles(evidence: &Evidence, text: &mut String) {
     let mut troubles = Troubles::default();
     for service in &picture.services {
         let service_name = format!("{}/{}", safe(&service.namespace), safe(&service.name));
+        if let Some((backend, count)) = forsaken(service, picture) {
+            let what = format!("{service_name}: 0 of {count} in rotation, in backend {backend}");
+            troubles.add(what, None);
+        }
         for registration in &service.registrations {
             for rejection in &registration.rejections {
                 let what = format!("{service_name}: not served: {}", safe(rejection));
+                troubles.add(what, safe(&registration.address));
+            }
+            for why in &registration.unrouted {
+                troubles.add(format!("{service_name}: not routed: {}", safe(why)), None);
+            }
+            // What is in its way is told with the backend.
+            let is_blocked = |backend: &Backend| {
+                let mut all = backend.hindrances.iter();
+                all.any(|one| one.registration == registration.id)
+            };
+            let place = registration.place.as_ref();
+            if let (Stage::Wanted, Some(place)) = (registration.stage, place)
+                && !picture.backends.iter().any(is_blocked)
+            {
+                let what = format!("{}: not ready in HAProxy", place.backend);
                 troubles.add(what, safe(&registration.address));
             }
         }
@@ -240,6 +281,21 @@ fn troubles(evidence: &Evidence, text: &mut String) {
     more(troubles.all.len(), "lines", text);
 }
 
+/// Where a backend serves several services, one that has nobody left there, and how many it had.
+fn forsaken<'a>(service: &'a Service, picture: &'a Picture) -> Option<(&'a str, usize)> {
+    let served = service
+        .registrations
+        .iter()
+        .filter(|one| one.place.is_some());
+    let is_out = |one: &Registration| matches!(one.stage, Stage::Down | Stage::ByHand);
+    let count = served.clone().count();
+    let place = served.clone().next()?.place.as_ref()?;
+    let mut backends = picture.backends.iter();
+    let backend = backends.find(|one| one.name == place.backend)?;
+    let has_others = backend.wanted > count;
+    (has_others && served.clone().all(is_out)).then_some((&*place.backend, count))
+}
+
 fn of_backends(evidence: &Evidence, troubles: &mut Troubles) {
     let services = evidence.picture.services.iter();
     let registrations = services.flat_map(|service| &service.registrations);
@@ -263,6 +319,9 @@ fn of_backends(evidence: &Evidence, troubles: &mut Troubles) {
             }
             let check = evidence.check(name, &server.name);
             let check = check.map(|check| format!(": {}", words(check)));
+            if is_idle(server) && server.by_hand.is_none() {
+                troubles.add(format!("{name}: weight 0"), named(server));
+            }
             let word = match server.stage {
                 Stage::Down => "DOWN",
                 Stage::Admitted => "waiting for a passed check",
@@ -286,6 +345,11 @@ fn of_backends(evidence: &Evidence, troubles: &mut Troubles) {
             );
         }
     }
+}
+
+/// UP, and given no traffic.
+fn is_idle(server: &Server) -> bool {
+    server.stage == Stage::InRotation && server.weight == 0
 }
 
 fn named(server: &Server) -> String {
@@ -347,12 +411,12 @@ mod tests {
             registration: format!("_nomad-{number}").as_str().into(),
             text: "no free slot".to_owned(),
         };
-        evidence.picture.backends = vec![crate::picture::Backend {
+        evidence.picture.backends = vec![Backend {
             name: "web".into(),
             wanted: 7,
             servers,
             hindrances: (1..=2).map(blocked).collect(),
-            ..crate::picture::Backend::default()
+            ..Backend::default()
         }];
         let check = |text: &str| crate::picture::Check {
             status: "L4CON".to_owned(),
@@ -373,5 +437,38 @@ web: DOWN: nomad5 at 10.0.0.5:80 for 3.0 s
 web: held: a mass deregistration is not believed: nomad9 at 10.0.0.9:80 for 59 s at most
 ";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn a_service_that_has_nobody_left_in_a_backend_of_several_is_named() {
+        let mut evidence = Evidence::default();
+        let registration = |stage| Registration {
+            place: Some(crate::picture::Place {
+                backend: "web".into(),
+                by: crate::picture::By::Tag,
+                server: None,
+            }),
+            stage,
+            ..Registration::default()
+        };
+        let service = |name: &str, stage| Service {
+            namespace: "default".into(),
+            name: name.into(),
+            registrations: vec![registration(stage)],
+        };
+        evidence.picture.services = vec![
+            service("photos", Stage::Down),
+            service("web", Stage::InRotation),
+        ];
+        evidence.picture.backends = vec![Backend {
+            name: "web".into(),
+            wanted: 2,
+            in_rotation: 1,
+            ..Backend::default()
+        }];
+        let text = screen(&evidence);
+        let line = "\ndefault/photos: 0 of 1 in rotation, in backend web\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("default/web:"), "{text}");
     }
 }

@@ -75,12 +75,12 @@ impl fmt::Display for Obstacle {
                 f.write_str("the backend is disabled: take `disabled` out of it in haproxy.cfg")
             }
             Self::NoFreeSlot => {
-                f.write_str("no free slot: raise the number in the backend's server-template line")
+                f.write_str("no free slot: raise the number in the backend's server-template line, and reload HAProxy")
             }
             Self::SlotsNotQuiet(slots) => write!(
                 f,
                 "no free slot: {slots} slots still have sessions of instances that are gone, which are closed one after \
-                 the other; raise the number in the backend's server-template line"
+                 the other; raise the number in the backend's server-template line, and reload HAProxy"
             ),
             Self::ReplacementDown(server, waiting) => write!(
                 f,

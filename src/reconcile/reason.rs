@@ -127,7 +127,7 @@ impl fmt::Display for Reason {
             Self::NotAnIpAddress(address) => {
                 write!(
                     f,
-                    "its address {address} is not an IP address, and HAProxy resolves no names at runtime"
+                    "its address {address} is no IP address of a server, and HAProxy resolves no names at runtime"
                 )
             }
             Self::NoPort(port) => write!(f, "its port is {port}: give the service a port label"),

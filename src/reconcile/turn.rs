@@ -85,8 +85,17 @@ fn turn(
     between: Duration,
     is_new: &impl Fn(&ServerName) -> bool,
 ) -> Option<Turn> {
-    let has_served = was.admin.is_ready() && is.admin.is_ready() && was.address() == is.address();
-    let server = is.name.as_ref().filter(|_| has_served)?;
+    let is_to_serve = is.admin.is_ready() && was.address() == is.address();
+    let server = is.name.as_ref().filter(|_| is_to_serve)?;
+    if !was.admin.is_ready() {
+        // Whoever is put back by hand is UP at once, and DOWN when a check has failed.
+        let is_ill = !is.is_up() && !is_new(server);
+        return is_ill.then(|| Turn {
+            server: server.clone(),
+            to: Turned::Down,
+            ago: Duration::ZERO,
+        });
+    }
     let between = i64::try_from(between.as_secs()).unwrap_or(i64::MAX);
     // A server that stays as it is gets older.
     let is_younger =
@@ -178,6 +187,13 @@ mod tests {
             out.admin = AdminState(admin);
             assert_eq!(between(&up, &out, 5), None);
             assert_eq!(between(&out, &up, 5), None);
+            // Put back by hand, and still ill.
+            assert_eq!(between(&out, &down, 5), Some((Turned::Down, 0)));
+            out.name = ServerName::new("new").ok();
+            assert_eq!(
+                between(&out, &server("new", OperState::Stopped, 0), 5),
+                None
+            );
         }
         let mut moved = down.clone();
         moved.port = 81;

@@ -140,7 +140,8 @@ fn what_nomad_or_the_configuration_of_haproxy_is_the_reason_for() {
             world.until_served_by(service, &[&toys[0]]);
         }
 
-        let text = says(&world, &sidecar, "dynamic", true, &["gets traffic\n"]);
+        let read = ["gets traffic\n", "READY and UP for "];
+        let text = says(&world, &sidecar, "dynamic", true, &read);
         for part in [
             "registration _nomad-task-",
             "of default/dynamic, allocation ",
@@ -188,7 +189,7 @@ fn what_nomad_or_the_configuration_of_haproxy_is_the_reason_for() {
             (
                 "full",
                 &[
-                    "does not get traffic: backend full is in the way: no free slot: raise the number in the backend's server-template line",
+                    "does not get traffic: backend full is in the way: no free slot: raise the number in the backend's server-template line, and reload HAProxy",
                     "1 of 1 slots are taken",
                 ],
             ),
@@ -238,7 +239,7 @@ fn the_status_says_the_same(world: &World, sidecar: &Sidecar) {
     let screen = screen(world, sidecar);
     for part in [
         "; this sidecar is in charge; HAProxy ",
-        "full: blocked: no free slot: raise the number in the backend's server-template line: 127.0.0.1:",
+        "full: blocked: no free slot: raise the number in the backend's server-template line, and reload HAProxy: 127.0.0.1:",
         "default/nowhere: not served: ",
     ] {
         assert!(screen.contains(part), "{part}: {screen}");
@@ -266,7 +267,8 @@ fn what_checks_and_operators_are_the_reason_for() {
             says(&world, &sidecar, &address, false, &parts);
             ill.serve();
             world.until_served_by(backend, &[&toys[0], &toys[1], &ill]);
-            says(&world, &sidecar, &address, true, &[" gets traffic\n"]);
+            let read = [" gets traffic\n", "READY and UP for "];
+            says(&world, &sidecar, &address, true, &read);
             ill.fail();
             let parts = [
                 "HAProxy has it DOWN for ",
@@ -279,6 +281,9 @@ fn what_checks_and_operators_are_the_reason_for() {
                 .haproxy
                 .ask(&format!("set server {backend}/{server} state maint"));
             assert_eq!(answer.trim(), "");
+            // HAProxy's own word counts before the sidecar has read it.
+            let (gets_traffic, text) = explain(&world, &sidecar, &toys[0].address().to_string());
+            assert!(!gets_traffic, "{text}");
             let undo = format!("undo it with `set server {backend}/{server} state ready`");
             let parts = [
                 "does not get traffic: an operator took it out of service: ",
@@ -506,7 +511,7 @@ fn who_cannot_act_is_named() {
         let status = world.with_settings(&nobody, |all| command_with(all, &["status"]));
         let screen = String::from_utf8_lossy(&status.stdout);
         assert_eq!(status.status.code(), Some(1), "{screen}");
-        let line = "sidecar  no daemon; both sides were read by this command, because no sidecar answered: nobody answers at 127.0.0.1:1: ";
+        let line = "sidecar  none found; both sides were read by this command, because no sidecar answered: nobody answers at 127.0.0.1:1: ";
         assert!(screen.starts_with(line), "{screen}");
     });
 }
@@ -541,7 +546,7 @@ fn a_nomad_that_denies_is_named() {
         let sidecar =
             world.sidecar_with(&[("NOMAD_TOKEN", "11111111-2222-3333-4444-555555555555")]);
         let parts = [
-            "dynamic does not get traffic: Nomad cannot be read: ",
+            "dynamic may get traffic or not: Nomad cannot be read: ",
             "denied (403",
         ];
         says(&world, &sidecar, "dynamic", false, &parts);

@@ -56,3 +56,4 @@ mod what_belongs_to_others_is_never_changed;
 mod what_is_missing_is_waited_for;
 mod what_stands_in_place_of_the_socket_is_named;
 mod without_a_lock_it_says_so_and_serves;
+mod without_a_sidecar_both_sides_are_read;

@@ -86,7 +86,7 @@ fn hostile_registrations_write_nothing_and_good_ones_are_served() {
         );
         sidecar.logged(&[
             "not served: ",
-            "is not an IP address, and HAProxy resolves no names at runtime",
+            "is no IP address of a server, and HAProxy resolves no names at runtime",
         ]);
         sidecar.logged(&["not served: tag", "backend.name"]);
         sidecar.logged(&["not served: its service's name cannot name a backend"]);

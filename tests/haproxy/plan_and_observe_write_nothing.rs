@@ -3,9 +3,10 @@
 use std::process::Output;
 
 use crate::support::{
-    sidecar,
+    fake_nomad::{Mode, Recorded, Which},
+    sidecar::{self, soon},
     toy::Toy,
-    world::{BOTH, World, on_every_line},
+    world::{BOTH, World, config, on_every_line},
 };
 
 #[test]
@@ -95,6 +96,152 @@ fn plan_that_cannot_read_both_sides_exits_with_1_and_says_why() {
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("error: nobody listens on"), "{said}");
+    });
+}
+
+/// A whole service is deregistered while no sidecar runs. Two of its servers are in rotation, the third is DOWN.
+fn left_by_a_sidecar(world: &World) -> [Toy; 3] {
+    let toys = ["first", "second", "ill"].map(Toy::start);
+    let keys = toys.each_ref().map(|toy| world.register("dynamic", toy));
+    let mut sidecar = world.sidecar();
+    world.until_served_by("dynamic", &toys.each_ref());
+    sidecar.kill9();
+    toys[2].fail();
+    soon("one is DOWN", || {
+        let servers = world.servers("dynamic");
+        let up = servers.values().filter(|one| one.is_in_rotation()).count();
+        (up == 2).then_some(())
+    });
+    for key in &keys {
+        world.deregister(key);
+    }
+    toys
+}
+
+#[test]
+fn plan_takes_out_what_a_whole_service_left_as_a_sidecar_would() {
+    on_every_line(|bin| {
+        let config = [
+            config(),
+            "\nbackend others\n  server theirs 127.0.0.1:1\n".to_owned(),
+        ]
+        .concat();
+        let world = World::start_with(bin, &config);
+        let toys = left_by_a_sidecar(&world);
+        let servers = world.servers("dynamic");
+        world.tap.forget();
+        let settings = [("SIDECAR_HOLD", "2s")];
+        let by_server = |arguments: &[&str], more: &[(&str, &str)]| {
+            let all = [&settings, more].concat();
+            read(&world.with_settings(&all, |all| sidecar::command_with(all, arguments)))
+        };
+        let nosuch = [("NOMAD_NAMESPACE", "nosuch")];
+        for more in [&[][..], &nosuch] {
+            // The name of a backend says nothing of a namespace: it is the sidecar's own.
+            let (code, text) = by_server(&["plan"], more);
+            eprintln!("{}:\n{text}", bin.version);
+            assert_eq!(code, 2, "{text}");
+            assert!(
+                text.contains(": 3 servers are the sidecar's, 9 are not and stay as they are; "),
+                "{text}"
+            );
+            let held =
+                "no longer registered in Nomad; held for 2s at most, until 1 of its service are UP";
+            for (toy, why) in toys
+                .iter()
+                .zip([held, held, "no longer registered in Nomad; then "])
+            {
+                let (address, sign) = (toy.address().to_string(), "  - nomad-");
+                let is_it = |line: &str| {
+                    let is_of = servers.iter().any(|(name, server)| {
+                        server.address == address && line.starts_with(&format!("  - {name} "))
+                    });
+                    line.starts_with(sign) && is_of && line.contains(why)
+                };
+                assert!(text.lines().any(is_it), "{address} {why}: {text}");
+            }
+            assert!(
+                text.contains("\n0 to add, 0 to change, 3 to remove, 2 of them later: "),
+                "{text}"
+            );
+        }
+        let (code, text) = by_server(&["plan", "--json"], &[]);
+        let json: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        let changes = json["backends"][0]["changes"].as_array();
+        let held = changes.into_iter().flatten();
+        let held = held.filter(|change| change["held_ms"] == 2_000 && change["what"] == "remove");
+        assert_eq!((code, held.count()), (2, 2), "{text}");
+
+        // Nothing is to be done while removals are stopped, but not all is well.
+        let frozen = [("SIDECAR_FREEZE", "true")];
+        let (code, text) = by_server(&["plan"], &frozen);
+        assert_eq!(code, 0, "{text}");
+        assert!(
+            text.ends_with("\nnothing to do now; 3 held: see above\n"),
+            "{text}"
+        );
+        assert_eq!(world.tap.changes(), [""; 0]);
+        assert_eq!(world.servers("dynamic"), servers);
+
+        // As it was said, so it comes.
+        let sidecar = world.sidecar_with(&settings);
+        sidecar.logged(&[
+            "they stay as they are",
+            "until Nomad has said that nobody asks for them",
+        ]);
+        soon("all of it is taken out", || {
+            world.servers("dynamic").is_empty().then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_service_that_cannot_be_read_takes_nothing_else_from_a_plan() {
+    on_every_line(|bin| {
+        let world = World::start(bin);
+        let toys = BOTH.map(|service| world.serve(service, 1));
+        let mut sidecar = world.sidecar();
+        for (service, toys) in BOTH.iter().zip(&toys) {
+            world.until_served_by(service, &[&toys[0]]);
+        }
+        sidecar.kill9();
+        let dynamic = Which::Service("dynamic".to_owned());
+        world.nomad.mode(dynamic, Mode::Answer(Recorded::NoServers));
+        world.tap.forget();
+        let plan = || read(&world.with_settings(&[], sidecar::plan));
+        let (code, text) = plan();
+        eprintln!("{}:\n{text}", bin.version);
+        assert_eq!(code, 0, "{text}");
+        for part in [
+            "not read: default/dynamic: service default/dynamic cannot be read: nomad at ",
+            "status 500: no servers",
+            "; what HAProxy has of it stays\n",
+            ": 9 servers are the sidecar's, 0 are not ",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(
+            text.ends_with("\nnothing to do now; 1 not read: see above\n"),
+            "{text}"
+        );
+
+        let joins = Toy::start("joins");
+        world.register("slots", &joins);
+        let (code, text) = plan();
+        let added = format!(" at {} ", joins.address());
+        assert!(code == 2 && text.contains(&added), "{text}");
+        let end = "; nothing was written; 1 not read: see above\n";
+        assert!(
+            text.contains("\n1 to add, 0 to change, 0 to remove: ") && text.ends_with(end),
+            "{text}"
+        );
+        assert_eq!(world.tap.changes(), [""; 0]);
+
+        // Without the list nothing is known.
+        world
+            .nomad
+            .mode(Which::Lists, Mode::Answer(Recorded::NoServers));
+        assert_eq!(plan().0, 1);
     });
 }
 

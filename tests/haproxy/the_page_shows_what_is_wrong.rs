@@ -276,6 +276,37 @@ fn in_a_browser() {
 }
 
 #[test]
+fn a_page_that_had_no_answer_for_long_follows_again() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let bins = binaries();
+    let config = [DEFAULTS, &section("dynamic", "")].concat();
+    let world = World::start_with(bins.last().expect("there is one"), &config);
+    let toys = world.serve("dynamic", 2);
+    // The only instance of its service, in a backend that others serve.
+    let alone = Toy::start("alone");
+    let tags = [ENABLED, "haproxy.backend.name=dynamic"];
+    world
+        .nomad
+        .register(instance("photos", alone.address()).tags(&tags));
+    let sidecar = world.sidecar();
+    world.until_served_by("dynamic", &[&toys[0], &toys[1], &alone]);
+    open(&browser, &format!("http://{}/", sidecar.admin()));
+    alone.fail();
+    let nobody = "default/photosNo request is answered: none of its instances in backend dynamic is in rotation.";
+    until_says(&browser, "#wrong-list", nobody);
+    sidecar.signal("STOP");
+    until_says(&browser, "#link", "no connection");
+    alone.serve();
+    sidecar.signal("CONT");
+    // Sooner than a page that has a large picture would ask again.
+    let well = "All is well: 3 of 3 instances in rotation.";
+    until_says(&browser, "#verdict", well);
+    until_says(&browser, "#link", "live");
+}
+
+#[test]
 fn events_tell_of_each_change_and_of_each_new_picture() {
     on_every_line(|bin| {
         let world = World::start_with(bin, &config());

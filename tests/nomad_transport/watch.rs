@@ -495,10 +495,58 @@ async fn the_catalog_can_be_read_once() {
     }));
     let dial = Arc::new(ScriptDial(Arc::clone(&script)));
     let read = watch::read_once_with(&settings(), dial).await.unwrap();
-    let (key, registrations) = read.iter().next().unwrap();
+    assert_eq!(read.unread.len(), 0);
+    let (key, registrations) = read.services.iter().next().unwrap();
     assert_eq!(
         (key.to_string().as_str(), registrations.len()),
         ("default/sidecar", 1)
     );
     assert_eq!(script.count("/v1/event/stream"), 0);
+}
+
+/// Lists of the namespaces `default`, with two services of which `broken` fails, and `denied`.
+fn one_of_two_fails(path: &str) -> Reply {
+    let failure = b"HTTP/1.1 500 Oops\r\nContent-Length: 10\r\n\r\nno servers";
+    match path {
+        path if path.contains("denied") => {
+            Reply::Bytes(recorded("2.0.5/http/list-denied-403.http"))
+        }
+        path if path.starts_with("/v1/services") => {
+            let body = r#"[{"Namespace":"default","Services":[
+                {"ServiceName":"broken","Tags":["haproxy.enable=true"]},
+                {"ServiceName":"sidecar","Tags":["haproxy.enable=true"]}]}]"#;
+            Reply::Bytes(json(9, body))
+        }
+        path if path.contains("broken") => Reply::Bytes(failure.to_vec()),
+        _ => Reply::Bytes(recorded("2.0.5/http/service.http")),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_be_read_once_is_and_what_cannot_is_named_with_its_reason() {
+    let read = async |namespaces: &[&str]| {
+        let script = Arc::new(Script::new(one_of_two_fails));
+        let mut settings = settings();
+        settings.namespaces = namespaces.iter().map(ToString::to_string).collect();
+        watch::read_once_with(&settings, Arc::new(ScriptDial(script))).await
+    };
+    let broken = Scope::Service(ServiceKey::new("default", "broken"));
+    let denied = Scope::Namespace("denied".into());
+    for (namespaces, unread) in [
+        (&["default"][..], &[&broken][..]),
+        (&["default", "denied"], &[&denied, &broken]),
+    ] {
+        let read = read(namespaces).await.unwrap();
+        let names: Vec<_> = read.services.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["default/sidecar"]);
+        assert!(read.unread.keys().eq(unread.iter().copied()), "{read:?}");
+        let why = read.unread[&broken].to_string();
+        let begin = "service default/broken cannot be read: nomad at ";
+        assert!(
+            why.starts_with(begin) && why.contains("status 500: no servers"),
+            "{why}"
+        );
+    }
+    let failed = read(&["denied"]).await.unwrap_err();
+    assert_eq!((failed.scope, failed.kind), (denied, FailureKind::Denied));
 }

@@ -140,7 +140,9 @@
     const all = [];
     const tell = (level, where, what, todo) => all.push({ level, where, what, todo: todo ?? "" });
     const { sidecar, nomad, haproxy } = p;
-    if (!haproxy.connected) {
+    if (!haproxy.connected && haproxy.problem?.startsWith("this sidecar stood still")) {
+      tell("bad", "Sidecar", haproxy.problem.replace("this sidecar", "it") + ", and connects to HAProxy anew.", "HAProxy has served on meanwhile.");
+    } else if (!haproxy.connected) {
       tell("bad", "HAProxy", "cannot be used: " + (haproxy.problem ?? "not connected yet"), "It goes on serving as it is, if it runs. It is tried again several times a second, and everything is put back then.");
     }
     for (const one of nomad.namespaces ?? []) {
@@ -159,6 +161,7 @@
     else if (sidecar.guards.waiting) tell("note", "Guard", count(sidecar.guards.waiting, "server waits", "servers wait") + " to be taken out.", "");
     if (sidecar.charge === "standby") tell("note", "Sidecar", "only observes: " + (sidecar.standby ?? "another one is in charge"), "It takes over when the other one ends.");
     if (sidecar.charge === "observing") tell("note", "Sidecar", "only observes (--observe): nothing is written to HAProxy.", "");
+    for (const service of p.services) ofService(service, p, tell);
     for (const backend of p.backends) ofBackend(backend, tell);
     for (const service of p.services) {
       const rejected = service.registrations.filter((one) => one.rejections?.length);
@@ -166,6 +169,10 @@
         const whole = length === service.registrations.length;
         tell(whole ? "bad" : "warn", full(service), `${whole ? "not served" : count(length, "instance is", "instances are") + " not served"}: ${why}`, "");
       }
+    }
+    for (const service of p.services) {
+      const wrong = service.registrations.flatMap((one) => one.unrouted ?? []);
+      for (const why of new Set(wrong)) tell("bad", full(service), `not routed: ${why}`, "");
     }
     for (const route of p.routes ?? []) {
       const name = `${route.kind} ${route.key}`;
@@ -185,6 +192,16 @@
   const together = (all) => {
     const same = grouped(all, (one) => JSON.stringify([one.level, one.what]));
     return [...same.values()].map(([first, ...rest]) => (rest.length ? { ...first, where: list([first, ...rest].map((one) => one.where), 3) } : first));
+  };
+
+  // Where a backend serves several services, one of them may have nobody left.
+  const ofService = (service, p, tell) => {
+    const served = service.registrations.filter((one) => one.place && !one.rejections?.length);
+    const backend = served.length && p.backends.find((one) => one.name === served[0].place.backend);
+    const others = backend && backend.wanted > served.length;
+    if (others && served.every((one) => one.stage === "down" || one.stage === "by_hand")) {
+      tell("bad", full(service), `${FAILS}none of its instances in backend ${backend.name} is in rotation.`, "");
+    }
   };
 
   const ofBackend = (backend, tell) => {
@@ -251,6 +268,7 @@
       sig: [main, fine, level].join("\n"),
       make: () => el("div", { level }, el("dt", null, name), el("dd", null, el("b", null, main), el("small", null, fine))),
     })));
+    set("where", location.protocol.startsWith("http") && location.host !== "127.0.0.1:9417" ? ` --admin-listen ${location.hostname}:${location.port || 80}` : "");
     set("about", `Version ${shown(sidecar.version)}, up for ${time(sidecar.up_ms)}.`);
   };
 
@@ -513,9 +531,10 @@
     return groups;
   };
 
+  const DAY = { hour12: false };
   const clock = (text) => {
     const at = new Date(text);
-    return at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString() : at.toLocaleString();
+    return at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString([], DAY) : at.toLocaleString([], DAY);
   };
   const changeLine = (one, ...rest) => {
     const [word, level] = OUTCOMES[one.outcome] ?? [one.outcome, "note"];
@@ -530,8 +549,9 @@
     const [last, first] = [lines[0], lines.at(-1)];
     const servers = [...new Set(lines.map(serverOf).filter(Boolean))];
     if (flaps) {
-      const downs = lines.filter((one) => one.why.includes("DOWN")).length;
-      return [changeLine(last, el("b", { cls: "mono" }, servers[0])), el("div", { cls: "why" }, `HAProxy's check: DOWN ${downs} times since ${clock(first.at)}`)];
+      const downs = lines.filter((one) => one.why.includes("DOWN"));
+      const said = downs.find((one) => one.reply)?.reply;
+      return [changeLine(last, el("b", { cls: "mono" }, servers[0])), el("div", { cls: "why" }, `HAProxy's check: DOWN ${downs.length} times since ${clock(first.at)}${said ? `, the last time “${shown(said)}”` : ""}`)];
     }
     const order = Object.keys(OUTCOMES);
     const worst = [...lines].sort((a, b) => order.indexOf(a.outcome) - order.indexOf(b.outcome))[0];
@@ -545,7 +565,7 @@
       node.replaceChildren(...single(group.lines[0]));
       return node;
     }
-    const lines = el("ol", { cls: "lines" }, ...[...group.lines].reverse().map((one) => el("li", null, ...(one.command ? [changeLine(one, el("code", null, one.command)), one.reply && because(one)] : single(one)))));
+    const lines = el("ol", { cls: "lines" }, ...(isVerdict(group.lines[0]) ? group.lines : [...group.lines].reverse()).map((one) => el("li", null, ...(one.command ? [changeLine(one, el("code", null, one.command)), one.reply && because(one)] : single(one)))));
     const details = el("details", null, el("summary", null, ...several(group)), lines);
     details.open = Boolean(before?.open);
     node.replaceChildren(details);
@@ -593,7 +613,7 @@
     document.body.classList.add("lost");
     $("link").dataset.level = "bad";
     set("link", "no connection");
-    set("verdict", `The sidecar does not answer (${shown(why)}). ${picture ? `What is shown is as it was at ${new Date(readAt).toLocaleTimeString()}.` : "Trying again."}`);
+    set("verdict", `The sidecar does not answer (${shown(why)}). ${picture ? `What is shown is as it was at ${new Date(readAt).toLocaleTimeString([], { hour12: false })}.` : "Trying again."}`);
     $("verdict").dataset.level = "bad";
     document.title = "✗ no connection";
   };
@@ -604,6 +624,7 @@
     isWanted = false;
     clearTimeout(timer);
     const began = performance.now();
+    const silent = setTimeout(() => { if (!isLost) { $("link").dataset.level = "warn"; set("link", "no answer yet"); } }, 4 * SECOND);
     try {
       const answer = await fetch("status", { cache: "no-store", headers: { accept: "application/json" }, signal: AbortSignal.timeout(15 * SECOND) });
       if (!answer.ok) throw new Error(answer.status === 503 ? "it starts afresh" : "status " + answer.status);
@@ -613,12 +634,15 @@
       document.body.classList.remove("lost");
       live();
       show();
-      ask(picture.backends.filter((one) => one.servers.some((server) => server.stage === "down" || server.stage === "admitted")).slice(0, 4).map((one) => one.name));
+      const ill = picture.backends.filter((one) => one.servers.some((server) => server.stage === "down" || server.stage === "admitted"));
+      const open = [...$("services").children].filter((node) => node.open).flatMap((node) => node.item.unit.backends);
+      ask(new Set([...ill.slice(0, 4), ...open.slice(0, 4)].map((one) => one.name)));
     } catch (error) {
       lost(error.name === "TypeError" ? "connection refused or broken" : error.name === "TimeoutError" ? "no answer within 15 s" : error.message);
     }
-    // A large picture is read less often: a tenth of the time at most.
-    pause = Math.max(SECOND, 10 * (performance.now() - began));
+    clearTimeout(silent);
+    // A large picture is read less often: a tenth of the time at most. A sidecar that stood still has no large picture.
+    pause = isLost ? SECOND : Math.min(Math.max(SECOND, 10 * (performance.now() - began)), 10 * SECOND);
     setTimeout(() => {
       isReading = false;
       if (isWanted) read();

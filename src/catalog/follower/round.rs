@@ -150,6 +150,29 @@ impl Follower {
         self.complete_if_done(now, out);
     }
 
+    /// What was not read so far is left out; if nothing was, that is told.
+    pub(in crate::catalog) fn give_up(&mut self, now: Duration, out: &mut Outbox) {
+        if let Round::Reading(reads) = &mut self.round {
+            let in_flight = std::mem::take(&mut reads.in_flight);
+            let late = std::mem::take(&mut reads.pending).into_iter();
+            for key in late.chain(in_flight.values().cloned()) {
+                reads
+                    .failed
+                    .insert(key.clone(), Failure::late(now, Some(&key)));
+            }
+            for (key, failure) in reads.failed.clone() {
+                while !self.strikes.is_out(&key) {
+                    self.strike(now, &key, &failure, out);
+                }
+            }
+            let cancel = |ticket| Ask::Cancel { ticket };
+            out.asks.extend(in_flight.into_keys().map(cancel));
+            self.complete_if_done(now, out);
+        } else if !self.view.is_live() && self.trouble.is_none() {
+            self.fail_round(now, Some(Failure::late(now, None)), out);
+        }
+    }
+
     /// The next read that is not held, if there is one.
     pub(in crate::catalog) fn next_read(&mut self, out: &mut Outbox) -> Option<Ticket> {
         let Round::Reading(reads) = &mut self.round else {

@@ -250,6 +250,16 @@ impl Failure {
         }
     }
 
+    /// No answer to the list, or to the read of a service, in the time that there was.
+    pub(super) fn late(now: Duration, service: Option<&ServiceKey>) -> Self {
+        let what =
+            service.map_or_else(String::new, |key| format!("service {key} cannot be read: "));
+        Self {
+            kind: FailureKind::Timeout,
+            text: format!("{what}Nomad did not answer within {} s", now.as_secs()),
+        }
+    }
+
     /// A read that is older than what was known before.
     pub(super) fn too_old(key: &ServiceKey, index: u64, known: u64) -> Self {
         Self {

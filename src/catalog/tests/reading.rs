@@ -179,6 +179,36 @@ fn what_was_never_read_is_unproven_in_the_first_sync() {
 }
 
 #[test]
+fn whoever_waits_no_longer_has_what_was_read_and_the_rest_is_unproven() {
+    let mut rig = Rig::following(&["default", "other"], &Wanted::new("haproxy", false));
+    rig.wait(Duration::from_millis(250));
+    rig.list(listing(100, &["late", "web"]));
+    rig.read("web", reading(100, &[web("a", 50)]));
+    assert_eq!(rig.told(), []);
+    rig.mirror.give_up(Duration::from_secs(10));
+    rig.drain();
+    let told = rig.told();
+    let troubles = told.iter().filter_map(|tell| match tell {
+        Tell::Trouble { scope, failure } => Some((scope.clone(), failure.text.as_str())),
+        _ => None,
+    });
+    let troubles: Vec<_> = troubles.collect();
+    let late = Scope::Service(ServiceKey::new("default", "late"));
+    let other = Scope::Namespace("other".into());
+    let text = "Nomad did not answer within 10 s";
+    let of_it = format!("service default/late cannot be read: {text}");
+    assert_eq!(
+        troubles,
+        [(late.clone(), of_it.as_str()), (other.clone(), text)]
+    );
+    let Some(Tell::Synced(synced)) = told.last() else {
+        panic!("{told:?}");
+    };
+    assert!(synced.unproven.iter().eq([&other, &late]), "{synced:?}");
+    assert_eq!(synced.services.len(), 1);
+}
+
+#[test]
 fn a_denied_namespace_does_not_hold_back_the_others_and_is_unproven() {
     let mut rig = Rig::following(&["default", "other"], &Wanted::new("haproxy", false));
     rig.wait(Duration::from_millis(250));

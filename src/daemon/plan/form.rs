@@ -1,16 +1,18 @@
 //! How a plan is written: by server, with `+`, `~` and `-`; or as commands; or as JSON.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use serde::Serialize;
+
+use super::remarks::Remarks;
 
 use crate::{
     daemon::Error,
     haproxy::command::print,
-    model::{Command, MapChange, Request},
-    picture::VERSION,
+    model::{BackendName, Command, MapChange, Request},
+    picture::{VERSION, ms},
     reconcile::{
-        Fact,
+        Fact, Guard, HoldBegun,
         plan::{Step, Why},
         routes::RouteFact,
     },
@@ -36,7 +38,29 @@ struct Change {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     why: Vec<String>,
+    /// For so long at most it is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_ms: Option<u64>,
     commands: Vec<Planned>,
+}
+
+impl Change {
+    /// A server in rotation that nobody asks for: it leaves when its hold is over.
+    fn held(hold: &HoldBegun) -> Self {
+        Self {
+            what: What::Remove,
+            server: hold.server.to_string(),
+            address: Some(hold.address.to_string()),
+            why: vec![format!(
+                "{}; held for {:?} at most, until {} of its service are UP",
+                Why::Deregistered,
+                hold.at_most,
+                hold.min_ready
+            )],
+            held_ms: Some(ms(hold.at_most)),
+            commands: Vec::new(),
+        }
+    }
 }
 
 /// What stands in the place of a server's name when the backend itself is meant: no server can be called so.
@@ -87,15 +111,17 @@ impl What {
 
 impl Changes {
     pub(super) fn of(facts: &[Fact]) -> Self {
-        let backends = facts.iter().filter_map(|fact| {
-            let Fact::WouldSend { backend, steps, .. } = fact else {
-                return None;
-            };
-            Some(Backend {
-                name: backend.to_string(),
-                changes: changes(steps),
-            })
-        });
+        let mut backends: BTreeMap<&BackendName, Vec<Change>> = BTreeMap::new();
+        for fact in facts {
+            if let Fact::WouldSend { backend, steps, .. } = fact {
+                backends.entry(backend).or_default().extend(changes(steps));
+            } else if let Fact::Held(backend, hold) = fact
+                && hold.guard != Some(Guard::Frozen)
+            {
+                let held = Change::held(hold);
+                backends.entry(backend).or_default().push(held);
+            }
+        }
         let maps = facts.iter().filter_map(|fact| {
             let Fact::Routes(RouteFact::WouldSend(changes)) = fact else {
                 return None;
@@ -104,7 +130,13 @@ impl Changes {
         });
         let command = |change: &MapChange| print(&Request::ChangeMap(change.clone()));
         Self {
-            backends: backends.collect(),
+            backends: backends
+                .into_iter()
+                .map(|(name, changes)| Backend {
+                    name: name.to_string(),
+                    changes,
+                })
+                .collect(),
             maps: maps
                 .flatten()
                 .map(|change| command(change).trim_end().to_owned())
@@ -120,15 +152,25 @@ impl Changes {
         self.backends.iter().flat_map(|backend| &backend.changes)
     }
 
-    pub(super) fn write(&self, with_commands: bool, out: &mut impl Write) -> Result<(), Error> {
+    /// `stays` counts what is not as it should be, and not changed either.
+    pub(super) fn write(
+        &self,
+        with_commands: bool,
+        stays: &str,
+        out: &mut impl Write,
+    ) -> Result<(), Error> {
         if self.is_empty() {
-            writeln!(out, "nothing to do")?;
+            if stays.is_empty() {
+                writeln!(out, "nothing to do")?;
+            } else {
+                writeln!(out, "nothing to do now; {stays}: see above")?;
+            }
             return Ok(());
         }
         for backend in &self.backends {
             writeln!(out, "backend {}", backend.name)?;
             for change in &backend.changes {
-                if with_commands {
+                if with_commands && change.held_ms.is_none() {
                     for planned in &change.commands {
                         writeln!(out, "  {:<70} # {}", planned.command, planned.why)?;
                     }
@@ -157,9 +199,18 @@ impl Changes {
         } else {
             " and in maps"
         };
+        let held = self.all().filter(|change| change.held_ms.is_some()).count();
+        let held = match held {
+            0 => String::new(),
+            held => format!(", {held} of them later"),
+        };
+        let stays = match stays {
+            "" => String::new(),
+            stays => format!("; {stays}: see above"),
+        };
         writeln!(
             out,
-            "{} to add, {} to change, {} to remove: {commands} commands in {} backends{maps}; nothing was written",
+            "{} to add, {} to change, {} to remove{held}: {commands} commands in {} backends{maps}; nothing was written{stays}",
             count(What::Add),
             count(What::Change),
             count(What::Remove),
@@ -168,12 +219,12 @@ impl Changes {
         Ok(())
     }
 
-    pub(super) fn write_json(&self, remarks: &str, out: &mut impl Write) -> Result<(), Error> {
+    pub(super) fn write_json(&self, remarks: &Remarks, out: &mut impl Write) -> Result<(), Error> {
         let document = serde_json::json!({
             "version": VERSION,
             "backends": &self.backends,
             "maps": &self.maps,
-            "remarks": remarks.lines().collect::<Vec<_>>(),
+            "remarks": &remarks.lines,
         });
         writeln!(out, "{document}")?;
         Ok(())
@@ -201,6 +252,7 @@ fn changes(steps: &[Step]) -> Vec<Change> {
                     server: server.to_string(),
                     address: None,
                     why: Vec::new(),
+                    held_ms: None,
                     commands: Vec::new(),
                 });
                 changes.last_mut().expect("one was just put there")
@@ -225,8 +277,13 @@ fn is_of(change: &Change, server: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::model::{Address, BackendName, ServerName, ServerRef};
+    use crate::{
+        model::{Address, ServerName, ServerRef},
+        reconcile::Overview,
+    };
 
     fn facts() -> [Fact; 1] {
         let server = |name: &str| ServerRef {
@@ -258,7 +315,7 @@ mod tests {
     #[test]
     fn by_server_with_a_sign_and_the_reasons() {
         let mut text = Vec::new();
-        Changes::of(&facts()).write(false, &mut text).unwrap();
+        Changes::of(&facts()).write(false, "", &mut text).unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "backend web\n\
@@ -270,10 +327,55 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_is_a_removal_to_come_and_the_last_line_counts_what_stays() {
+        let hold = |guard, at_most| HoldBegun {
+            server: ServerName::new("nomad-1").unwrap(),
+            address: Address {
+                ip: "10.0.0.1".parse().unwrap(),
+                port: 80.try_into().unwrap(),
+            },
+            registration: "gone".into(),
+            up: 0,
+            min_ready: 1,
+            at_most,
+            guard,
+        };
+        let text = |hold| {
+            let facts = [Fact::Held(BackendName::new("web").unwrap(), hold)];
+            let remarks = Remarks::of(&BTreeMap::new(), &facts, &Overview::default());
+            let (changes, mut text) = (Changes::of(&facts), remarks.lines.join("\n").into_bytes());
+            changes.write(true, &remarks.summary(), &mut text).unwrap();
+            (changes.is_empty(), String::from_utf8(text).unwrap())
+        };
+        assert_eq!(
+            text(hold(None, Duration::from_secs(30))),
+            (
+                false,
+                "backend web\n\
+                 \x20 - nomad-1 at 10.0.0.1:80                         \
+                 no longer registered in Nomad; held for 30s at most, until 1 of its service are UP\n\
+                 0 to add, 0 to change, 1 to remove, 1 of them later: 0 commands in 1 backends; nothing was written\n"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            text(hold(Some(Guard::Frozen), Duration::MAX)),
+            (
+                true,
+                "frozen in web: gone: removals are stopped\
+                 nothing to do now; 1 held: see above\n"
+                    .to_owned()
+            )
+        );
+    }
+
+    #[test]
     fn as_json_with_every_command() {
         let mut text = Vec::new();
+        let mut remarks = Remarks::default();
+        remarks.lines = ["a", "b"].map(str::to_owned).into();
         Changes::of(&facts())
-            .write_json("a\nb\n", &mut text)
+            .write_json(&remarks, &mut text)
             .unwrap();
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(json["remarks"], serde_json::json!(["a", "b"]));
@@ -293,7 +395,7 @@ mod tests {
         let mut text = Vec::new();
         let none = Changes::of(&[]);
         assert!(none.is_empty());
-        none.write(true, &mut text).unwrap();
+        none.write(true, "", &mut text).unwrap();
         assert_eq!(text, b"nothing to do\n");
     }
 }

@@ -32,7 +32,8 @@ pub(super) fn found(found: &Found) {
     if !unclaimed.is_empty() {
         info!(
             backends = unclaimed.join(", "),
-            "servers named like ours are in backends that no service resolves to; they stay as they are"
+            "servers named like ours are in backends that no service resolves to; they stay as they are, those in slots for good, \
+             others until Nomad has said that nobody asks for them"
         );
     }
 }

@@ -1,17 +1,20 @@
 //! Both sides, read by a command itself: for when no sidecar answers, and for what the one that runs does not follow.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use crate::{
     config::Config,
-    daemon::{nomad_settings, plan::observer, report::Chain},
+    daemon::{nomad_settings, observer::Observer, report::Chain},
     haproxy::session::Connection,
-    model::{Batch, BatchId, Request, Response, ServiceKey},
-    nomad::{client::Client, watch::read_once},
+    model::{Batch, BatchId, Request, Response, Scope, ServiceKey},
+    nomad::{
+        client::Client,
+        watch::{Read, read_once_within},
+    },
     picture::{self, Charge, Checks, Namespace, Picture, Service, Trouble, is_registration},
-    reconcile::{Input, Output, Reconciler},
+    reconcile::{Input, Reconciler},
 };
 
 /// For Nomad as a whole. A command is not worth waiting longer.
@@ -28,56 +31,38 @@ pub(super) struct BothSides {
 
 impl BothSides {
     pub(super) async fn read(config: &Config) -> Self {
-        let mut core = observer(config);
+        let mut observer = Observer::new(config);
         let settings = nomad_settings(config);
-        let services = match timeout(PATIENCE, read_once(&settings)).await {
-            Ok(Ok(services)) => Ok(services),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("Nomad did not answer within {PATIENCE:?}")),
-        };
+        let read = read_once_within(PATIENCE, &settings).await;
         let opened = Connection::open(&config.haproxy).await;
-        let (mut connection, problem) = match opened {
+        let (mut connection, mut problem) = match opened {
             Ok((connection, info)) => {
-                core.handle(Duration::ZERO, Input::Connected(info));
+                observer.handle(Input::Connected(info));
                 (Some(connection), None)
             }
             Err(error) => (None, Some(Chain(&error).to_string())),
         };
-        let trouble = services.as_ref().err().cloned();
-        if let Ok(services) = services {
-            let unproven = BTreeSet::new();
-            core.handle(Duration::ZERO, Input::Synced { services, unproven });
+        let namespaces = config.nomad.namespaces.iter();
+        let namespaces: Vec<_> = namespaces.map(|name| namespace(name, &read)).collect();
+        let is_whole = read.unread.is_empty();
+        observer.read(read);
+        if let Some(connection) = &mut connection {
+            let (_, lost) = observer.look(connection).await;
+            problem = lost.map(|error| Chain(&error).to_string());
         }
-        let mut lost = None;
-        while let (Some(output), None) = (core.poll(), &lost) {
-            let (Output::Run(batch), Some(connection)) = (output, &mut connection) else {
-                continue;
-            };
-            let (responses, error) = connection.run_batch(&batch).await;
-            match error {
-                None => core.handle(Duration::ZERO, Input::Answered(batch.id, responses)),
-                Some(error) => lost = Some(Chain(&error).to_string()),
-            }
-        }
+        let core = observer.core;
         let mut picture = core.picture(Duration::ZERO);
         env!("CARGO_PKG_VERSION").clone_into(&mut picture.sidecar.version);
         picture.taken_at = crate::daemon::report::wall_clock();
         picture.sidecar.charge = Charge::Nobody;
-        picture.haproxy.problem = problem.or(lost);
+        picture.haproxy.problem = problem;
         picture.nomad.address = config.nomad.endpoints.to_string();
-        let namespaces = config.nomad.namespaces.iter();
-        picture.nomad.namespaces = namespaces
-            .map(|name| Namespace {
-                name: name.clone(),
-                followed: "none".to_owned(),
-                current_ms: trouble.is_none().then_some(0),
-                trouble: trouble.clone().map(|text| Trouble {
-                    text,
-                    ..Trouble::default()
-                }),
-                ..Namespace::default()
-            })
-            .collect();
+        picture.nomad.known = namespaces.iter().any(|one| one.current_ms.is_some());
+        picture.nomad.namespaces = namespaces;
+        if !is_whole {
+            // Some of these are there for the sake of what HAProxy has.
+            (picture.services).retain(|service| !service.registrations.is_empty());
+        }
         Self {
             picture,
             connection,
@@ -98,6 +83,26 @@ impl BothSides {
             return None;
         };
         Some(super::verdicts::checks(verdicts))
+    }
+}
+
+/// A namespace as it was read, or why not: itself, or something in it.
+fn namespace(name: &str, read: &Read) -> Namespace {
+    let is_of_it = |scope: &Scope| match scope {
+        Scope::Namespace(of) => **of == *name || **of == *"*",
+        Scope::Service(key) => name == "*" || *key.namespace == *name,
+    };
+    let unread = read.unread.iter().find(|(scope, _)| is_of_it(scope));
+    let is_read = !matches!(unread, Some((Scope::Namespace(_), _)));
+    Namespace {
+        name: name.to_owned(),
+        followed: "none".to_owned(),
+        current_ms: is_read.then_some(0),
+        trouble: unread.map(|(_, why)| Trouble {
+            text: why.to_string(),
+            ..Trouble::default()
+        }),
+        ..Namespace::default()
     }
 }
 

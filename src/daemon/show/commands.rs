@@ -42,8 +42,10 @@ async fn evidence(config: &Config) -> (Evidence, Option<BothSides>) {
     let body = ask(&config.admin_listen, STATUS).await;
     let picture = body.map_err(Unasked::from).and_then(|body| {
         serde_json::from_slice(&body).map_err(|error| Unasked {
-            text: format!("the sidecar's answer is not understood: {error}"),
-            is_there: true,
+            text: format!(
+                "no sidecar answered: what is at --admin-listen does not answer as one does ({error})"
+            ),
+            is_there: false,
         })
     });
     let mut evidence = Evidence::default();

@@ -1,6 +1,8 @@
 //! What the picture does not have: something that is not followed, or not there, or that nobody could read.
 
-use super::{Evidence, Explained, Served, find::is_service, safe, story, trouble_in};
+use super::{
+    Evidence, Explained, Served, find::is_service, safe, story, trouble_in, verdict::missing_tag,
+};
 use crate::{picture::Service, spelling};
 
 pub(super) fn explain(what: &str, evidence: &Evidence) -> Vec<Explained> {
@@ -54,6 +56,9 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
             ),
         ));
     }
+    let tags = service.registrations.iter().flat_map(|one| &one.tags);
+    let tags: Vec<_> = tags.map(String::as_str).collect();
+    let mut served = Served::No;
     let (verdict, next) = if !is_followed(&service.namespace, evidence) {
         (
             format!(
@@ -62,28 +67,24 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
             ),
             "nothing, until the sidecar is started with another --namespaces",
         )
-    } else if !service
-        .registrations
-        .iter()
-        .any(|one| one.tags.contains(&tag))
-    {
+    } else if !tags.contains(&tag.as_str()) {
         (
-            format!(
-                "does not get traffic: it has no tag {tag:?}, so it is not followed: add it to the service in the job"
-            ),
+            format!("does not get traffic: {}", missing_tag(&tags, &tag)),
             "it is followed as soon as it is registered with that tag",
         )
     } else if let Some(trouble) = trouble_in(&evidence.picture, Some(&service.namespace)) {
+        // HAProxy may have it from before.
+        served = Served::Unknown;
         (
-            // HAProxy may have it from before.
             format!(
-                "is not known to the sidecar: what HAProxy has of it stays, but nothing new comes, as Nomad cannot be read by the sidecar: {trouble}"
+                "may get traffic or not: HAProxy keeps what it has of it, but nothing new comes, as Nomad cannot be read: {trouble}"
             ),
-            "it is read again and again",
+            "it is read again and again, by a sidecar that runs",
         )
     } else {
+        served = Served::Unknown;
         (
-            "is not known to the sidecar, which has not read it yet".to_owned(),
+            "may get traffic or not: the sidecar has not read it yet".to_owned(),
             "ask again in a moment",
         )
     };
@@ -91,7 +92,7 @@ fn of_service(service: &Service, evidence: &Evidence) -> Explained {
     chain.push(("next", next.to_owned()));
     Explained {
         subject: name,
-        served: Served::No,
+        served,
         verdict,
         chain,
     }
@@ -105,14 +106,8 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
         .or_else(|| (!picture.nomad.known).then(|| safe(unread.unwrap_or("not read yet"))));
     let mut served = Served::No;
     let verdict = if let Some(trouble) = trouble {
-        // A sidecar knows what it has brought in.
-        let what = if picture.sidecar.unasked.is_some() {
-            served = Served::Unknown;
-            "may get traffic or not"
-        } else {
-            "does not get traffic"
-        };
-        format!("{what}: Nomad cannot be read: {trouble}")
+        served = Served::Unknown;
+        format!("may get traffic or not: Nomad cannot be read: {trouble}")
     } else {
         let why = free_slot(what, evidence).or_else(|| emptied(what, evidence));
         let why = why.unwrap_or_else(|| {

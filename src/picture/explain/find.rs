@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::routes::is_route;
 use crate::picture::{Backend, Picture, Registration, Server, Service, Stage};
 
 /// Shorter beginnings of an ID fit too many.
@@ -39,7 +40,7 @@ pub fn find<'a>(picture: &'a Picture, what: &str) -> Vec<Subject<'a>> {
     let mut found = Vec::new();
     let mut registered = BTreeSet::new();
     let by_route = picture.routes.iter();
-    let by_route = by_route.filter(|route| *route.key == *what || route.name() == what);
+    let by_route = by_route.filter(|route| is_route(route, what));
     let by_route: BTreeSet<_> = by_route
         .map(|route| (&*route.namespace, &*route.service))
         .collect();

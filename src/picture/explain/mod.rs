@@ -45,7 +45,18 @@ impl Evidence {
         const SHOWN: usize = 6;
         let all = self.picture.changes.iter();
         let of_it = all.filter(|one| &*one.backend == backend && &*one.server == server);
-        let mut last: Vec<_> = of_it.rev().take(SHOWN).collect();
+        // What was before it got its address is another instance's.
+        let is_first = |one: &&Change| {
+            one.command.starts_with("add server ") || one.command.contains(" addr ")
+        };
+        let mut last = Vec::new();
+        for one in of_it.rev() {
+            last.push(one);
+            if is_first(&one) {
+                break;
+            }
+        }
+        last.truncate(SHOWN);
         last.reverse();
         last
     }
@@ -105,9 +116,13 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (all, what) = (self.all.len(), &self.what);
         if all > 1 {
-            let gets = |one: &&Explained| one.served == Served::Yes;
-            let get = self.all.iter().filter(gets).count();
-            writeln!(f, "{what}: {get} of {all} get traffic\n")?;
+            let count = |served| self.all.iter().filter(|one| one.served == served).count();
+            let unknown = match count(Served::Unknown) {
+                0 => String::new(),
+                unknown => format!(", {unknown} may or not"),
+            };
+            let get = count(Served::Yes);
+            writeln!(f, "{what}: {get} of {all} get traffic{unknown}\n")?;
         }
         for (number, one) in self.all.iter().take(SHOWN).enumerate() {
             let gap = if number > 0 { "\n" } else { "" };
@@ -127,8 +142,12 @@ impl fmt::Display for Explanation {
 #[must_use]
 pub fn explain(what: &str, evidence: &Evidence) -> Explanation {
     let subjects = find(&evidence.picture, what).into_iter();
-    let told =
-        subjects.map(|subject| (!subject.is_of_service(what), story::tell(subject, evidence)));
+    let told = subjects.map(|subject| {
+        (
+            !subject.is_of_service(what),
+            story::tell(subject, what, evidence),
+        )
+    });
     let mut told: Vec<_> = told.collect();
     // Of many, those that are looked for.
     told.sort_by_key(|(is_anothers, one)| (*is_anothers, one.served));

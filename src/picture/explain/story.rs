@@ -11,10 +11,10 @@ use crate::picture::{
 
 type Chain = Vec<(&'static str, String)>;
 
-pub(super) fn tell(subject: Subject<'_>, evidence: &Evidence) -> Explained {
+pub(super) fn tell(subject: Subject<'_>, what: &str, evidence: &Evidence) -> Explained {
     match subject {
         Subject::Registration(service, registration) => {
-            of_registration(service, registration, evidence)
+            of_registration(service, registration, what, evidence)
         }
         Subject::Server(backend, server) => {
             let mut chain = Chain::new();
@@ -45,6 +45,7 @@ pub(super) fn tell(subject: Subject<'_>, evidence: &Evidence) -> Explained {
 fn of_registration(
     service: &Service,
     registration: &Registration,
+    what: &str,
     evidence: &Evidence,
 ) -> Explained {
     let picture = &evidence.picture;
@@ -86,10 +87,13 @@ fn of_registration(
         of_server(backend, server, evidence, &mut chain);
     }
     let routes = routes::of(service, picture);
-    chain.extend(routes::lines(&routes));
+    let unrouted = service.registrations.iter().flat_map(|one| &one.unrouted);
+    let unrouted: Vec<_> = unrouted.map(|why| safe(why)).collect();
+    chain.extend(routes::lines(&routes, &unrouted));
+    let is_made = backend.is_some_and(|backend| backend.made_at_runtime);
     let backend = backend.map(|it| (it, server));
     let verdict = verdict::of_registration(&service.namespace, registration, backend, evidence);
-    let verdict = routes::found(verdict, &routes);
+    let verdict = routes::found(verdict, &routes, &unrouted, is_made, what);
     let name = place
         .and_then(|place| Some(format!("{}/{}", place.backend, place.server.as_ref()?)))
         .unwrap_or_else(|| safe(&registration.id));
@@ -179,6 +183,12 @@ fn of_server(backend: &Backend, server: &Server, evidence: &Evidence, chain: &mu
         Admin::Maintenance => "in maintenance",
     };
     let up = if server.up { "UP" } else { "DOWN" };
+    let is_connected = evidence.picture.haproxy.connected;
+    let read = if is_connected {
+        ""
+    } else {
+        ", as it was read last"
+    };
     let checked = if server.checked {
         ""
     } else {
@@ -187,7 +197,7 @@ fn of_server(backend: &Backend, server: &Server, evidence: &Evidence, chain: &mu
     chain.push((
         "server",
         format!(
-            "{}{address}, {admin} and {up} for {}, weight {}{checked}",
+            "{}{address}, {admin} and {up} for {}, weight {}{checked}{read}",
             server.name,
             time(server.since_ms),
             server.weight

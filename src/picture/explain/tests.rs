@@ -182,7 +182,7 @@ fn what_was_never_read_may_be_served_from_before() {
         ..Evidence::default()
     };
     let text = explain("shop/web", &evidence).to_string();
-    let verdict = "web is not known to the sidecar: what HAProxy has of it stays, but nothing new comes, as Nomad cannot be read by the sidecar: denied (403)\n";
+    let verdict = "web may get traffic or not: HAProxy keeps what it has of it, but nothing new comes, as Nomad cannot be read: denied (403)\n";
     assert!(text.starts_with(verdict), "{text}");
 }
 
@@ -202,6 +202,16 @@ fn a_tag_that_switches_off_is_told_from_one_that_is_missing() {
         off.contains("its tag \"haproxy.enable=false\" switches it off"),
         "{off}"
     );
+    for near in [
+        "HAPROXY.enable=true",
+        "haproxy.enabled=true",
+        "haproxy.enable = true",
+        "haproxy.enbale=true",
+    ] {
+        let text = with(&[near]);
+        let verdict = format!("so it is not followed; its tag {near:?} was perhaps meant so\n");
+        assert!(text.contains(&verdict), "{text}");
+    }
 }
 
 #[test]
@@ -241,7 +251,7 @@ fn who_is_not_found_by_his_routes_gets_no_traffic() {
     picture
         .routes
         .push(route("b.example", RouteState::Active, None));
-    let text = told(picture, "web");
+    let text = told(picture.clone(), "web");
     assert!(
         text.starts_with(&format!(
             "web (web/nomad1) gets traffic, but not by host a.example: {taken}\n"
@@ -250,6 +260,94 @@ fn who_is_not_found_by_his_routes_gets_no_traffic() {
     );
     let active = "  route    host b.example in virt@hosts to web: active\n";
     assert!(text.contains(active), "{text}");
+    // Whoever asks for the host asks for no other.
+    let text = told(picture.clone(), "a.example");
+    let verdict = format!(
+        "web (web/nomad1) is in rotation, but host a.example does not lead to it: {taken}\n"
+    );
+    assert!(text.starts_with(&verdict), "{text}");
+    assert!(
+        told(picture, "b.example").contains(") gets traffic"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_tag_that_makes_no_route_is_told() {
+    let wrong = "tag \"haproxy.domain=bad host\": not a host";
+    let mut picture = picture();
+    picture.services[0].registrations[0].unrouted = vec![wrong.to_owned()];
+    let text = told(picture.clone(), "web");
+    let verdict = format!("web (web/nomad1) is in rotation, but no route leads to it: {wrong}\n");
+    assert!(text.starts_with(&verdict), "{text}");
+    assert!(
+        text.contains(&format!("  route    none by {wrong}\n")),
+        "{text}"
+    );
+    // Nor is there a rule for what is made at runtime, if nobody asks for one.
+    picture.services[0].registrations[0].unrouted.clear();
+    picture.backends[0].made_at_runtime = true;
+    let text = told(picture, "web");
+    let verdict = "web (web/nomad1) gets traffic, if a rule of haproxy.cfg names its backend: ";
+    assert!(text.starts_with(verdict), "{text}");
+}
+
+#[test]
+fn what_haproxy_says_now_counts_more_than_what_was_read_before() {
+    let with = |stage, state: &str, status: &str| {
+        let mut picture = picture();
+        picture.services[0].registrations[0].stage = stage;
+        let check = Check {
+            state: state.to_owned(),
+            status: status.to_owned(),
+            ..Check::default()
+        };
+        let words = BTreeMap::from([("nomad1".to_owned(), check)]);
+        let evidence = Evidence {
+            picture,
+            checks: [("web".to_owned(), words)].into(),
+            ..Evidence::default()
+        };
+        explain("web", &evidence).to_string()
+    };
+    for state in ["MAINT", "DRAIN", "DOWN 1/2", "NOLB"] {
+        let text = with(Stage::InRotation, state, "");
+        let verdict = format!("does not get traffic: HAProxy has it {state} now\n");
+        assert!(text.contains(&verdict), "{text}");
+    }
+    for stage in [Stage::ByHand, Stage::Down, Stage::Admitted] {
+        let text = with(stage, "UP", "L7OK");
+        assert!(text.contains(") gets traffic\n"), "{text}");
+    }
+    let text = with(Stage::InRotation, "UP 2/3", "L4CON");
+    let next = "next     its last check failed (L4CON): HAProxy has it DOWN if more of them do\n";
+    assert!(
+        text.contains(") gets traffic\n") && text.contains(next),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_up_and_gets_nothing_is_told_so() {
+    let mut picture = picture();
+    picture.backends[0].unpublished = true;
+    let text = told(picture.clone(), "web");
+    let verdict = "does not get traffic: it is UP, and backend web is not published, so that no rule finds it\n";
+    assert!(text.contains(verdict), "{text}");
+
+    picture.backends[0].unpublished = false;
+    picture.backends[0].servers[0].backup = true;
+    assert!(told(picture.clone(), "web").contains(") gets traffic"));
+    let other = Server {
+        name: "other".into(),
+        stage: Stage::Foreign,
+        backup: false,
+        ..picture.backends[0].servers[0].clone()
+    };
+    picture.backends[0].servers.push(other);
+    let text = told(picture, "web");
+    let verdict = "does not get traffic: it is a backup, and others of its backend are UP\n";
+    assert!(text.contains(verdict), "{text}");
 }
 
 #[test]
@@ -270,7 +368,7 @@ fn what_has_traffic_while_nomad_cannot_be_read_is_not_said_to_be_all_well() {
     picture.nomad.namespaces = vec![troubled("default", "permission denied", None)];
     let text = told(picture, "web");
     assert!(text.contains(") gets traffic\n"), "{text}");
-    let next = "next     it keeps its traffic; what changes in Nomad is not seen before Nomad can be read again";
+    let next = "next     it keeps its traffic; Nomad cannot be read, or not all of it, so that changes may not be seen: permission denied\n";
     assert!(text.contains(next), "{text}");
 }
 

@@ -1,8 +1,11 @@
 //! The verdict on one registration or server: whether it gets traffic, why, and what happens next.
 
 use super::{Evidence, Served, safe, time, trouble_in};
-use crate::picture::{
-    Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
+use crate::{
+    picture::{
+        Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
+    },
+    spelling,
 };
 
 /// Whether it gets traffic, and the sentence about it; then what will happen.
@@ -42,7 +45,8 @@ pub(super) fn of_registration(
     }
     if !registration.enabled {
         let tag = format!("{}.enable=true", picture.sidecar.tag_prefix);
-        return no(missing_tag(&registration.tags, &tag), again);
+        let tags: Vec<_> = registration.tags.iter().map(String::as_str).collect();
+        return no(missing_tag(&tags, &tag), again);
     }
     if let Some(verdict) = without_haproxy(picture) {
         return verdict;
@@ -56,16 +60,13 @@ pub(super) fn of_registration(
     let Some(server) = server else {
         return not_there(registration, backend, picture);
     };
+    let live = evidence.check(&backend.name, &server.name).map(is_live);
     match registration.stage {
-        Stage::InRotation if server.weight == 0 => no(
-            "it is UP, and its weight is 0: only clients that have its cookie reach it",
-            "nothing, until the tag `weight` is another, or it is set by hand",
-        ),
-        Stage::InRotation if trouble_in(picture, Some(namespace)).is_some() => yes(
+        Stage::InRotation => in_rotation(namespace, backend, server, evidence),
+        Stage::ByHand | Stage::Admitted | Stage::Down if live == Some(true) => yes(
             "",
-            "it keeps its traffic; what changes in Nomad is not seen before Nomad can be read again, which is tried for ever",
+            "nothing: HAProxy says so just now, and the sidecar reads it within seconds",
         ),
-        Stage::InRotation => yes("", "nothing: everything is as it should be"),
         Stage::ByHand => no(
             format!(
                 "an operator took it out of service: {}",
@@ -84,17 +85,111 @@ pub(super) fn of_registration(
     }
 }
 
-fn missing_tag(tags: &[String], tag: &str) -> String {
-    let (key, _) = tag.split_once('=').unwrap_or((tag, ""));
-    let off = tags.iter().find(|one| one.starts_with(key));
-    match off {
-        Some(off) => format!(
+/// That none of these tags is `tag`, and which was perhaps meant so.
+pub(super) fn missing_tag(tags: &[&str], tag: &str) -> String {
+    let key = |tag: &str| tag.split_once('=').map_or(tag.len(), |(key, _)| key.len());
+    let wanted = &tag[..key(tag)];
+    let is_off = |one: &&&str| one[..key(one)] == *wanted && !one.contains(' ');
+    let is_near = |one: &&&str| spelling::is_near(one[..key(one)].trim(), wanted);
+    if let Some(off) = tags.iter().find(is_off) {
+        format!(
             "its tag {:?} switches it off: it should be {tag:?}",
             safe(off)
-        ),
-        None => format!(
-            "it has no tag {tag:?}, so it is not followed: add it to the service in the job"
-        ),
+        )
+    } else if let Some(near) = tags.iter().find(is_near) {
+        format!(
+            "it has no tag {tag:?}, so it is not followed; its tag {:?} was perhaps meant so",
+            safe(near)
+        )
+    } else {
+        format!("it has no tag {tag:?}, so it is not followed: add it to the service in the job")
+    }
+}
+
+/// Whether HAProxy says just now that it is UP. What the picture has of it may be some seconds old.
+fn is_live(check: &Check) -> bool {
+    check.state.starts_with("UP") || check.state == "no check"
+}
+
+fn in_rotation(
+    namespace: &str,
+    backend: &Backend,
+    server: &Server,
+    evidence: &Evidence,
+) -> Verdict {
+    let picture = &evidence.picture;
+    let check = evidence.check(&backend.name, &server.name);
+    if let Some(check) = check.filter(|check| !is_live(check)) {
+        return no(
+            format!("HAProxy has it {} now", safe(&check.state)),
+            "the sidecar reads that within seconds: ask again then",
+        );
+    }
+    if server.weight == 0 {
+        let why = "it is UP, and its weight is 0: only clients that have its cookie reach it";
+        return match &server.by_hand {
+            Some(by_hand) => no(
+                format!("{why}; {}", safe(by_hand)),
+                "nothing, until that is undone or its registration ends",
+            ),
+            None => no(why, "nothing, until the tag `weight` is another"),
+        };
+    }
+    if backend.unpublished {
+        let why = backend
+            .hindrances
+            .first()
+            .map(|one| format!(": {}", safe(&one.text)));
+        return no(
+            format!(
+                "it is UP, and {} is not published, so that no rule finds it{}",
+                backend_of(backend),
+                why.unwrap_or_default()
+            ),
+            "the sidecar publishes it when its first server is UP, unless it was unpublished by hand",
+        );
+    }
+    let is_first =
+        |one: &Server| !one.backup && one.up && one.admin == Admin::Ready && one.weight > 0;
+    if server.backup && backend.servers.iter().any(is_first) {
+        return no(
+            "it is a backup, and others of its backend are UP",
+            "HAProxy sends it requests when none of the others is UP",
+        );
+    }
+    let next = if let Some(check) = check.filter(|check| failed(check)) {
+        format!(
+            "its last check failed ({}): HAProxy has it DOWN if more of them do",
+            words(check)
+        )
+    } else if let Some(unasked) = &picture.sidecar.unasked {
+        let until = if unasked.is_there {
+            "the sidecar goes on"
+        } else {
+            "a sidecar runs"
+        };
+        format!("it keeps its traffic; what changes in Nomad is not followed before {until}")
+    } else if let Some(trouble) = trouble_in(picture, Some(namespace)) {
+        format!(
+            "it keeps its traffic; Nomad cannot be read, or not all of it, so that changes may not be seen: {trouble}"
+        )
+    } else {
+        "nothing: everything is as it should be".to_owned()
+    };
+    yes("", next)
+}
+
+/// What happens next, if somebody acts.
+fn by_who_acts(picture: &Picture, next: String) -> String {
+    let sidecar = &picture.sidecar;
+    match (sidecar.charge, &sidecar.unasked) {
+        (Charge::InCharge | Charge::Nobody, None) => next,
+        (Charge::Standby, _) => format!("by the sidecar that is in charge: {next}"),
+        (Charge::Observing, _) => "nothing: this sidecar only observes (--observe)".to_owned(),
+        (_, Some(unasked)) if unasked.is_there => {
+            format!("nothing before the sidecar goes on; then: {next}")
+        }
+        (_, Some(_)) => format!("nothing before a sidecar runs; then: {next}"),
     }
 }
 
@@ -139,7 +234,7 @@ fn not_there(registration: &Registration, backend: &Backend, picture: &Picture) 
                 backend_of(backend),
                 safe(&hindrance.text)
             ),
-            next_try.unwrap_or_else(|| looks.to_owned()),
+            by_who_acts(picture, next_try.unwrap_or_else(|| looks.to_owned())),
         );
     }
     match picture.sidecar.charge {
@@ -203,6 +298,9 @@ fn backend_of(backend: &Backend) -> String {
 
 /// What is known of a check, in HAProxy's words.
 pub(in crate::picture) fn words(check: &Check) -> String {
+    if check.status.is_empty() {
+        return "no check has ended yet".to_owned();
+    }
     let mut words = safe(&check.status);
     if let Some(code) = check.code {
         words = format!("{words}, code {code}");
@@ -289,7 +387,7 @@ pub(super) fn of_server(backend: &Backend, server: &Server, picture: &Picture) -
         };
         return yes(
             &format!(" although its registration is gone: it is held, because {why}"),
-            until,
+            by_who_acts(picture, until),
         );
     }
     let drained = |drain: Option<&crate::picture::Drain>| match drain {
@@ -308,10 +406,13 @@ pub(super) fn of_server(backend: &Backend, server: &Server, picture: &Picture) -
                 "its registration is gone, and it is drained {}",
                 drained(drain)
             ),
-            format!(
-                "it goes into maintenance when it has no session, in {} at most; then it is {}",
-                time(drain.map_or(0, |drain| drain.left_ms)),
-                removed(backend)
+            by_who_acts(
+                picture,
+                format!(
+                    "it goes into maintenance when it has no session, in {} at most; then it is {}",
+                    time(drain.map_or(0, |drain| drain.left_ms)),
+                    removed(backend)
+                ),
             ),
         ),
         Stage::Gone => no(

@@ -128,12 +128,12 @@ fn a_registration_that_nothing_can_connect_to_is_rejected_with_the_reason() {
         (
             "db.example",
             80,
-            "its address \"db.example\" is not an IP address, and HAProxy resolves no names at runtime",
+            "its address \"db.example\" is no IP address of a server, and HAProxy resolves no names at runtime",
         ),
         (
             "10.0.0.1 port 1;shutdown frontend fe",
             80,
-            "its address \"10.0.0.1 port 1;shutdown frontend fe\" is not an IP address, and HAProxy resolves no \
+            "its address \"10.0.0.1 port 1;shutdown frontend fe\" is no IP address of a server, and HAProxy resolves no \
              names at runtime",
         ),
     ] {

@@ -432,7 +432,7 @@ fn a_slot_is_used_again_only_when_its_former_owner_left_nothing_on_it() {
     assert!(blocked.steps.is_empty());
     assert_eq!(
         blocked.hindrances.first().unwrap().obstacle.to_string(),
-        "no free slot: raise the number in the backend's server-template line"
+        "no free slot: raise the number in the backend's server-template line, and reload HAProxy"
     );
 
     world.stat(&[]);

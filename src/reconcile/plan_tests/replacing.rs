@@ -174,7 +174,7 @@ fn sessions_that_last_cannot_keep_a_new_instance_out_of_the_slots() {
     assert_eq!(
         obstacle.to_string(),
         "no free slot: 2 slots still have sessions of instances that are gone, which are closed one after the other; \
-         raise the number in the backend's server-template line"
+         raise the number in the backend's server-template line, and reload HAProxy"
     );
     // Not the next one at once.
     world.memory.closed_at = Some(world.now);

@@ -19,6 +19,7 @@ use crate::{
         hold::Hold,
         made::Origin,
         plan::{self, Kind, Obstacle},
+        routes::RouteReason,
         states::States,
         tags,
     },
@@ -263,11 +264,14 @@ fn draw_registration(
     reasons: Option<&Vec<&Reason>>,
 ) -> picture::Registration {
     let reasons = reasons.into_iter().flatten();
-    let (notes, rejections): (Vec<_>, Vec<_>) = reasons.partition(|reason| reason.is_note());
+    let makes_no_route = |reason: &&&Reason| matches!(reason, Reason::Route(RouteReason::Tag(_)));
+    let (unrouted, others): (Vec<&&Reason>, Vec<_>) = reasons.partition(makes_no_route);
+    let (notes, rejections) = others.iter().partition(|reason| reason.is_note());
     let text = |all: Vec<&&Reason>| all.iter().map(ToString::to_string).collect();
     picture::Registration {
         rejections: text(rejections),
         notes: text(notes),
+        unrouted: text(unrouted),
         stage: Stage::Unserved,
         ..picture::Registration::from(registration)
     }
@@ -401,6 +405,10 @@ impl<'a> View<'a> {
             to_be_made_from: (backend.memory.life.profile.as_ref())
                 .filter(|_| backend.origin() == Some(Origin::Missing))
                 .map(|profile| profile.as_str().to_owned()),
+            unpublished: backend.origin()
+                == Some(Origin::Made {
+                    is_published: false,
+                }),
             settled: backend.settled,
             wanted: backend.desired.len(),
             in_rotation: backend.desired.iter().filter(in_rotation).count(),
@@ -441,6 +449,7 @@ impl<'a> View<'a> {
         };
         if let Some(server) = wanted {
             drawn.registration = Some((&server.registration).into());
+            drawn.backup = server.fixed.backup && self.kind == Kind::Dynamic;
             drawn.stage = match by_hand.map(|left| left.hand) {
                 Some(Hand::Maintenance | Hand::Drain) => Stage::ByHand,
                 Some(Hand::Weight { .. }) | None => self.stage_of_wanted(state),

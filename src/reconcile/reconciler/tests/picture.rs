@@ -76,6 +76,21 @@ fn what_is_not_served_says_why() {
         "haproxy.weight=much".to_owned(),
     ];
     all[1].tags.clear();
+    let mut unrouted = registrations("web", 1..2);
+    unrouted[0].tags.push("haproxy.domain=bad host".to_owned());
+    world.input(Input::Changed(service("web"), unrouted));
+    let picture = world.picture();
+    let shown = &picture.services[0].registrations[0];
+    let why = &shown.unrouted[0];
+    assert!(
+        why.starts_with("tag \"haproxy.domain=bad host\": "),
+        "{why}"
+    );
+    assert!(
+        shown.rejections.is_empty() && shown.notes.is_empty(),
+        "{shown:?}"
+    );
+
     all[2].tags.push("haproxy.backend.name=nowhere".to_owned());
     all[2].tags.push("haproxy.backend=custom".to_owned());
     world.input(Input::Changed(service("web"), all));
