@@ -3,7 +3,8 @@
 use std::iter;
 
 use super::{
-    Finding, Place, Report, Rule, claim,
+    Finding, Place, Report, Rule,
+    claim::{self, Cause, Claim},
     job::{Delay, Group, Job, List, Misfit, Service, Task, Text},
     meant,
     port::{self, Port},
@@ -149,6 +150,10 @@ impl Check<'_> {
     /// What is wrong with the blocks around services.
     fn owners(&mut self, job: &Job) {
         self.misfits(&job.misfits, &Place::default());
+        if job.groups.is_empty() && job.misfits.is_empty() && job.unread.is_empty() {
+            let text = "Nomad refuses the job: it has no group".to_owned();
+            self.add(Rule::Job, None, &Place::default(), text);
+        }
         for group in &job.groups {
             let mut place = Place {
                 group: Some(group.name.clone()),
@@ -191,6 +196,7 @@ impl Check<'_> {
             return;
         }
         self.report.wanted += usize::from(opts.is_in());
+        self.report.perhaps += usize::from(opts == Opts::Unknown);
         for (list, what) in [
             (&service.tags, "tags"),
             (&service.canary_tags, "canary_tags"),
@@ -302,9 +308,15 @@ impl Check<'_> {
         }
         let dotted = format!("{}.", self.policy.tag_prefix);
         for text in list.texts().iter().take(MAX_TAGS) {
-            if !text.is_whole && text.may_begin_with(&dotted) {
-                let written = shown(&text.written);
-                let note = format!("tag {written}: it has an expression in it, and is not judged");
+            if text.is_whole || !text.may_begin_with(&dotted) {
+                continue;
+            }
+            let tag = format!("tag {}", shown(&text.written));
+            if meant::is_unknown(&self.policy.tag_prefix, text) {
+                let problem = self.with_meant(format!("{tag}: unknown, it has no effect"), text);
+                self.add(Rule::Tag, text.line, place, problem);
+            } else {
+                let note = format!("{tag}: it has an expression in it, and is not judged");
                 self.add(Rule::NotJudged, text.line, place, note);
             }
         }
@@ -314,16 +326,25 @@ impl Check<'_> {
         }
     }
 
+    /// With the key that was perhaps meant.
+    fn with_meant(&self, problem: String, tag: &Text) -> String {
+        let prefix = &self.policy.tag_prefix;
+        match meant::key(prefix, &tag.known) {
+            Some(meant) => format!("{problem}: did you mean {prefix}.{meant}?"),
+            None => problem,
+        }
+    }
+
     /// What the sidecar would say to a registration with these tags.
     fn claims(&mut self, service: &Service, name: &Text, list: &List, opts: Opts, place: &Place) {
         let prefix = &self.policy.tag_prefix;
-        let (mut tags, problems) = claim::readable(prefix, whole(list));
+        let (tags, problems) = claim::readable(prefix, whole(list));
         for problem in problems {
             let mut texts = list.texts().iter();
             let tag = texts.find(|text| text.is_whole && shown(&text.known) == problem.tag);
             let line = tag.map_or(list.line, |tag| tag.line).or(service.line);
-            let text = match tag.and_then(|tag| meant::key(prefix, &tag.known)) {
-                Some(meant) => format!("{problem}: did you mean {prefix}.{meant}?"),
+            let text = match tag {
+                Some(tag) => self.with_meant(problem.to_string(), tag),
                 None => problem.to_string(),
             };
             self.add(Rule::Tag, line, place, text);
@@ -331,18 +352,30 @@ impl Check<'_> {
         if !opts.is_in() {
             return;
         }
-        // Meant, though perhaps misspelt. Its address is judged by itself.
-        tags.push(format!("{prefix}.enable=true"));
-        let registration = claim::registration(self.namespace, name, tags);
-        for reason in claim::reasons(&registration, self.policy) {
-            // Tags were told above, with their lines; whether HAProxy has the backend is not known here.
-            if !matches!(
-                reason,
-                Reason::Tags(_) | Reason::Note(_) | Reason::NoSuchBackend(_)
-            ) {
-                let line = list.line.or(service.line);
-                self.add(Rule::Policy, line, place, reason.to_string());
+        // Whether it opts in was told above; it is judged as it was meant. Its address is judged by itself.
+        let claim = Claim {
+            namespace: self.namespace,
+            name,
+            tags: &tags,
+            policy: self.policy,
+        };
+        for found in claim.judge() {
+            let line = match &found.cause {
+                Cause::Tag(tag) => list.line_of(|text| text.known == *tag),
+                Cause::Name => name.line.or(service.line),
+                Cause::Tags => list.line,
+            };
+            let rule = if found.is_bad_tag() {
+                Rule::Tag
+            } else {
+                Rule::Policy
+            };
+            let mut text = found.reason.to_string();
+            if matches!(found.reason, Reason::Name(_)) {
+                let advice = "rename it, or name its backend with the tag";
+                text = format!("{text}: {advice} {prefix}.backend.name");
             }
+            self.add(rule, line.or(service.line), place, text);
         }
     }
 

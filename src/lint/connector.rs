@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{
-    check::{Located, namespace_of, services},
+    check::{Located, namespace_of, services, whole},
     claim,
     job::{Job, Text},
     meant, shown,
@@ -84,7 +84,9 @@ pub fn readings(job: &Job, policy: &Policy, namespace: &str) -> Vec<Reading> {
 
 fn reading(located: &Located<'_>, namespace: &str, policy: &Policy) -> Option<Reading> {
     let routes = claim::route_problems(located, policy);
-    let item = |tag| item(tag, &routes, policy);
+    let together = tags::read(PREFIX, &whole(&located.service.tags));
+    let together = together.err().unwrap_or_default();
+    let item = |tag| item(tag, &together, &routes, policy);
     let mut items: Vec<_> = match &located.service.tags.texts {
         None => vec![Item::new("the tags", LATER, LATER)],
         Some(texts) => texts.iter().filter_map(item).collect(),
@@ -106,14 +108,29 @@ fn reading(located: &Located<'_>, namespace: &str, policy: &Policy) -> Option<Re
     })
 }
 
-fn item(tag: &Text, routes: &[TagProblem], policy: &Policy) -> Option<Item> {
+fn item(
+    tag: &Text,
+    together: &[TagProblem],
+    routes: &[TagProblem],
+    policy: &Policy,
+) -> Option<Item> {
     let what = shown(&tag.written);
     let Some(tag) = tag.whole() else {
         let may_be = tag.may_begin_with(&format!("{PREFIX}."));
         return may_be.then(|| Item::new(what, LATER, LATER));
     };
+    let is_ours = policy.tag_prefix == PREFIX;
+    if let Some(key) = meant::key_behind_another_prefix(PREFIX, tag).filter(|_| is_ours) {
+        let here = format!("nobody reads it: did you mean {PREFIX}.{key}?");
+        return Some(Item::new(what, "never read", here));
+    }
     let (key, value) = tags::split(PREFIX, tag)?;
-    let here = here(tag, routes, policy);
+    let here = match together.iter().find(|problem| problem.tag == shown(tag)) {
+        Some(found) if is_ours => {
+            format!("the service is not served: {}", found.problem)
+        }
+        _ => here(tag, routes, policy),
+    };
     Some(Item::new(what, there(tag, key, value), here))
 }
 

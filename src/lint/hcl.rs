@@ -29,7 +29,7 @@ pub(super) fn read(text: &str) -> Result<Job, Unreadable> {
         Unreadable::Hcl {
             line: place.line(),
             column: place.column(),
-            problem: error.message().to_owned(),
+            problem: with_advice(error.message()),
         }
     })?;
     let mut reader = Reader {
@@ -46,6 +46,17 @@ pub(super) fn read(text: &str) -> Result<Job, Unreadable> {
     let mut job = reader.job(job);
     job.unread = reader.unread;
     Ok(job)
+}
+
+/// The parser names what may stand there. Mostly an end of line is missing, and Nomad says so.
+fn with_advice(problem: &str) -> String {
+    let is_of_lines = problem.contains("newline") || problem.contains("expected `=`");
+    let advice = if is_of_lines {
+        ": each argument, and each block in a block, needs a line of its own"
+    } else {
+        ""
+    };
+    format!("{problem}{advice}")
 }
 
 pub(super) struct Reader<'a> {
@@ -379,6 +390,11 @@ job "web" {
             "it is no job in HCL: line 2, column 11: invalid expression; expected `\"`, `[`, `{`, `-`, `!`, `(`, `_`, `<`, letter or \
              digit"
         );
+        for line in ["port \"http\" {}", "mode = \"bridge\" port \"http\" {}"] {
+            let text = refusal(&format!("job \"x\" {{\n  network {{ {line} }}\n}}"));
+            let advice = ": each argument, and each block in a block, needs a line of its own";
+            assert!(text.ends_with(advice), "{text}");
+        }
         // As deep as it may be.
         let deep = format!("job \"x\" {{ a = {}", "[".repeat(1_000_000));
         assert!(

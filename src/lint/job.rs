@@ -211,6 +211,13 @@ impl List {
         self.texts.as_deref().unwrap_or_default()
     }
 
+    /// Where the first element is that is known and is meant.
+    pub(super) fn line_of(&self, is_meant: impl Fn(&Text) -> bool) -> Option<usize> {
+        let mut texts = self.texts().iter();
+        let text = texts.find(|text| text.is_whole && is_meant(text));
+        text.map_or(self.line, |text| text.line)
+    }
+
     /// Whether it is certain to have no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -262,6 +269,7 @@ fn take_service_lines(services: &mut [Service], written: &[Service]) {
     for (service, written) in services.iter_mut().zip(written) {
         service.line = written.line;
         let texts = [
+            (&mut service.name, &written.name),
             (&mut service.provider, &written.provider),
             (&mut service.port, &written.port),
             (&mut service.address, &written.address),

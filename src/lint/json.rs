@@ -117,9 +117,13 @@ pub(super) fn read(json: &[u8]) -> Result<Job, Unreadable> {
         Some(job) => job,
         None => serde_json::from_slice(json).map_err(refuse)?,
     };
-    let groups = job.task_groups.ok_or(Unreadable::NoJob)?;
+    let name = job.id.or(job.name);
+    if name.is_none() && job.task_groups.is_none() {
+        return Err(Unreadable::NoJob);
+    }
+    let groups = job.task_groups.unwrap_or_default();
     Ok(Job {
-        name: job.id.or(job.name).unwrap_or_default(),
+        name: name.unwrap_or_default(),
         namespace: text(job.namespace),
         groups: groups.into_iter().map(group).collect(),
         unread: Vec::new(),

@@ -1,5 +1,6 @@
 //! What a tag that nobody reads was perhaps meant as.
 
+use super::job::Text;
 use crate::{reconcile::tags, spelling};
 
 /// The key that a tag with an unknown key was perhaps meant to have.
@@ -13,6 +14,13 @@ pub(super) fn key(prefix: &str, tag: &str) -> Option<&'static str> {
         same.next().filter(|_| same.next().is_none())
     };
     spelling::meant(key, tags::keys()).or_else(last_part)
+}
+
+/// Whether a tag of which only the beginning is known has an unknown key.
+pub(super) fn is_unknown(prefix: &str, tag: &Text) -> bool {
+    tags::split(prefix, &tag.known)
+        .filter(|_| tag.known.contains('='))
+        .is_some_and(|(key, _)| !tags::keys().any(|known| known == key))
 }
 
 /// The key of a tag with a misspelt prefix.

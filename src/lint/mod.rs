@@ -111,6 +111,8 @@ pub struct Report {
     pub services: usize,
     /// How many of these ask for HAProxy.
     pub wanted: usize,
+    /// Of how many others that is not known.
+    pub perhaps: usize,
 }
 
 /// Something that is wrong, or that could not be judged.

@@ -51,12 +51,16 @@ pub fn print(
         0 => String::new(),
         notes => format!(", {notes} not judged"),
     };
+    let perhaps = match report.perhaps {
+        0 => String::new(),
+        perhaps => format!(", {perhaps} perhaps"),
+    };
     let Report {
         wanted, services, ..
     } = report;
     writeln!(
         out,
-        "{count}{not_judged}; {wanted} of {services} services are for the sidecar"
+        "{count}{not_judged}; {wanted} of {services} services are for the sidecar{perhaps}"
     )
 }
 
@@ -74,6 +78,7 @@ struct ReportWire<'a> {
     job: &'a str,
     services: usize,
     wanted: usize,
+    perhaps: usize,
     count: usize,
     is_cut: bool,
     remark: Option<&'a str>,
@@ -119,6 +124,7 @@ pub fn print_json(
         job: &report.job,
         services: report.services,
         wanted: report.wanted,
+        perhaps: report.perhaps,
         count: report.count(),
         is_cut: report.is_cut,
         remark,

@@ -16,6 +16,7 @@ use std::{
 use serde_json::Value;
 
 mod any_bytes;
+mod hidden;
 mod refused;
 
 const WRONG: &str = "tests/lint/jobs/wrong.nomad.hcl";
@@ -268,7 +269,10 @@ fn what_is_no_job_ends_with_1_and_says_why() {
 
 #[test]
 fn a_byte_order_mark_is_passed_over() {
-    for job in ["job \"x\" {}", "{\"ID\": \"x\", \"TaskGroups\": []}"] {
+    for job in [
+        "job \"x\" {\n group \"g\" {}\n}",
+        "{\"ID\": \"x\", \"TaskGroups\": [{}]}",
+    ] {
         let mut command = command(&["-", "--offline"], "http://127.0.0.1:1");
         let output = from_stdin(&mut command, &format!("\u{feff}{job}"));
         assert_eq!(
