@@ -100,7 +100,17 @@ fn backends(picture: &Picture, text: &mut String) {
         // Unread, nothing is known of it.
         if picture.haproxy.read {
             line(text, format_args!("no service resolves to a backend"));
+            return;
         }
+        for service in picture.services.iter().take(SHOWN) {
+            let (namespace, name) = (safe(&service.namespace), safe(&service.name));
+            let count = service.registrations.len();
+            line(
+                text,
+                format_args!("service  {namespace}/{name}: {count} registered"),
+            );
+        }
+        more(picture.services.len(), "services", text);
         return;
     }
     let width = picture
@@ -131,34 +141,7 @@ fn backends(picture: &Picture, text: &mut String) {
         } else {
             "-".to_owned()
         };
-        let counted = [
-            (Stage::Wanted, "coming"),
-            (Stage::Admitted, "waiting for a passed check"),
-            (Stage::Down, "DOWN"),
-            (Stage::ByHand, "by hand"),
-            (Stage::Held, "held"),
-            (Stage::Draining, "draining"),
-            (Stage::Gone, "leaving"),
-            (Stage::Foreign, "foreign"),
-        ];
-        let besides = counted.iter().filter_map(|(stage, word)| {
-            let count = backend
-                .servers
-                .iter()
-                .filter(|one| one.stage == *stage)
-                .count();
-            (count > 0).then(|| format!("{count} {word}"))
-        });
-        let blocked = backend.hindrances.len();
-        let blocked = (blocked > 0).then(|| format!("{blocked} blocked"));
-        let absent = backend.to_be_made_from.is_some();
-        let absent = absent.then(|| "not there yet".to_owned());
-        let unpublished = backend.unpublished.then(|| "not published".to_owned());
-        let idle = backend.servers.iter().filter(|one| is_idle(one)).count();
-        let idle = (idle > 0).then(|| format!("{idle} with weight 0"));
-        let first = absent.into_iter().chain(unpublished).chain(blocked);
-        let besides = first.chain(besides).chain(idle);
-        let besides = besides.collect::<Vec<_>>().join(", ");
+        let besides = besides(backend);
         let rotation = match (backend.in_rotation, backend.wanted) {
             (0, 0) => "-".to_owned(),
             (in_rotation, wanted) => format!("{in_rotation} of {wanted}"),
@@ -186,6 +169,44 @@ fn backends(picture: &Picture, text: &mut String) {
         let counted = counted.collect::<Vec<_>>().join(", ");
         line(text, format_args!("\nROUTES   {counted}"));
     }
+}
+
+/// What there is to say of a backend besides how many are in rotation.
+fn besides(backend: &Backend) -> String {
+    let counted = [
+        (Stage::Wanted, "coming"),
+        (Stage::Admitted, "waiting for a passed check"),
+        (Stage::Down, "DOWN"),
+        (Stage::ByHand, "by hand"),
+        (Stage::Held, "held"),
+        (Stage::Draining, "draining"),
+        (Stage::Gone, "leaving"),
+        (Stage::Foreign, "foreign"),
+    ];
+    let besides = counted.iter().filter_map(|(stage, word)| {
+        let count = backend
+            .servers
+            .iter()
+            .filter(|one| one.stage == *stage)
+            .count();
+        (count > 0).then(|| format!("{count} {word}"))
+    });
+    let blocked = backend.hindrances.len();
+    let blocked = (blocked > 0).then(|| format!("{blocked} blocked"));
+    let absent = backend.to_be_made_from.is_some();
+    let absent = absent.then(|| "not there yet".to_owned());
+    let unpublished = backend.unpublished.then(|| "not published".to_owned());
+    let up = backend
+        .servers
+        .iter()
+        .filter(|one| one.stage == Stage::InRotation);
+    let more = up.count().saturating_sub(backend.in_rotation);
+    let more = (more > 0).then(|| format!("{more} UP without a known registration"));
+    let idle = backend.servers.iter().filter(|one| is_idle(one)).count();
+    let idle = (idle > 0).then(|| format!("{idle} with weight 0"));
+    let first = absent.into_iter().chain(unpublished).chain(blocked);
+    let besides = first.chain(besides).chain(more).chain(idle);
+    besides.collect::<Vec<_>>().join(", ")
 }
 
 fn more(count: usize, what: &str, text: &mut String) {

@@ -102,7 +102,15 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     let picture = &evidence.picture;
     let mut chain = vec![("nomad", story::catalog(picture, None))];
     let unread = evidence.unread.as_deref();
+    let name = what.rsplit('/').next().unwrap_or(what);
+    let is_of_another = |unread: &String| {
+        let key = unread.strip_prefix("service ");
+        key.is_some_and(|key| key.rsplit('/').next() != Some(name))
+    };
+    let all = &picture.nomad.unread;
+    let is_of_others = !all.is_empty() && all.iter().all(is_of_another);
     let trouble = trouble_in(picture, None)
+        .filter(|_| !is_of_others)
         .or_else(|| (!picture.nomad.known).then(|| safe(unread.unwrap_or("not read yet"))));
     let mut served = Served::No;
     let verdict = if let Some(trouble) = trouble {

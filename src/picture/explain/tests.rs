@@ -422,6 +422,24 @@ fn of_what_nobody_could_read_nothing_is_said_for_certain() {
         assert!(told.contains(&verdict), "{told}");
         assert!(told.contains(&format!("next     {next}")), "{told}");
     }
+    // What cannot be read of another service is not about this one.
+    let mut other = picture.clone();
+    other.nomad.namespaces = vec![troubled(
+        "default",
+        "service default/api cannot be read",
+        None,
+    )];
+    other.nomad.unread = vec!["service default/api".to_owned()];
+    let nothing = told(other.clone(), "nothing");
+    assert!(
+        nothing.contains("does not get traffic: there is no such service"),
+        "{nothing}"
+    );
+    let api = told(other, "api");
+    assert!(
+        api.starts_with("api may get traffic or not: Nomad cannot be read: "),
+        "{api}"
+    );
     // Nor of what is not in a catalog that nobody could read.
     picture.nomad.known = false;
     let evidence = Evidence {

@@ -400,6 +400,18 @@ pub(super) fn of_server(backend: &Backend, server: &Server, picture: &Picture) -
         None => "now".to_owned(),
     };
     let drain = server.drain.as_ref();
+    let is_leaving = matches!(server.stage, Stage::Draining | Stage::Gone);
+    if is_leaving
+        && picture.sidecar.unasked.is_some()
+        && let Some(trouble) = trouble_in(picture, None)
+    {
+        return no(
+            format!(
+                "HAProxy has it out of rotation; why is not known, as Nomad cannot be read: {trouble}"
+            ),
+            by_who_acts(picture, "it stays as it is until Nomad was read".to_owned()),
+        );
+    }
     match server.stage {
         Stage::Draining => no(
             format!(
@@ -512,7 +524,14 @@ fn unwanted(backend: &Backend, server: &Server, picture: &Picture) -> Verdict {
             },
         }
     };
-    if server.admin == Admin::Ready && server.up {
+    if trouble_in(picture, None).is_some() {
+        // Perhaps one does.
+        if server.admin == Admin::Ready && server.up {
+            yes(&format!("; {why}"), next)
+        } else {
+            no(format!("HAProxy has it out of service, and {why}"), next)
+        }
+    } else if server.admin == Admin::Ready && server.up {
         yes(
             &format!(" although no registration asks for it: {why}"),
             next,
