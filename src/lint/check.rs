@@ -401,15 +401,9 @@ impl Check<'_> {
 
     /// Whether HAProxy could reach it.
     fn address(&mut self, located: &Located<'_>) {
-        let Located {
-            group,
-            task,
-            service,
-            name,
-            place,
-        } = located;
+        let Located { service, place, .. } = located;
         let line = |text: &Option<Text>| text.as_ref().and_then(|text| text.line).or(service.line);
-        match port::judge(group, *task, service) {
+        match port::judge(located.group, located.task, service) {
             Port::Fine => {}
             Port::Wrong(text) => self.add(Rule::Address, line(&service.port), place, text),
             Port::NotJudged(text) => self.add(Rule::NotJudged, line(&service.port), place, text),
@@ -423,7 +417,7 @@ impl Check<'_> {
         };
         let registration = Registration {
             address: address.to_owned(),
-            ..claim::registration(self.namespace, name, Vec::new())
+            ..claim::registration(self.namespace, &located.name, Vec::new())
         };
         if let Err(reason) = desired::address(&registration) {
             let line = line(&service.address);

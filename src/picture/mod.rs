@@ -1,7 +1,7 @@
 //! How everything stands, as one document: what Nomad has registered, what HAProxy makes of it, and why. `/status` gives it as
 //! JSON, `status` and `explain` put it into words. `docs/status.md` describes it.
 //!
-//! Plain values without behaviour. The core fills in what it knows, the shell the rest; times are durations in milliseconds,
+//! Plain values, which only look something up in themselves. The core fills in what it knows, the shell the rest; times are durations in milliseconds,
 //! back from when it was taken. What is empty is left out.
 
 mod explain;
@@ -45,6 +45,23 @@ pub struct Picture {
     /// The last changes of HAProxy, and the last turns of its verdicts, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+}
+
+impl Picture {
+    /// The backend of this name, if a service resolves to it.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<&Backend> {
+        self.backends.iter().find(|backend| *backend.name == *name)
+    }
+}
+
+impl Backend {
+    /// What is in the way of a registration there.
+    #[must_use]
+    pub fn hindrance(&self, registration: &str) -> Option<&Hindrance> {
+        let mut all = self.hindrances.iter();
+        all.find(|one| *one.registration == *registration)
+    }
 }
 
 /// The sidecar itself.

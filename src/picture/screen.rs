@@ -256,13 +256,12 @@ fn troubles(evidence: &Evidence, text: &mut String) {
                 troubles.add(format!("{service_name}: not routed: {}", safe(why)), None);
             }
             // What is in its way is told with the backend.
-            let is_blocked = |backend: &Backend| {
-                let mut all = backend.hindrances.iter();
-                all.any(|one| one.registration == registration.id)
+            let is_blocked = |backend: &str| {
+                let backend = picture.backend(backend);
+                backend.is_some_and(|backend| backend.hindrance(&registration.id).is_some())
             };
-            let place = registration.place.as_ref();
-            if let (Stage::Wanted, Some(place)) = (registration.stage, place)
-                && !picture.backends.iter().any(is_blocked)
+            if let (Stage::Wanted, Some(place)) = (registration.stage, &registration.place)
+                && !is_blocked(&place.backend)
             {
                 let what = format!("{}: not ready in HAProxy", place.backend);
                 troubles.add(what, safe(&registration.address));
@@ -311,8 +310,7 @@ fn forsaken<'a>(service: &'a Service, picture: &'a Picture) -> Option<(&'a str, 
     let is_out = |one: &Registration| matches!(one.stage, Stage::Down | Stage::ByHand);
     let count = served.clone().count();
     let place = served.clone().next()?.place.as_ref()?;
-    let mut backends = picture.backends.iter();
-    let backend = backends.find(|one| one.name == place.backend)?;
+    let backend = picture.backend(&place.backend)?;
     let has_others = backend.wanted > count;
     (has_others && served.clone().all(is_out)).then_some((&*place.backend, count))
 }

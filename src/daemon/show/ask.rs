@@ -76,7 +76,7 @@ pub(super) async fn ask(places: &[Listen], path: &str) -> Result<Vec<u8>, AskErr
     for place in sorted {
         match ask_patiently(place, path).await {
             Ok(body) => return Ok(body),
-            Err(error) if told.is_there() && !error.is_there() => drop(error),
+            Err(error) if told.is_there() && !error.is_there() => {}
             Err(error) => told = error,
         }
     }

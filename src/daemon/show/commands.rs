@@ -170,11 +170,8 @@ fn backends_of(picture: &Picture, what: &str) -> BTreeSet<String> {
     if backends.is_empty()
         && let Some((name, _)) = what.split_once('/')
     {
-        let known = picture
-            .backends
-            .iter()
-            .any(|backend| *backend.name == *name);
-        backends.extend(known.then(|| name.to_owned()));
+        let known = picture.backend(name);
+        backends.extend(known.map(|backend| backend.name.to_string()));
     }
     backends
 }

@@ -102,10 +102,9 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     let picture = &evidence.picture;
     let mut chain = vec![("nomad", story::catalog(picture, None))];
     let unread = evidence.unread.as_deref();
-    let name = what.rsplit('/').next().unwrap_or(what);
     let is_of_another = |unread: &String| {
         let key = unread.strip_prefix("service ");
-        key.is_some_and(|key| key.rsplit('/').next() != Some(name))
+        key.is_some_and(|key| name_in(key) != name_in(what))
     };
     let all = &picture.nomad.unread;
     let is_of_others = !all.is_empty() && all.iter().all(is_of_another);
@@ -145,11 +144,15 @@ fn nowhere(what: &str, evidence: &Evidence) -> Explained {
     }
 }
 
+/// The name of a service that is written with its namespace or without.
+fn name_in(what: &str) -> &str {
+    what.rsplit('/').next().unwrap_or(what)
+}
+
 /// That a server of a backend is a slot that nobody has: only HAProxy tells of those.
 fn free_slot(what: &str, evidence: &Evidence) -> Option<String> {
     let (backend, name) = what.split_once('/')?;
-    let mut known = evidence.picture.backends.iter();
-    let slots = known.find(|one| *one.name == *backend)?.slots?;
+    let slots = evidence.picture.backend(backend)?.slots?;
     let check = evidence.check(backend, name)?;
     Some(format!(
         "it is a free slot, {} in HAProxy: no registration has it; {} of {} slots of backend {} are free",
@@ -164,7 +167,7 @@ fn free_slot(what: &str, evidence: &Evidence) -> Option<String> {
 fn emptied(what: &str, evidence: &Evidence) -> Option<String> {
     let picture = &evidence.picture;
     let is_followed = picture.services.iter().any(|one| is_service(one, what));
-    let backend = picture.backends.iter().find(|one| *one.name == *what);
+    let backend = picture.backend(what);
     let free = match backend.and_then(|one| one.slots) {
         Some(slots) => format!(", with {} of {} slots free", slots.free, slots.total),
         None => String::new(),
@@ -182,7 +185,7 @@ fn emptied(what: &str, evidence: &Evidence) -> Option<String> {
 /// A service of that name in another namespace, or a service or backend whose name differs by little.
 fn like(what: &str, evidence: &Evidence) -> Option<String> {
     let services = &evidence.picture.services;
-    let name = what.rsplit('/').next().unwrap_or(what);
+    let name = name_in(what);
     let full = |one: &Service| format!("{}/{}", safe(&one.namespace), safe(&one.name));
     if let Some(elsewhere) = services.iter().find(|one| *one.name == *name)
         && name != what

@@ -50,10 +50,7 @@ fn of_registration(
 ) -> Explained {
     let picture = &evidence.picture;
     let place = registration.place.as_ref();
-    let backend = place.and_then(|place| {
-        let mut backends = picture.backends.iter();
-        backends.find(|backend| backend.name == place.backend)
-    });
+    let backend = place.and_then(|place| picture.backend(&place.backend));
     let server = place.zip(backend).and_then(|(place, backend)| {
         let name = place.server.as_ref()?;
         let mut servers = backend.servers.iter();

@@ -2,9 +2,7 @@
 
 use super::{Evidence, Served, safe, time, trouble_in};
 use crate::{
-    picture::{
-        Admin, Backend, Charge, Check, Hindrance, HoldBy, Picture, Registration, Server, Stage,
-    },
+    picture::{Admin, Backend, Charge, Check, HoldBy, Picture, Registration, Server, Stage},
     spelling,
 };
 
@@ -226,7 +224,7 @@ fn not_there(registration: &Registration, backend: &Backend, picture: &Picture) 
     let next_try = backend
         .next_try_ms
         .map(|ms| format!("it is tried again in {}", time(ms)));
-    if let Some(hindrance) = hindrance(registration, backend) {
+    if let Some(hindrance) = backend.hindrance(&registration.id) {
         let looks = "it is looked at again with every change there, and every 5 to 30 s";
         return no(
             format!(
@@ -285,11 +283,6 @@ fn not_there(registration: &Registration, backend: &Backend, picture: &Picture) 
             ),
         },
     }
-}
-
-fn hindrance<'a>(registration: &Registration, backend: &'a Backend) -> Option<&'a Hindrance> {
-    let mut all = backend.hindrances.iter();
-    all.find(|one| one.registration == registration.id)
 }
 
 fn backend_of(backend: &Backend) -> String {
